@@ -1,0 +1,63 @@
+"""A declarative model-graph compiler for PyTorch vision and self-supervised learning."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from graphmodel.diagnostics import CompileError, Diagnostic, Span
+
+if TYPE_CHECKING:
+    from graphmodel.api import build_graph, compile
+    from graphmodel.components.base import Feature, HeadParams, TensorInfo, TrunkFamily
+    from graphmodel.components.registry import register_head, register_trunk
+    from graphmodel.graph.types import ModelGraph
+    from graphmodel.loading import load_spec
+    from graphmodel.lower.module import CompiledModel
+    from graphmodel.spec.model import ModelSpec
+
+__version__ = "0.1.0"
+
+# Loaded on first use: `import graphmodel`, `--help` and a malformed file must not wait for torch.
+_LAZY = {
+    "build_graph": "graphmodel.api",
+    "compile": "graphmodel.api",
+    "load_spec": "graphmodel.loading",
+    "register_head": "graphmodel.components.registry",
+    "register_trunk": "graphmodel.components.registry",
+    "Feature": "graphmodel.components.base",
+    "HeadParams": "graphmodel.components.base",
+    "TensorInfo": "graphmodel.components.base",
+    "TrunkFamily": "graphmodel.components.base",
+    "CompiledModel": "graphmodel.lower.module",
+    "ModelGraph": "graphmodel.graph.types",
+    "ModelSpec": "graphmodel.spec.model",
+}
+
+__all__ = [
+    "CompileError",
+    "CompiledModel",
+    "Diagnostic",
+    "Feature",
+    "HeadParams",
+    "ModelGraph",
+    "ModelSpec",
+    "Span",
+    "TensorInfo",
+    "TrunkFamily",
+    "build_graph",
+    "compile",
+    "load_spec",
+    "register_head",
+    "register_trunk",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module `graphmodel` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,194 @@
+"""What a trunk family and a head are to the compiler: features, parameters, tensor descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+from typing_extensions import Self
+
+Auto = Literal["auto"]
+"""A width that is read off the feature."""
+Layout = Literal["nchw", "nhwc", "nlc", "nc", "other"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A dimension that grows with the batch size N: `scale * N + offset`."""
+
+    scale: Fraction
+    offset: int = 0
+
+    def __str__(self) -> str:
+        top = "N" if self.scale.numerator == 1 else f"{self.scale.numerator}N"
+        text = top if self.scale.denominator == 1 else f"{top}/{self.scale.denominator}"
+        return text if not self.offset else f"{text}{self.offset:+d}"
+
+    def at(self, batch: int) -> int:
+        """The dimension's size for a batch of `batch` samples."""
+        return int(self.scale * batch) + self.offset
+
+
+Dim = int | Batch
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """The shape and dtype of a tensor in the graph; dimensions that grow with the batch are symbolic."""
+
+    shape: tuple[Dim, ...]
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return "×".join(str(d) for d in self.shape) or "scalar"
+
+    @property
+    def sample(self) -> tuple[int, ...]:
+        """The fixed dimensions behind the batch."""
+        return tuple(d for d in self.shape[1:] if isinstance(d, int))
+
+
+class HeadMismatch(Exception):
+    """A head that cannot read the feature it is mapped to.
+
+    Attributes:
+        message: what the head wanted and what it got.
+        path: the parameter that disagrees, relative to the head's parameters.
+        help: how to fix it.
+    """
+
+    def __init__(self, message: str, path: Sequence[str | int] = (), help: str = "") -> None:
+        super().__init__(message)
+        self.message, self.path, self.help = message, tuple(path), help
+
+
+class HeadParams(BaseModel):
+    """Parameters of a head. Subclasses add fields; widths may be `auto`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def infer(self, feature: TensorInfo) -> Self:
+        """These parameters with every `auto` read off the feature.
+
+        Raises:
+            HeadMismatch: where a width that is written out disagrees with the feature.
+        """
+        return self
+
+    def outputs(self) -> tuple[str, ...] | None:
+        """Names of the tensors that the head returns, or None where it returns one tensor."""
+        return None
+
+    def batch_multiple(self) -> int:
+        """What the batch size must be a multiple of."""
+        return 1
+
+
+def width(feature: TensorInfo) -> int:
+    """The number of features per sample (or token) that a linear layer would read.
+
+    `(N, C)` and `(N, C, 1, 1)` give C, `(N, L, C)` gives C.
+
+    Raises:
+        HeadMismatch: for a feature map with spatial extent.
+    """
+    shape = feature.shape
+    last = shape[-1]
+    if len(shape) in (2, 3) and isinstance(last, int):
+        return last
+    if len(shape) > 2 and isinstance(shape[1], int) and all(d == 1 for d in shape[2:]):
+        return shape[1]
+    raise HeadMismatch(
+        f"wants one vector per sample and the feature is {feature}",
+        (),
+        "pool it (`pool: {adaptive_avg_pool2d: 1}`), flatten it (`flatten: true`), or read a pooled feature",
+    )
+
+
+def match_width(written: int | Auto, actual: int, path: Sequence[str | int], feature: TensorInfo) -> int:
+    """`written`, or `actual` where it is `auto`.
+
+    Raises:
+        HeadMismatch: where they disagree.
+    """
+    if written == "auto" or written == actual:
+        return actual
+    raise HeadMismatch(
+        f"wants {written} features and the feature is {feature}, which has {actual}",
+        path,
+        f"write {actual} or `auto`",
+    )
+
+
+ParamsT = TypeVar("ParamsT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A named value inside a trunk.
+
+    Attributes:
+        name: what specs call it.
+        taps: dotted paths of the trunk's modules whose outputs it is made of; none taps the trunk's own result.
+        compute: makes the feature of the trunk and the tapped values, `compute(trunk, *tapped)`; it is traced like
+            the trunk's own code, so it may call the trunk's modules. None means the one tapped value itself.
+        aliases: further names.
+        layout: how its dimensions are arranged.
+        reads: parameters and modules of the trunk that `compute` uses; informative.
+    """
+
+    name: str
+    taps: tuple[str, ...] = ()
+    compute: Callable[..., Any] | None = None
+    aliases: tuple[str, ...] = ()
+    layout: Layout = "nchw"
+
+
+class TrunkFamily(Generic[ParamsT]):
+    """A family of trunks: how to build one and what its features are called.
+
+    Subclass it, set `Params`, and decorate it with `@register_trunk(name)`.
+    """
+
+    Params: ClassVar[type[BaseModel]]
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def build(self, params: ParamsT, input_type: str) -> nn.Module:
+        """The trunk, with the library's own initialisation.
+
+        Args:
+            params: validated parameters.
+            input_type: `rgb`, `bgr` or `lab`; a `lab` trunk gets one channel.
+        """
+        raise NotImplementedError
+
+    def features(self, params: ParamsT, trunk: nn.Module) -> Sequence[Feature]:
+        """The named features in the order of the trunk; the last is the default unless `default` says otherwise."""
+        raise NotImplementedError
+
+    def default(self, params: ParamsT, trunk: nn.Module) -> str:
+        """The name of the feature that a head reads where the spec names none."""
+        return self.features(params, trunk)[-1].name
+
+    def find(self, name: str, params: ParamsT, trunk: nn.Module) -> Feature | None:
+        """The feature of that name or alias; families with open-ended names (`concatCLS4`) extend this."""
+        for feature in self.features(params, trunk):
+            if name == feature.name or name in feature.aliases:
+                return feature
+        return None
+
+    def check_input(self, params: ParamsT, shape: Sequence[int], trunk: nn.Module) -> str | None:
+        """Why the trunk cannot take inputs of this per-sample shape, or None."""
+        return None
+
+    def vissl_key(self, key: str, params: ParamsT) -> str | None:
+        """This library's key for a key of VISSL's trunk (without `trunk.` and `base_model.`), or None to drop it."""
+        return key.removeprefix("_feature_blocks.")

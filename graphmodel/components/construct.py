@@ -1,0 +1,73 @@
+"""Builds modules on the meta device without memory, and for real under a seed of their own."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Inside, every parameter and buffer moves to the meta device as it is registered.
+
+    Unlike `torch.device("meta")` this leaves tensor arithmetic in constructors alone (torchvision's RegNet computes
+    its widths with tensors). Not thread-safe: it patches `nn.Module` while it lasts.
+    """
+    register_parameter, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
+
+    def parameter(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register_parameter(module, name, param)
+        if param is not None and not param.is_meta:
+            meta = type(param)(param.to("meta"), requires_grad=param.requires_grad)
+            module._parameters[name] = meta
+
+    def buffer(module: nn.Module, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
+        register_buffer(module, name, tensor, persistent=persistent)
+        if tensor is not None:
+            module._buffers[name] = tensor.to("meta")
+
+    nn.Module.register_parameter = parameter  # type: ignore[method-assign, assignment]
+    nn.Module.register_buffer = buffer  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
+        nn.Module.register_buffer = register_buffer  # type: ignore[method-assign]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's CPU generator starts from `seed`; outside, the caller's state is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def component_seed(seed: int, component: str) -> int:
+    """The seed of a component's own stream, so that adding one changes no other's weights.
+
+    Trunks draw from `seed` itself: they then get what the library's own constructor gives under `manual_seed(seed)`.
+    """
+    return seed if component.startswith("trunk") else zlib.crc32(f"{seed}:{component}".encode())
+
+
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """The module on the meta device: first without memory, else built for real and moved."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with on_meta():
+                module = build()
+        except (NotImplementedError, RuntimeError):
+            module = build()
+        return module.to("meta")
+
+
+def is_meta(module: nn.Module) -> bool:
+    """Whether the module's tensors are all on the meta device."""
+    tensors: list[Any] = [*module.parameters(), *module.buffers()]
+    return bool(tensors) and all(t.is_meta for t in tensors)

@@ -1,0 +1,69 @@
+"""`swav_head`: projection, L2 normalisation and prototypes.
+
+Source: Caron et al. 2020 (arXiv:2006.09882); VISSL 0.1.6, `vissl/models/heads/swav_prototypes_head.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+from typing_extensions import Self
+
+from graphmodel.components.base import HeadParams, TensorInfo, match_width, width
+from graphmodel.components.heads.mlp import Width
+from graphmodel.components.registry import register_head
+from graphmodel.spec.validate import Bool, PositiveInt
+
+
+class SwavParams(HeadParams):
+    """A projection head and its prototypes."""
+
+    dims: Annotated[list[Width], Field(min_length=1, description="Widths of the projection; the first may be `auto`.")]
+    use_bn: Bool = Field(description="BatchNorm between linear layers.")
+    num_clusters: Annotated[list[PositiveInt], Field(description="Prototypes of each prototype layer.")]
+    use_bias: Bool = True
+    return_embeddings: Bool = Field(True, description="Return the normalised embedding too, first.")
+    skip_last_bn: Bool = Field(True, description="No BatchNorm and ReLU behind the last linear layer.")
+    normalize_feats: Bool = Field(True, description="L2-normalise the embedding.")
+    bn_eps: float = Field(1e-5, gt=0)
+    bn_momentum: float = 0.1
+
+    def infer(self, feature: TensorInfo) -> Self:
+        first = match_width(self.dims[0], width(feature), ("dims", 0), feature)
+        return self.model_copy(update={"dims": [first, *self.dims[1:]]})
+
+    def outputs(self) -> tuple[str, ...]:
+        names = tuple(f"prototypes{i}" for i in range(len(self.num_clusters)))
+        return ("embedding", *names) if self.return_embeddings else names
+
+
+@register_head("swav_head", "swav_head_fsdp", params=SwavParams)
+class SwavHead(nn.Module):
+    """`(N, C)` to a list: the embedding `(N, dims[-1])`, then scores `(N, k)` for each prototype layer."""
+
+    def __init__(self, params: SwavParams) -> None:
+        super().__init__()
+        widths = [d for d in params.dims if isinstance(d, int)]
+        layers: list[nn.Module] = []
+        for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            layers.append(nn.Linear(fan_in, fan_out, bias=params.use_bias))
+            if i == len(widths) - 2 and params.skip_last_bn:
+                break
+            if params.use_bn:
+                layers.append(nn.BatchNorm1d(fan_out, eps=params.bn_eps, momentum=params.bn_momentum))
+            layers.append(nn.ReLU(inplace=True))
+        self.projection_head = nn.Sequential(*layers)
+        for i, clusters in enumerate(params.num_clusters):
+            self.add_module(f"prototypes{i}", nn.Linear(widths[-1], clusters, bias=False))
+        self.prototypes = [f"prototypes{i}" for i in range(len(params.num_clusters))]
+        self.normalize, self.return_embeddings = params.normalize_feats, params.return_embeddings
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = self.projection_head(x.flatten(1))
+        if self.normalize:
+            x = nn.functional.normalize(x, dim=1, p=2.0)
+        scores = [getattr(self, name)(x) for name in self.prototypes]
+        return [x, *scores] if self.return_embeddings else scores

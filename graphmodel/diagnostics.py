@@ -1,0 +1,173 @@
+"""What went wrong and where: spans, diagnostics, the error that carries them, and their text and JSON forms."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A place in a source file.
+
+    Attributes:
+        file: the path as the user gave it, or a name in angle brackets (`<mapping>`, `<--set>`).
+        line: 1-based line.
+        column: 1-based column.
+        length: how many characters the caret underlines, at least 1.
+        text: the whole source line, without its newline.
+    """
+
+    file: str
+    line: int
+    column: int
+    length: int = 1
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One finding.
+
+    Attributes:
+        code: stable code, `GM101` to `GM599`; `graphmodel explain CODE` says more.
+        message: what is wrong, in one sentence.
+        span: where, or None where there is no source (a mapping built in memory).
+        help: how to fix it.
+        severity: `error` stops the compilation; `warning` and `note` go into the report.
+        path: the dotted path of the value in the spec, for sources without positions.
+    """
+
+    code: str
+    message: str
+    span: Span | None = None
+    help: str = ""
+    severity: Severity = "error"
+    path: str = ""
+
+    def render(self) -> str:
+        """The rustc-like text form, with the offending line and a caret under the span."""
+        lines = [f"{self.severity}[{self.code}]: {self.message}"]
+        if self.span is not None:
+            lines.append(f"  --> {self.span}")
+            if self.span.text:
+                number = str(self.span.line)
+                gutter = " " * len(number)
+                text, caret = _window(self.span)
+                lines += [f" {gutter} |", f" {number} | {text}", f" {gutter} | {caret}"]
+        elif self.path:
+            lines.append(f"  --> {self.path}")
+        if self.help:
+            lines.append(f"  help: {self.help}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that `--format json` prints."""
+        span = self.span
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "message": self.message,
+            "file": span.file if span else None,
+            "line": span.line if span else None,
+            "column": span.column if span else None,
+            "path": self.path,
+            "help": self.help,
+        }
+
+
+def _window(span: Span, width: int = 120) -> tuple[str, str]:
+    """The part of a line that is shown, and its caret line; very long lines are cut around the span."""
+    text = span.text.replace("\t", " ")
+    start = 0
+    if len(text) > width:
+        start = max(0, min(span.column - 1 - width // 3, len(text) - width))
+        cut = text[start : start + width]
+        text = ("…" if start else "") + cut + ("…" if start + width < len(text) else "")
+        start -= 1 if start else 0
+    offset = max(0, span.column - 1 - start)
+    return text, " " * offset + "^" * max(1, min(span.length, len(text) - offset))
+
+
+class CompileError(Exception):
+    """A spec that cannot be compiled. `diagnostics` holds every finding, in source order."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics: list[Diagnostic] = in_source_order(diagnostics)
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        return "\n".join(d.render() for d in self.diagnostics)
+
+
+def in_source_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Errors first, each severity sorted by file and position; equal findings are dropped."""
+    unique = list(dict.fromkeys(diagnostics))
+    rank = {"error": 0, "warning": 1, "note": 2}
+    files = list(dict.fromkeys(d.span.file for d in unique if d.span))
+
+    def key(d: Diagnostic) -> tuple[int, int, int, int]:
+        if d.span is None:
+            return rank[d.severity], len(files), 0, 0
+        return rank[d.severity], files.index(d.span.file), d.span.line, d.span.column
+
+    return sorted(unique, key=key)
+
+
+@dataclass
+class Collector:
+    """Gathers findings so that all of them are reported at once."""
+
+    found: list[Diagnostic] = field(default_factory=list)
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        self.found.append(diagnostic)
+
+    def error(self, code: str, message: str, span: Span | None = None, help: str = "", path: str = "") -> None:
+        self.add(Diagnostic(code, message, span, help, "error", path))
+
+    def warning(self, code: str, message: str, span: Span | None = None, help: str = "", path: str = "") -> None:
+        self.add(Diagnostic(code, message, span, help, "warning", path))
+
+    def note(self, code: str, message: str, span: Span | None = None, help: str = "", path: str = "") -> None:
+        self.add(Diagnostic(code, message, span, help, "note", path))
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        return [d for d in self.found if d.severity == "error"]
+
+    def raise_errors(self) -> None:
+        """Raises:
+        CompileError: where any finding is an error.
+        """
+        if self.errors:
+            raise CompileError(self.found)
+
+
+def did_you_mean(word: object, choices: Iterable[object]) -> str:
+    """`did you mean `res5`?`, or an empty string where nothing is near."""
+    by_key = {str(c).lower(): str(c) for c in choices}
+    near = difflib.get_close_matches(str(word).lower(), by_key, n=1, cutoff=0.6)
+    return f"did you mean `{by_key[near[0]]}`?" if near else ""
+
+
+def choices_help(word: object, choices: Sequence[object], what: str = "one of") -> str:
+    """The nearest name and the list of valid ones, cut to a readable length."""
+    names = [str(c) for c in choices]
+    shown = ", ".join(names[:24]) + (f", … ({len(names)} in all)" if len(names) > 24 else "")
+    near = did_you_mean(word, names)
+    listed = f"{what}: {shown}" if names else ""
+    return " ".join(part for part in (near, listed) if part)
+
+
+def to_json(diagnostics: Iterable[Diagnostic]) -> str:
+    """All findings as a JSON array."""
+    return json.dumps([d.to_dict() for d in diagnostics], indent=2)

@@ -1,0 +1,266 @@
+"""The native format: what its YAML may say, and how that resolves into a `ModelSpec`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
+
+from graphmodel.spec.model import Combine, Dtype, InputType, Layout, Passes, Returns, Tokens
+from graphmodel.spec.validate import (
+    BOOL,
+    BY_SHAPE,
+    LIST,
+    MAP,
+    NONE,
+    NUMBER,
+    TEXT,
+    Bool,
+    Int,
+    PositiveInt,
+    ShapeField,
+    Surface,
+)
+
+POOLS: dict[str, tuple[str, ...]] = {
+    "avg_pool2d": ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    "max_pool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    "adaptive_avg_pool2d": ("output_size",),
+    "adaptive_max_pool2d": ("output_size",),
+    "identity": (),
+}
+"""Pooling operations and their parameters in the order of `torch.nn.functional`."""
+
+
+class ViewYaml(Surface):
+    """`count` views of one shape."""
+
+    count: PositiveInt = Field(1, description="How many tensors of this shape, in a row.")
+    shape: ShapeField = Field(description="Per-sample shape, such as [3, 96, 96].")
+
+
+class InputYaml(Surface):
+    """One input: a tensor (`shape`) or a list of tensors (`views`)."""
+
+    shape: ShapeField | None = Field(None, description="Per-sample shape, (C, H, W) for images.")
+    views: list[ViewYaml] | None = Field(
+        None, min_length=1, description="The input is a list of tensors, such as multi-crop views."
+    )
+    dtype: Dtype = "float32"
+    passes: Passes = Field(
+        "resolution",
+        description="How views share trunk passes: one per resolution, one per run of consecutive equal shapes, or one "
+        "per crop.",
+    )
+    companions: list[str] = Field(
+        default_factory=list,
+        alias="with",
+        description="Further inputs that the trunk takes beside this one, such as a mask.",
+    )
+
+    @model_validator(mode="after")
+    def one_form(self) -> InputYaml:
+        if self.shape is not None and self.views is not None:
+            raise ValueError("has both `shape` and `views`; help: keep `views` for a list of tensors, `shape` for one")
+        return self
+
+
+class TrunkYaml(Surface):
+    """A trunk by registered name (`resnet`), `torchvision:NAME`, `timm:NAME`, or imported code (`module`)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str | None = Field(None, description="A registered trunk, `torchvision:NAME` or `timm:NAME`.")
+    module: str | None = Field(
+        None, description="`package.module:Factory`; imported only where the caller allows imports."
+    )
+    freeze: Bool = Field(False, description="No parameter trains, no statistic moves, nothing drops out.")
+    input_type: InputType = Field("rgb", description="The channel order the trunk expects.")
+    pretrained: Annotated[
+        Annotated[Bool, Tag(BOOL)] | Annotated[str, Tag(TEXT)],
+        BY_SHAPE,
+        Field(description="True for the library's published weights, or a file in the library's own layout."),
+    ] = False
+
+    @model_validator(mode="after")
+    def one_source(self) -> TrunkYaml:
+        if (self.name is None) == (self.module is None):
+            raise ValueError(
+                "needs one of `name` and `module`; help: for example `name: resnet` or `name: timm:convnext_tiny`"
+            )
+        return self
+
+
+class SourceYaml(Surface):
+    """Where a head reads: `input.feature`, or `input.trunk.feature` where there are several trunks."""
+
+    from_: str = Field(alias="from", description="`images.res4`, or `images.student.res4` with several trunks.")
+    pool: Any = Field(None, description="Pooling, such as {adaptive_avg_pool2d: 6}.")
+    flatten: Bool = Field(False, description="Flatten everything behind the batch dimension.")
+    layout: Layout | None = Field(None, description="Reshape to this layout.")
+    tokens: Tokens | None = Field(None, description="Which tokens of a token sequence.")
+    norm: Bool | None = Field(None, description="Apply the trunk's final norm to an intermediate feature.")
+
+
+TextOrSource = Annotated[Annotated[str, Tag(TEXT)] | Annotated[SourceYaml, Tag(MAP)], BY_SHAPE]
+
+
+class EdgeYaml(Surface):
+    """One entry of the long mapping: what to read, the head that reads it, the name of the output."""
+
+    from_: Annotated[
+        Annotated[str, Tag(TEXT)]
+        | Annotated[SourceYaml, Tag(MAP)]
+        | Annotated[Annotated[list[TextOrSource], Field(min_length=1)], Tag(LIST)],
+        BY_SHAPE,
+        Field(alias="from"),
+    ]
+    head: str | None = Field(None, description="The head; without one the feature itself is the output.")
+    as_: str | None = Field(None, alias="as", description="The output's name.")
+    combine: Combine = Field("concat", description="How several sources become one value.")
+    pool: Any = None
+    flatten: Bool = False
+    layout: Layout | None = None
+    tokens: Tokens | None = None
+    norm: Bool | None = None
+
+
+class FeatureYaml(Surface):
+    """What happens to a feature on its way to its heads."""
+
+    heads: Annotated[
+        Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(LIST)] | Annotated[None, Tag(NONE)], BY_SHAPE
+    ] = None
+    head: str | None = None
+    as_: str | None = Field(None, alias="as", description="The output's name, where there is one head or none.")
+    pool: Any = None
+    flatten: Bool = False
+    layout: Layout | None = None
+    tokens: Tokens | None = None
+    norm: Bool | None = None
+
+    @model_validator(mode="after")
+    def one_name(self) -> FeatureYaml:
+        if self.head is not None and self.heads is not None:
+            raise ValueError("has both `head` and `heads`; help: keep one of them")
+        if self.as_ is not None and isinstance(self.heads, list) and len(self.heads) > 1:
+            raise ValueError("gives one name (`as`) to several heads; help: use the long form of `mapping`")
+        return self
+
+
+Readers = Annotated[
+    Annotated[str, Tag(TEXT)]
+    | Annotated[list[str], Tag(LIST)]
+    | Annotated[FeatureYaml, Tag(MAP)]
+    | Annotated[None, Tag(NONE)],
+    BY_SHAPE,
+]
+Features = Annotated[
+    Annotated[str, Tag(TEXT)]
+    | Annotated[list[str], Tag(LIST)]
+    | Annotated[dict[str, Readers], Tag(MAP)]
+    | Annotated[None, Tag(NONE)],
+    BY_SHAPE,
+]
+Mapping_ = Annotated[
+    Annotated[dict[str, Features], Tag(MAP)] | Annotated[list[EdgeYaml], Tag(LIST)] | Annotated[None, Tag(NONE)],
+    BY_SHAPE,
+]
+ModuleYaml = Annotated[
+    Annotated[str, Tag(TEXT)]
+    | Annotated[
+        Annotated[
+            dict[
+                str,
+                Annotated[
+                    Annotated[dict[str, Any], Tag(MAP)] | Annotated[None, Tag(NONE)],
+                    BY_SHAPE,
+                ],
+            ],
+            Field(min_length=1, max_length=1),
+        ],
+        Tag(MAP),
+    ],
+    BY_SHAPE,
+]
+HeadYaml = Annotated[
+    Annotated[str, Tag(TEXT)]
+    | Annotated[
+        Annotated[
+            dict[str, Annotated[Annotated[dict[str, Any], Tag(MAP)] | Annotated[None, Tag(NONE)], BY_SHAPE]],
+            Field(min_length=1, max_length=1),
+        ],
+        Tag(MAP),
+    ]
+    | Annotated[Annotated[list[ModuleYaml], Field(min_length=1)], Tag(LIST)],
+    BY_SHAPE,
+]
+TrunkField = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TrunkYaml, Tag(MAP)], BY_SHAPE]
+
+
+class WeightsYaml(Surface):
+    """Where a checkpoint lies and how its keys differ; `graphmodel.load_weights` reads it when asked."""
+
+    file: str = ""
+    key: str = Field("", description="The name of the state dict inside the checkpoint.")
+    skip: list[str] = Field(default_factory=list, description="Keys that contain one of these are not loaded.")
+    remove_prefix: str = ""
+    append_prefix: str = ""
+
+
+class NativeSpec(Surface):
+    """A graphmodel specification: inputs, trunk, heads, and which head reads which feature of which input."""
+
+    graphmodel: Literal[1] = Field(1, description="The version of the format.")
+    name: str = "model"
+    inputs: Annotated[
+        Annotated[
+            dict[
+                str,
+                Annotated[
+                    Annotated[InputYaml, Tag(MAP)]
+                    | Annotated[ShapeField, Tag(LIST)]
+                    | Annotated[None, Tag(NONE)],
+                    BY_SHAPE,
+                ],
+            ],
+            Tag(MAP),
+        ]
+        | Annotated[None, Tag(NONE)],
+        BY_SHAPE,
+    ] = None
+    trunk: TrunkField | None = None
+    trunks: dict[str, TrunkField] | None = Field(None, min_length=1)
+    heads: dict[str, HeadYaml] = Field(default_factory=dict)
+    mapping: Mapping_ = None
+    freeze: Annotated[
+        Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(LIST)], BY_SHAPE
+    ] = Field(default_factory=list, description="Components, module paths and name patterns that do not train.")
+    outputs: list[Any] | None = Field(
+        None, description="Names of outputs to keep, in order; nested lists nest the list form."
+    )
+    returns: Returns = Field("dict", description="The form of the module's result.")
+    checkpoint: Annotated[
+        Annotated[Bool, Tag(BOOL)] | Annotated[Int, Tag(NUMBER)], BY_SHAPE
+    ] = Field(0, description="Activation checkpointing: segments per trunk.")
+    weights: WeightsYaml | None = None
+
+    @field_validator("outputs")
+    @classmethod
+    def names_only(cls, value: list[Any] | None) -> list[Any] | None:
+        def check(item: Any) -> None:
+            if isinstance(item, list):
+                for child in item:
+                    check(child)
+            elif not isinstance(item, str):
+                raise ValueError("takes names of outputs and lists of them")
+
+        check(value or [])
+        return value
+
+    @model_validator(mode="after")
+    def one_trunk_key(self) -> NativeSpec:
+        if self.trunk is not None and self.trunks is not None:
+            raise ValueError("has both `trunk` and `trunks`; help: name them all under `trunks`")
+        if self.trunk is None and self.trunks is None:
+            raise ValueError("has no trunk; help: add for example `trunk: {name: resnet, depth: 50}`")
+        return self

@@ -1,0 +1,63 @@
+"""The native dialect: the document is native already; shapes from the caller are put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphmodel.diagnostics import Collector
+from graphmodel.dialects import InputShapes
+from graphmodel.spec.document import Document, KeyPath
+from graphmodel.spec.merge import merge
+
+
+def views_of(shapes: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """Runs of equal shapes as `views` entries."""
+    views: list[dict[str, Any]] = []
+    for shape in shapes:
+        if views and views[-1]["shape"] == list(shape):
+            views[-1]["count"] += 1
+        else:
+            views.append({"count": 1, "shape": list(shape)})
+    return views
+
+
+def is_list_of_shapes(shape: Any) -> bool:
+    """Whether the caller means a list input: `[(3, 224, 224), (3, 96, 96)]`."""
+    return isinstance(shape, (list, tuple)) and bool(shape) and isinstance(shape[0], (list, tuple))
+
+
+class NativeDialect:
+    """Any mapping that no other dialect claims."""
+
+    name = "native"
+
+    def recognises(self, document: Document) -> bool:
+        return True
+
+    def override_prefixes(self, document: Document) -> Sequence[KeyPath]:
+        return ((),)
+
+    def to_native(self, document: Document, inputs: InputShapes, report: Collector) -> Document:
+        if not inputs:
+            return document
+        document = merge([document])
+        declared = document.data.get("inputs")
+        if not isinstance(declared, dict):
+            mapping = document.data.get("mapping")
+            names = list(mapping) if isinstance(mapping, dict) else []
+            declared = document.data["inputs"] = {name: {} for name in names}
+        for name, shape in inputs.items():
+            old = declared.get(name)
+            item = dict(old) if isinstance(old, dict) else {}
+            item.pop("shape", None)
+            item.pop("views", None)
+            if is_list_of_shapes(shape):
+                item["views"] = views_of(shape)  # type: ignore[arg-type]
+            else:
+                item["shape"] = list(shape)  # type: ignore[arg-type]
+            declared[name] = item
+        return document
+
+
+DIALECT = NativeDialect()

@@ -1,0 +1,183 @@
+"""Binds a spec's names to components: trunk families and heads looked up, parameters validated, built on meta."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from torch import nn
+
+from graphmodel.components.base import Feature, HeadParams, TrunkFamily
+from graphmodel.components.construct import build_on_meta, is_meta
+from graphmodel.components.registry import HeadEntry, PlainTrunk, find_head, find_trunk, head_names, trunk_names
+from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.graph.types import Component
+from graphmodel.spec.document import dotted
+from graphmodel.spec.model import HeadSpec, ModelSpec, ModuleCall, TrunkSpec
+from graphmodel.spec.validate import diagnose
+
+
+@dataclass(frozen=True)
+class BoundTrunk:
+    """A trunk on the meta device with the family that names its features."""
+
+    spec: TrunkSpec
+    family: TrunkFamily[Any]
+    params: Any
+    component: Component
+
+    @property
+    def module(self) -> nn.Module:
+        return self.component.meta
+
+    def features(self) -> list[Feature]:
+        return list(self.family.features(self.params, self.module))
+
+    def find(self, name: str | None) -> Feature | None:
+        """The feature of that name, alias or module path; the default feature for None."""
+        if name is None:
+            name = self.family.default(self.params, self.module)
+        found = self.family.find(name, self.params, self.module)
+        if found is not None:
+            return found
+        if name and any(path == name for path, _ in self.module.named_modules()):
+            return Feature(name, (name,), layout="other")
+        return None
+
+    def names(self) -> list[str]:
+        """Names that a spec may use, the family's first."""
+        named = [n for f in self.features() for n in (f.name, *f.aliases)]
+        return [*named, *(path for path, _ in self.module.named_modules() if path and path not in named)]
+
+
+@dataclass(frozen=True)
+class BoundModule:
+    """A module of a head with its validated parameters, which may still hold `auto`."""
+
+    call: ModuleCall
+    entry: HeadEntry
+    params: HeadParams
+
+
+def parse_params(
+    model: type[BaseModel], values: Mapping[str, Any], spec: ModelSpec, at: tuple[str | int, ...], report: Collector
+) -> Any | None:
+    """Validated parameters, or None with the findings in `report`."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        for finding in error.errors(include_url=False):
+            report.add(diagnose(finding, model, spec.document, at))
+    return None
+
+
+class Binder:
+    """Looks components up and collects what is wrong with them."""
+
+    def __init__(
+        self, spec: ModelSpec, report: Collector, given: Mapping[str, nn.Module], allow_imports: bool
+    ) -> None:
+        self.spec, self.report, self.given, self.allow_imports = spec, report, given, allow_imports
+
+    def trunks(self) -> dict[str, BoundTrunk]:
+        bound = {}
+        for name in self.given:
+            if name not in self.spec.trunks:
+                self.report.error(
+                    "GM205", f"a module was given for the trunk `{name}`, which the spec does not have", None,
+                    choices_help(name, list(self.spec.trunks), "trunks"),
+                )
+        for name, trunk in self.spec.trunks.items():
+            path = "trunk" if list(self.spec.trunks) == ["trunk"] else f"trunks.{name}"
+            found = self.given_trunk(trunk, path) if name in self.given else self.trunk(trunk, path)
+            if found is not None:
+                bound[name] = found
+        return bound
+
+    def trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk | None:
+        family = self.imported(trunk) if trunk.imports else find_trunk(trunk.family)
+        span = self.spec.span((*trunk.at, "name")) or self.spec.span(trunk.at)
+        if family is None:
+            if not trunk.imports:
+                name, colon, variant = trunk.family.partition(":")
+                suggest = getattr(find_trunk(name), "variants", None) if colon else None
+                choices = [f"{name}:{v}" for v in suggest()] if suggest is not None else trunk_names()
+                self.report.error(
+                    "GM205", f"unknown trunk `{trunk.family}`", span,
+                    choices_help(trunk.family, choices, "`graphmodel trunks` lists them all; some are"), dotted(trunk.at),
+                )
+            return None
+        params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report)
+        if params is None:
+            return None
+
+        def build() -> nn.Module:
+            return family.build(params, trunk.input_type)
+
+        try:
+            meta = build_on_meta(build)
+        except Exception as error:  # a constructor's own refusal of its arguments is the user's error
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.report.error("GM302", f"the trunk `{trunk.family}` cannot be built: {text}", span, "", dotted(trunk.at))
+            return None
+        component = Component(path, "trunk", trunk.family, params, build, meta, span=self.spec.span(trunk.at))
+        return BoundTrunk(trunk, family, params, component)
+
+    def given_trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk:
+        module = self.given[trunk.name]
+        family = find_trunk(trunk.family) or PlainTrunk(trunk.family, type(module))
+        params = family.Params.model_construct(**trunk.params)
+        meta = module if is_meta(module) else _meta_copy(module)
+        component = Component(path, "trunk", trunk.family, params, lambda: module, meta, True, self.spec.span(trunk.at))
+        return BoundTrunk(trunk, PlainTrunk(trunk.family, type(module)), params, component)
+
+    def imported(self, trunk: TrunkSpec) -> TrunkFamily[Any] | None:
+        span = self.spec.span((*trunk.at, "module"))
+        if not self.allow_imports:
+            self.report.error(
+                "GM212", f"the spec wants to import `{trunk.family}` and imports are not allowed", span,
+                "pass `allow_imports=True` (or `--allow-imports`) if you trust this spec",
+            )
+            return None
+        module, _, attribute = trunk.family.partition(":")
+        try:
+            target: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                target = getattr(target, part)
+        except (ImportError, AttributeError, ValueError) as error:
+            self.report.error("GM212", f"`{trunk.family}` cannot be imported: {error}", span, "write `package.module:Name`")
+            return None
+        return PlainTrunk(trunk.family, target)
+
+    def head(self, head: HeadSpec) -> list[BoundModule] | None:
+        bound = []
+        for call in head.chain:
+            entry = find_head(call.name)
+            if entry is None:
+                self.report.error(
+                    "GM206", f"unknown head `{call.name}`", self.spec.span(call.at, key=True),
+                    choices_help(call.name, head_names(), "heads"), dotted(call.at),
+                )
+                continue
+            params = parse_params(entry.params, call.params, self.spec, call.at, self.report)
+            if params is not None:
+                bound.append(BoundModule(call, entry, params))
+        return bound if len(bound) == len(head.chain) else None
+
+
+def _meta_copy(module: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(module).to("meta")
+
+
+def builder_of(entry: HeadEntry, params: HeadParams) -> Callable[[], nn.Module]:
+    """A constructor of the head with nothing left to say."""
+
+    def build() -> nn.Module:
+        return entry.build(params)
+
+    return build

@@ -1,0 +1,359 @@
+"""Builds the graph of a spec: binds names, opens trunks, wires heads; every shape is checked on the meta device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphmodel.components.base import Feature, HeadMismatch
+from graphmodel.components.construct import build_on_meta
+from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.graph import ops
+from graphmodel.graph.binding import Binder, BoundModule, BoundTrunk, builder_of
+from graphmodel.graph.freezing import check_patterns
+from graphmodel.graph.trace import TraceError, open_trunk
+from graphmodel.graph.types import Component, ModelGraph, Output
+from graphmodel.graph.values import Value, Writer, version
+from graphmodel.graph.verify import verify
+from graphmodel.spec.document import dotted
+from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "uint8", "int64", "bool")}
+
+
+def build_graph(
+    spec: ModelSpec, *, trunks: Mapping[str, nn.Module] | None = None, allow_imports: bool = False
+) -> ModelGraph:
+    """The graph of a spec; no weight is built.
+
+    Args:
+        spec: what `load_spec` returned.
+        trunks: modules to use for trunks of these names, as they are.
+        allow_imports: whether a spec's `module:` may import code.
+
+    Returns:
+        The verified graph, before any pass.
+
+    Raises:
+        CompileError: GM2xx and GM3xx; all that can be found at once.
+    """
+    return _Builder(spec, trunks or {}, allow_imports).run()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One trunk pass over views of an input: the indices of its views, the label of its nodes."""
+
+    indices: tuple[int, ...]
+    shape: tuple[int, ...]
+    label: str
+
+
+class _Builder:
+    def __init__(self, spec: ModelSpec, given: Mapping[str, nn.Module], allow_imports: bool) -> None:
+        self.spec = spec
+        self.report = Collector()
+        self.binder = Binder(spec, self.report, given, allow_imports)
+        self.components: dict[str, Component] = {}
+
+    def error(self, code: str, message: str, path: tuple[str | int, ...], help: str = "", *, key: bool = False) -> None:
+        self.report.error(code, message, self.spec.span(path, key=key), help, dotted(path))
+
+    def run(self) -> ModelGraph:
+        spec = self.spec
+        self.check_shapes()
+        self.trunks = self.binder.trunks()
+        self.heads = {name: self.binder.head(head) for name, head in spec.heads.items()}
+        self.wanted = self.bind_features()
+        self.report.raise_errors()
+        multiple = math.lcm(*(m.params.batch_multiple() for chain in self.heads.values() for m in chain or ()), 1)
+        self.writer = Writer((2 * multiple, 3 * multiple), list(spec.inputs))
+        for trunk in self.trunks.values():
+            self.components[trunk.component.name] = trunk.component
+        self.tensors = {name: self.input_nodes(item) for name, item in spec.inputs.items()}
+        self.features: dict[tuple[str, str, str], Value] = {}
+        for (name, trunk_name), features in self.wanted.items():
+            self.run_trunk(spec.inputs[name], self.trunks[trunk_name], features)
+        self.report.raise_errors()
+        outputs: dict[str, Output] = {}
+        for edge in spec.edges:
+            output = self.wire(edge)
+            if output is not None:
+                outputs[output.name] = output
+        self.report.raise_errors()
+        check_patterns(spec, self.components, self.report)
+        self.report.raise_errors()
+        graph = ModelGraph(
+            nodes={n.name: n for n in self.writer.nodes},
+            components=self.components,
+            inputs=spec.inputs,
+            outputs=outputs,
+            structure=spec.outputs,
+            spec=spec,
+        )
+        verify(graph)
+        return graph
+
+    # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def check_shapes(self) -> None:
+        for name, item in self.spec.inputs.items():
+            if item.shape is None and item.views is None:
+                self.error(
+                    "GM301",
+                    f"the input `{name}` has no shape",
+                    item.at,
+                    f"add `{name}: {{shape: [3, 224, 224]}}` under `inputs`, or pass `--input {name}=3x224x224`",
+                    key=True,
+                )
+
+    def bind_features(self) -> dict[tuple[str, str], list[Feature]]:
+        """For each input and trunk, the features that edges want of it, each once."""
+        wanted: dict[tuple[str, str], list[Feature]] = {}
+        for edge in self.spec.edges:
+            for source in edge.sources:
+                trunk = self.trunks.get(source.trunk or "")
+                if trunk is None:
+                    continue
+                feature = trunk.find(source.feature)
+                if feature is None:
+                    named = [f.name for f in trunk.features()]
+                    help = choices_help(source.feature, trunk.names(), "any module path is a feature too; names")
+                    if len(named) < len(trunk.names()):
+                        near = choices_help(source.feature, trunk.names(), "").rstrip(": ")
+                        near = near if near.startswith("did you mean") else ""
+                        help = " ".join(
+                            p for p in (near.split("?")[0] + "?" if near else "", f"features: {', '.join(named)}; "
+                            "or any dotted module path") if p
+                        )
+                    self.error(
+                        "GM213", f"the trunk `{trunk.spec.family}` has no feature `{source.feature}`", source.at, help,
+                        key=True,
+                    )
+                    continue
+                features = wanted.setdefault((source.input, trunk.spec.name), [])
+                if feature.name not in [f.name for f in features]:
+                    features.append(feature)
+        return wanted
+
+    def input_nodes(self, item: InputSpec) -> list[Value]:
+        """The input's tensors: itself, or one value per view."""
+        dtype = DTYPES[item.dtype]
+        span = self.spec.span(item.at)
+        if item.views is None:
+            return [self.writer.placeholder(item.name, item.shape or (), dtype, span)]
+        whole = self.writer.placeholder_list(item.name, item.views, dtype, span)
+        return [
+            self.writer.function("getitem", ops.getitem, (whole, i), name=f"{item.name}_{i}", kind="input", span=span)
+            for i in range(len(item.views))
+        ]
+
+    # -- trunk passes -------------------------------------------------------------------------------------------------
+
+    def groups(self, item: InputSpec) -> list[_Group]:
+        if item.views is None:
+            return [_Group((0,), item.shape or (), item.name)]
+        groups: list[tuple[list[int], tuple[int, ...]]] = []
+        for i, shape in enumerate(item.views):
+            same = [g for g in groups if g[1] == shape]
+            if item.passes == "consecutive":
+                same = [groups[-1]] if groups and groups[-1][1] == shape else []
+            elif item.passes == "crop":
+                same = []
+            if same:
+                same[0][0].append(i)
+            else:
+                groups.append(([i], shape))
+        if len(groups) == 1:
+            return [_Group(tuple(groups[0][0]), groups[0][1], item.name)]
+        sizes = [g[1][-1] for g in groups]
+        unique = len(set(sizes)) == len(sizes)
+        return [
+            _Group(tuple(indices), shape, f"{item.name}_{shape[-1] if unique else number}")
+            for number, (indices, shape) in enumerate(groups)
+        ]
+
+    def run_trunk(self, item: InputSpec, trunk: BoundTrunk, features: list[Feature]) -> None:
+        several = len(self.trunks) > 1
+        groups = self.groups(item)
+        results: list[dict[str, Value]] = []
+        for group in groups:
+            problem = trunk.family.check_input(trunk.params, group.shape, trunk.module)
+            if problem is not None:
+                self.error("GM305", problem, item.at, key=True)
+                return
+            scope = f"{group.label}_{trunk.spec.name}" if several else group.label
+            value = self.joined(self.tensors[item.name], group, scope)
+            main = self.channels(value, trunk, scope)
+            extras = {c: self.joined(self.tensors[c], group, f"{c}_{scope}") for c in item.companions}
+            try:
+                opened = open_trunk(
+                    trunk.module, features, {"x": main.pair, **{k: v.pair for k, v in extras.items()}}
+                )
+            except TraceError as error:
+                size = "×".join(str(d) for d in group.shape)
+                self.error(
+                    "GM303",
+                    f"the trunk `{trunk.spec.family}` cannot run on `{item.name}` ({size}): {error}",
+                    item.at,
+                    "check the input's shape against what the trunk takes",
+                    key=True,
+                )
+                return
+            alone = len(groups) == 1 and len(self.spec.inputs) - len(item.companions) == 1 and not several
+            results.append(
+                self.writer.embed(
+                    opened,
+                    {"x": main, **extras},
+                    trunk.component.name,
+                    "" if alone else f"{scope}_",
+                    scope,
+                    self.spec.span(trunk.spec.at),
+                    {"grouped_views": len(group.indices)} if len(group.indices) > 1 else {},
+                )
+            )
+        for feature in features:
+            value = self.in_view_order(item, groups, [r[feature.name] for r in results], feature)
+            self.features[item.name, trunk.spec.name, feature.name] = value
+
+    def joined(self, tensors: list[Value], group: _Group, scope: str) -> Value:
+        """The views of a group as one batch."""
+        chosen = [tensors[i] for i in group.indices] if len(tensors) > 1 else tensors
+        if len(chosen) == 1:
+            return chosen[0]
+        return self.writer.function("cat", torch.cat, (chosen,), name=f"{scope}_views", facts={"grouped_views": len(chosen)})
+
+    def channels(self, value: Value, trunk: BoundTrunk, scope: str) -> Value:
+        """The input in the channel order that the trunk expects."""
+        kind = trunk.spec.input_type
+        if kind == "bgr":
+            return self.writer.function("bgr", torch.flip, (value, (1,)), name=f"{scope}_bgr")
+        if kind == "lab":
+            return self.writer.function("lab", ops.getitem, (value, (slice(None), slice(0, 1))), name=f"{scope}_luminance")
+        return value
+
+    def in_view_order(self, item: InputSpec, groups: list[_Group], values: list[Value], feature: Feature) -> Value:
+        """A feature of all views as one batch, in the order in which the views came."""
+        if len(values) == 1:
+            return values[0]
+        name = f"{item.name}_{feature.name.replace('.', '_')}"
+        order = [i for g in groups for i in g.indices]
+        if order == sorted(order):
+            return self.writer.function("cat", torch.cat, (values,), name=name)
+        pieces: dict[int, Value] = {}
+        for group, value in zip(groups, values, strict=True):
+            if len(group.indices) == 1:
+                pieces[group.indices[0]] = value
+                continue
+            sizes = [self.writer.method("size", (self.tensors[item.name][i], 0)) for i in group.indices]
+            split = self.writer.function("split", torch.split, (value, sizes), name=f"{group.label}_split")
+            for position, index in enumerate(group.indices):
+                pieces[index] = self.writer.function("getitem", ops.getitem, (split, position))
+        return self.writer.function("cat", torch.cat, ([pieces[i] for i in sorted(pieces)],), name=name)
+
+    # -- heads --------------------------------------------------------------------------------------------------------
+
+    def wire(self, edge: Edge) -> Output | None:
+        values = []
+        for source in edge.sources:
+            value = self.read(source, edge)
+            if value is None:
+                return None
+            values.append(value)
+        value = values[0]
+        if len(values) > 1:
+            combined = ops.combine(self.writer, edge.combine, values, edge.output)
+            if isinstance(combined, str):
+                self.error("GM306", combined, edge.at)
+                return None
+            value = combined
+        if edge.head is None:
+            return Output(edge.output, {edge.output: value.node})
+        chain = self.heads[edge.head]
+        assert chain is not None, "unknown heads were reported before"
+        for i, module in enumerate(chain):
+            name = f"heads.{edge.head}" + (f".{i}" if len(chain) > 1 else "")
+            result = self.call_head(name, module, value, edge, last=i == len(chain) - 1)
+            if result is None:
+                return None
+            value = result
+        return self.parts(edge, value, chain[-1])
+
+    def read(self, source: Source, edge: Edge) -> Value | None:
+        trunk = self.trunks[source.trunk or ""]
+        feature = trunk.find(source.feature)
+        assert feature is not None, "unknown features were reported before"
+        value = self.features[source.input, trunk.spec.name, feature.name]
+        try:
+            return ops.prepare(self.writer, value, source, feature, trunk, self.spec.span(edge.at))
+        except ops.CannotApply as error:
+            self.error("GM306", f"{error} (`{source.input}.{feature.name}`)", (*source.at, "pool"), error.help)
+            return None
+
+    def call_head(self, name: str, module: BoundModule, value: Value, edge: Edge, *, last: bool) -> Value | None:
+        where = ", ".join(
+            f"`{s.input}.{s.feature or self.trunks[s.trunk or ''].find(None).name}`"  # type: ignore[union-attr]
+            for s in edge.sources
+        )
+        label = f"{edge.output}" if last else f"{edge.output}_{name.rsplit('.', 1)[-1]}"
+        known = self.components.get(name)
+        info = value.info
+        try:
+            params = module.params.infer(info) if not isinstance(info, (list, dict)) else module.params
+            if known is not None and known.params != params:
+                self.error(
+                    "GM304",
+                    f"the head `{module.call.name}` is shared and its inputs differ: {where} gives {value.text}",
+                    edge.at,
+                    "give each feature a head of its own",
+                )
+                return None
+            component = known or Component(
+                name, "head", module.entry.name, params, builder_of(module.entry, params),
+                build_on_meta(builder_of(module.entry, params)), span=self.spec.span(module.call.at, key=True),
+            )
+            before = version(value)
+            result = self.writer.module(label, component.meta, name, value, self.spec.span(module.call.at, key=True))
+        except HeadMismatch as error:
+            self.error(
+                "GM304",
+                f"the head `{module.call.name}` {error.message}" + self.origin(where, value),
+                (*module.call.at, *error.path),
+                error.help,
+            )
+            return None
+        except Exception as error:  # whatever a head's own forward refuses is a mismatch of the spec
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.error(
+                "GM304",
+                f"the head `{module.call.name}` cannot read {where} of shape {value.text}: {text}",
+                module.call.at,
+                "",
+                key=True,
+            )
+            return None
+        if version(value) != before:
+            result = self.writer.protect_last(value)
+        self.components[name] = component
+        return result
+
+    def origin(self, where: str, value: Value) -> str:
+        return f" (it reads {where}, of shape {value.text})"
+
+    def parts(self, edge: Edge, value: Value, module: BoundModule) -> Output:
+        """The tensors of a head's result under their names."""
+        info = value.info
+        if not isinstance(info, (list, tuple, dict)):
+            return Output(edge.output, {edge.output: value.node}, head=edge.head)
+        keys: list[Any] = list(info) if isinstance(info, dict) else list(range(len(info)))
+        names = module.params.outputs() or tuple(str(k) for k in keys)
+        parts: dict[str, str] = {}
+        for key, name in zip(keys, names, strict=True):
+            item = self.writer.function("getitem", ops.getitem, (value, key), name=f"{edge.output}_{name}", kind="head")
+            parts[edge.output if len(keys) == 1 else f"{edge.output}.{name}"] = item.node
+        return Output(edge.output, parts, nested=True, head=edge.head)

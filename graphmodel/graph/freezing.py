@@ -1,0 +1,70 @@
+"""Which parameters and modules a spec freezes, by component, module path or name pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.graph.types import Component
+from graphmodel.spec.model import ModelSpec
+
+
+def patterns(spec: ModelSpec) -> tuple[str, ...]:
+    """All freeze patterns of a spec, those of its trunks' own `freeze: true` included."""
+    single = list(spec.trunks) == ["trunk"]
+    own = tuple("trunk" if single else f"trunks.{name}" for name, trunk in spec.trunks.items() if trunk.freeze)
+    return own + tuple("*" if p == "all" else p for p in spec.freeze)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a module or parameter of that name falls under the pattern: itself, inside of it, or by wildcard."""
+    if any(c in pattern for c in "*?["):
+        return fnmatchcase(name, pattern)
+    return name == pattern or name.startswith(f"{pattern}.")
+
+
+def is_frozen(name: str, frozen: Iterable[str]) -> bool:
+    """Whether any pattern covers the name."""
+    return any(matches(name, p) for p in frozen)
+
+
+def named(components: Mapping[str, Component]) -> list[str]:
+    """Every name that a pattern can cover."""
+    names: list[str] = []
+    for path, component in components.items():
+        parts = path.split(".")
+        names += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+        names += [f"{path}.{n}" for n, _ in component.meta.named_modules() if n]
+        names += [f"{path}.{n}" for n, _ in component.meta.named_parameters()]
+    return list(dict.fromkeys(names))
+
+
+def check_patterns(spec: ModelSpec, components: Mapping[str, Component], report: Collector) -> None:
+    """Reports patterns that cover nothing."""
+    if not spec.freeze:
+        return
+    names = named(components)
+    for i, pattern in enumerate(spec.freeze):
+        if pattern != "all" and not any(matches(n, pattern) for n in names):
+            report.error(
+                "GM211",
+                f"`freeze: {pattern}` covers nothing",
+                spec.span(("freeze", i)) or spec.span(("freeze",)),
+                choices_help(pattern, names, "names start with"),
+                f"freeze[{i}]",
+            )
+
+
+def frozen_modules(root: nn.Module, frozen: Iterable[str]) -> list[tuple[str, nn.Module]]:
+    """Modules that stand still: covered by a pattern, or holding only covered parameters of their own."""
+    frozen = tuple(frozen)
+    found = []
+    for name, module in root.named_modules():
+        own = [f"{name}.{p}" if name else p for p, _ in module.named_parameters(recurse=False)]
+        covered = bool(name) and is_frozen(name, frozen)
+        if covered or (own and all(is_frozen(p, frozen) for p in own)):
+            found.append((name, module))
+    return found

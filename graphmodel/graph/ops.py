@@ -1,0 +1,85 @@
+"""Operations between a feature and its head: pooling, flattening, combining several features."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from graphmodel.components.base import Feature
+from graphmodel.diagnostics import Span
+from graphmodel.graph.binding import BoundTrunk
+from graphmodel.graph.values import Value, Writer
+from graphmodel.spec.model import Combine, PoolSpec, Source
+
+getitem = operator.getitem
+
+POOLS = {
+    "avg_pool2d": F.avg_pool2d,
+    "max_pool2d": F.max_pool2d,
+    "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d,
+}
+
+
+class CannotApply(Exception):
+    """An operation that does not fit the feature."""
+
+    def __init__(self, message: str, help: str = "") -> None:
+        super().__init__(message)
+        self.help = help
+
+
+def prepare(
+    writer: Writer, value: Value, source: Source, feature: Feature, trunk: BoundTrunk, span: Span | None
+) -> Value:
+    """The feature as its reader asked for it.
+
+    Raises:
+        CannotApply: where the operation does not fit the feature's shape.
+    """
+    del feature, trunk
+    if source.pool is not None:
+        value = pool(writer, value, source.pool, span)
+    if source.flatten and len(value.pair[0].shape) > 2:
+        value = writer.function("flatten", torch.flatten, (value, 1), name=f"{value.node}_flat", span=span)
+    return value
+
+
+def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None) -> Value:
+    """A pooled feature map."""
+    first = value.pair[0]
+    if not isinstance(first, torch.Tensor) or first.ndim != 4:
+        raise CannotApply(
+            f"`{spec.op}` pools feature maps (N×C×H×W) and the feature is {value.text}",
+            "leave the pooling out, or read a feature map",
+        )
+    try:
+        return writer.function(
+            spec.op, POOLS[spec.op], (value,), dict(spec.params), name=f"{value.node}_{spec.op.removesuffix('2d')}", span=span
+        )
+    except (RuntimeError, TypeError, ValueError) as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise CannotApply(f"`{spec.op}` cannot pool a feature of shape {value.text}: {text}") from None
+
+
+def combine(writer: Writer, how: Combine, values: list[Value], name: str) -> Value | str:
+    """Several features as one value, or why they cannot be combined."""
+    label = f"{name}_{how}"
+    shapes = ", ".join(v.text for v in values)
+    try:
+        if how == "concat":
+            return writer.function("cat", torch.cat, (values, 1), name=label)
+        if how == "stack":
+            return writer.function("stack", torch.stack, (values, 1), name=label)
+        if len({tuple(v.pair[0].shape) for v in values}) > 1:
+            return f"`combine: {how}` needs features of one shape, these are {shapes}"
+        total: Any = values[0]
+        for i, value in enumerate(values[1:], 1):
+            total = writer.function("add", operator.add, (total, value), name=label if i == len(values) - 1 else "")
+        return total
+    except (RuntimeError, TypeError) as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        return f"`combine: {how}` cannot join {shapes}: {text}"

@@ -1,0 +1,224 @@
+"""The graph's types: calls as nodes, ordered ports as edges, components that calls share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import networkx as nx
+from torch import nn
+
+from graphmodel.components.base import TensorInfo
+from graphmodel.diagnostics import Span
+from graphmodel.spec.model import InputSpec, ModelSpec
+
+Kind = Literal["input", "trunk", "op", "head"]
+Call = Literal["placeholder", "module", "function", "method", "attribute"]
+Info = Any
+"""A `TensorInfo`, or a tuple, list or dict of them; None for values that are no tensors."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value of another node, as an argument."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call.
+
+    Attributes:
+        name: unique in the graph; the variable's name in the emitted code.
+        kind: what it is to the user: an input, a trunk stage, an operation between, a module of a head.
+        call: how it is called.
+        target: a dotted path from the module's root, a method's name, or a function.
+        args: positional arguments; `Ref` marks values of other nodes.
+        kwargs: keyword arguments.
+        component: whose it is: `trunk`, `trunks.student`, `heads.jigsaw.1`; empty for inputs and operations.
+        info: what it returns.
+        span: the YAML it comes from.
+        scope: the trunk pass it belongs to, such as `crops_224`.
+        facts: what passes add: `frozen`, `grouped_views`, …
+    """
+
+    name: str
+    kind: Kind
+    call: Call
+    target: str | Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    component: str = ""
+    info: Info = None
+    span: Span | None = None
+    scope: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def refs(self) -> list[str]:
+        """Names of the nodes it reads, in port order, repeats included."""
+        return [r.node for r in _refs((self.args, dict(self.kwargs)))]
+
+    def reading(self, rename: Mapping[str, str]) -> Node:
+        """This node with its references renamed."""
+        return replace(
+            self, args=map_refs(self.args, rename), kwargs=map_refs(dict(self.kwargs), rename)
+        )
+
+    def with_facts(self, **facts: Any) -> Node:
+        """This node with more facts."""
+        return replace(self, facts={**self.facts, **facts})
+
+
+def _refs(value: Any) -> Iterator[Ref]:
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _refs(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _refs(item)
+    elif isinstance(value, slice):
+        yield from _refs((value.start, value.stop, value.step))
+
+
+def map_refs(value: Any, rename: Mapping[str, str]) -> Any:
+    """`value` with every reference renamed."""
+    return map_values(value, lambda ref: Ref(rename.get(ref.node, ref.node)))
+
+
+def map_values(value: Any, of: Callable[[Ref], Any]) -> Any:
+    """`value` with every reference replaced by `of(reference)`."""
+    if isinstance(value, Ref):
+        return of(value)
+    if isinstance(value, tuple):
+        return tuple(map_values(v, of) for v in value)
+    if isinstance(value, list):
+        return [map_values(v, of) for v in value]
+    if isinstance(value, Mapping):
+        return {k: map_values(v, of) for k, v in value.items()}
+    if isinstance(value, slice):
+        return slice(*(map_values(v, of) for v in (value.start, value.stop, value.step)))
+    return value
+
+
+@dataclass(frozen=True)
+class Component:
+    """Something with parameters that nodes call: a trunk, or one module of a head.
+
+    Attributes:
+        name: its path from the module's root.
+        kind: trunk or head.
+        family: the registered name.
+        params: its validated parameters, nothing left to infer.
+        build: makes it for real, with the library's own initialisation.
+        meta: it on the meta device.
+        given: it was handed in by the caller and is used as it is.
+        span: where the spec names it.
+    """
+
+    name: str
+    kind: Literal["trunk", "head"]
+    family: str
+    params: Any
+    build: Callable[[], nn.Module]
+    meta: nn.Module
+    given: bool = False
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the model.
+
+    Attributes:
+        name: what the spec calls it.
+        parts: the node of each tensor, by the key of the module's dict: `{"jigsaw": …}`, or `{"swav.embedding": …}`.
+        nested: the head returns a list, so the list form nests it even where it has one part.
+        head: the head it comes from, if any.
+    """
+
+    name: str
+    parts: Mapping[str, str]
+    nested: bool = False
+    head: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """A model as calls. Immutable: passes return new graphs.
+
+    Attributes:
+        nodes: the calls in execution order, by name.
+        components: what they call, by path.
+        inputs: the model's inputs in order.
+        outputs: its outputs by name.
+        structure: nesting and order of the list form, names of outputs.
+        spec: the spec it was built from.
+        history: names of the passes that ran.
+        saved: what passes report of themselves.
+    """
+
+    nodes: Mapping[str, Node]
+    components: Mapping[str, Component]
+    inputs: Mapping[str, InputSpec]
+    outputs: Mapping[str, Output]
+    structure: tuple[Any, ...]
+    spec: ModelSpec
+    history: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+
+    @property
+    def network(self) -> nx.MultiDiGraph[str]:
+        """The same graph for networkx: node attribute `node`, one edge per port, keyed by its position."""
+        network: nx.MultiDiGraph[str] = nx.MultiDiGraph(name=self.spec.name)
+        for name, node in self.nodes.items():
+            network.add_node(name, node=node)
+        for name, node in self.nodes.items():
+            for port, source in enumerate(node.refs()):
+                network.add_edge(source, name, key=port)
+        return network
+
+    def users(self) -> dict[str, list[str]]:
+        """For each node, the nodes that read it."""
+        users: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for name, node in self.nodes.items():
+            for source in dict.fromkeys(node.refs()):
+                users[source].append(name)
+        return users
+
+    def replace_nodes(self, nodes: Iterable[Node], **changes: Any) -> ModelGraph:
+        """The graph with these nodes in this order."""
+        return replace(self, nodes={n.name: n for n in nodes}, **changes)
+
+    def called_components(self) -> list[str]:
+        """Components that a node still calls, in order."""
+        called = {n.component for n in self.nodes.values() if n.component}
+        return [c for c in self.components if c in called]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelGraph:
+        return self
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from graphmodel.graph.text import to_text
+
+        printer.text("ModelGraph(...)" if cycle else to_text(self))
+
+    def __str__(self) -> str:
+        from graphmodel.graph.text import to_text
+
+        return to_text(self)
+
+
+def tensor_infos(info: Info) -> Iterator[TensorInfo]:
+    """Every tensor of a node's result."""
+    if isinstance(info, TensorInfo):
+        yield info
+    elif isinstance(info, (list, tuple)):
+        for item in info:
+            yield from tensor_infos(item)
+    elif isinstance(info, Mapping):
+        for item in info.values():
+            yield from tensor_infos(item)

@@ -1,0 +1,80 @@
+"""Builds the components for real, each under a seed of its own, and grafts what the graph calls under one root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from graphmodel.components.construct import component_seed, seeded
+from graphmodel.graph.types import ModelGraph
+
+
+def materialise(graph: ModelGraph, device: torch.device, seed: int) -> nn.Module:
+    """A root module whose children are the trunk stages and heads that the graph calls, and nothing else.
+
+    Args:
+        graph: the graph after its passes.
+        device: where the weights go; on `meta` none are built.
+        seed: the seed that every component derives its own stream from.
+
+    Returns:
+        The root, in training mode.
+    """
+    root = nn.Module()
+    for name in graph.called_components():
+        component = graph.components[name]
+        if component.given:
+            module = component.build()
+        elif device.type == "meta":
+            module = component.meta
+        else:
+            with seeded(component_seed(seed, name)):
+                module = component.build()
+        targets = [str(n.target) for n in graph.nodes.values() if n.component == name and n.call in ("module", "attribute")]
+        graft(root, name, module, targets)
+    if device.type != "meta" or any(not t.is_meta for t in root.parameters()):
+        root.to(device)
+    return root.train()
+
+
+def graft(root: nn.Module, component: str, module: nn.Module, targets: Iterable[str]) -> None:
+    """Puts the called parts of `module` under `root`, in the module's own order and under its own names.
+
+    Containers between the root and a part are plain modules; a head is put in whole.
+    """
+    inner = {t.removeprefix(component).removeprefix(".") for t in targets}
+    if "" in inner:
+        attach(root, component, module)
+        return
+    for path, _ in module.named_modules():
+        if path in inner:
+            attach(root, f"{component}.{path}", module.get_submodule(path))
+    for path in inner:
+        holder, _, leaf = path.rpartition(".")
+        owner = module.get_submodule(holder)
+        target = container(root, f"{component}.{holder}" if holder else component)
+        if leaf in owner._parameters:
+            target.register_parameter(leaf, owner._parameters[leaf])
+        elif leaf in owner._buffers:
+            persistent = leaf not in owner._non_persistent_buffers_set
+            target.register_buffer(leaf, owner._buffers[leaf], persistent=persistent)
+
+
+def attach(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Registers `module` at a dotted path, making plain containers on the way."""
+    holder, _, leaf = path.rpartition(".")
+    container(root, holder).add_module(leaf, module)
+
+
+def container(root: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path, made where it is missing."""
+    current = root
+    for part in path.split(".") if path else ():
+        if part not in current._modules:
+            current.add_module(part, nn.ModuleDict() if current is root and part == "heads" else nn.Module())
+        child = current._modules[part]
+        assert child is not None
+        current = child
+    return current

@@ -1,0 +1,10 @@
+"""The passes in their order; a new pass is one file and one entry here."""
+
+from __future__ import annotations
+
+from graphmodel.passes.freeze import Freeze
+from graphmodel.passes.manager import Pass
+from graphmodel.passes.merge_calls import MergeCalls
+from graphmodel.passes.prune import Prune
+
+PIPELINE: tuple[Pass, ...] = (Prune(), MergeCalls(), Freeze())

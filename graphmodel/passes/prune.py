@@ -1,0 +1,45 @@
+"""Removes calls that no output needs, and components that no call is left for."""
+
+from __future__ import annotations
+
+from graphmodel.graph.types import ModelGraph
+from graphmodel.graph.verify import InvalidGraph
+
+
+class Prune:
+    """Keeps what the outputs reach, and inputs.
+
+        >>> # before: images -> conv1 -> layer1 -> layer2 -> unused;  output: layer1
+        >>> # after:  images -> conv1 -> layer1
+    """
+
+    name = "prune"
+    requires: frozenset[str] = frozenset()
+
+    def run(self, graph: ModelGraph) -> ModelGraph:
+        alive = reachable(graph)
+        kept = [n for name, n in graph.nodes.items() if name in alive or n.call == "placeholder"]
+        removed = len(graph.nodes) - len(kept)
+        called = {n.component for n in kept}
+        saved = (f"prune: {removed} calls removed",) if removed else ()
+        return graph.replace_nodes(
+            kept, components={k: c for k, c in graph.components.items() if k in called}, saved=(*graph.saved, *saved)
+        )
+
+    def check(self, before: ModelGraph, after: ModelGraph) -> None:
+        dead = {n for n, node in after.nodes.items() if node.call != "placeholder"} - reachable(after)
+        if dead:
+            raise InvalidGraph(f"prune left dead calls: {', '.join(sorted(dead))}")
+
+
+def reachable(graph: ModelGraph) -> set[str]:
+    """Nodes that an output needs. A trunk's in-place calls were kept by the tracer as calls that later ones read."""
+    pending = [n for o in graph.outputs.values() for n in o.parts.values()]
+    alive: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name not in alive:
+            alive.add(name)
+            pending += graph.nodes[name].refs()
+            pending += [u for u in graph.nodes[name].facts.get("changed_by", ()) if u in graph.nodes]
+    return alive

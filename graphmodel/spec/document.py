@@ -1,0 +1,315 @@
+"""Reads YAML into plain data in which every key and value still knows its place in the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from graphmodel.diagnostics import Collector, CompileError, Diagnostic, Span
+
+KeyPath = tuple[str | int, ...]
+
+MAX_BYTES = 4 * 1024 * 1024
+"""Larger files are refused: the largest real configuration is under 50 KB."""
+MAX_NODES = 200_000
+"""Most values one file may expand to, aliases resolved; an alias bomb passes it after a few lines."""
+MAX_DEPTH = 100
+
+_UNTAGGED = "untagged"
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's parser without its implicit types, so that explicit tags can be told from plain text."""
+
+    DEFAULT_SCALAR_TAG = _UNTAGGED
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML reads the class attribute)
+
+
+
+# YAML 1.2's core schema: PyYAML follows 1.1, where `1e-5` is a string and `no` a boolean.
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0+[0-9]+)$")
+_BASED_INT = re.compile(r"0(?:o[0-7]+|x[0-9a-fA-F]+)$")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+_SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
+_WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands, and its key where it has one."""
+
+    value: Span
+    key: Span | None = None
+
+
+@dataclass
+class Document:
+    """Plain data (dicts, lists, scalars) with the place of every value.
+
+    Attributes:
+        data: what the file says.
+        places: from the path of a value to its place; empty for data built in memory.
+        files: the files it was read from, first to last.
+    """
+
+    data: Any
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    def span(self, path: Sequence[str | int], *, key: bool = False) -> Span | None:
+        """The span at `path` or at its nearest ancestor with one; `key=True` prefers the key's own span."""
+        for end in range(len(path), -1, -1):
+            place = self.places.get(tuple(path[:end]))
+            if place is not None:
+                wants_key = key or end < len(path)
+                return place.key if wants_key and place.key is not None else place.value
+        return None
+
+    def get(self, path: Sequence[str | int], default: Any = None) -> Any:
+        """The value at `path`, or `default`."""
+        value = self.data
+        for part in path:
+            if isinstance(value, Mapping) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):
+                value = value[part]
+            else:
+                return default
+        return value
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """`("heads", "a", 0, "mlp")` as `heads.a[0].mlp`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
+    return text
+
+
+def fail(code: str, message: str, span: Span | None = None, help: str = "", path: str = "") -> CompileError:
+    """A `CompileError` with one finding."""
+    return CompileError([Diagnostic(code, message, span, help, "error", path)])
+
+
+def read_file(path: str | Path) -> Document:
+    """Reads one YAML file.
+
+    Raises:
+        CompileError: GM100 where the file cannot be read, else as `read_text`.
+    """
+    name = str(path)
+    try:
+        with Path(path).open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise fail("GM100", f"no such file: {name}", Span(name, 1, 1), "check the path") from None
+    except OSError as error:
+        raise fail("GM100", f"cannot read {name}: {error.strerror or error}", Span(name, 1, 1)) from None
+    if len(raw) > MAX_BYTES:
+        raise fail(
+            "GM104",
+            f"{name} is larger than {MAX_BYTES // 1024 // 1024} MB, too large for a spec",
+            Span(name, 1, 1),
+            "a spec describes a model; keep data and weights in files of their own",
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise fail(
+            "GM101", f"{name} is not UTF-8 text (byte {error.start})", Span(name, line, 1), "save it as UTF-8"
+        ) from None
+    return read_text(text, name)
+
+
+def read_text(text: str, name: str = "<string>") -> Document:
+    """Reads YAML text.
+
+    Raises:
+        CompileError: GM101 syntax, GM102 a repeated key, GM103 aliases that expand without bound, GM104 too large,
+            GM105 not a mapping, GM106 a tag or key that a spec cannot have. All that can be found are reported.
+    """
+    lines = text.splitlines()
+    if len(text) > MAX_BYTES:
+        raise fail("GM104", f"{name} is too large for a spec", Span(name, 1, 1))
+    try:
+        documents = list(yaml.compose_all(text, Loader=_Loader))
+    except yaml.MarkedYAMLError as error:
+        raise fail("GM101", *_syntax(error, name, lines)) from None
+    except yaml.YAMLError as error:
+        raise fail("GM101", f"not readable as YAML: {_first_line(error)}", Span(name, 1, 1)) from None
+    except RecursionError:
+        raise fail("GM104", f"{name} is nested too deeply", Span(name, 1, 1)) from None
+    if not documents or documents[0] is None:
+        raise fail("GM105", "the file is empty", Span(name, 1, 1), "a spec is a YAML mapping; see `examples/native/`")
+    if len(documents) > 1:
+        mark = documents[1].start_mark
+        raise fail(
+            "GM105",
+            "the file holds more than one YAML document",
+            _span(mark, mark, name, lines),
+            "keep one spec per file; overlays go into files of their own",
+        )
+    reader = _Reader(name, lines)
+    data = reader.convert(documents[0], (), None, 0)
+    reader.collector.raise_errors()
+    if not isinstance(data, dict):
+        raise fail(
+            "GM105", f"a spec is a mapping, this is {kind_of(data)}", reader.places[()].value, "write `key: value` lines"
+        )
+    return Document(data, reader.places, (name,))
+
+
+class _Reader:
+    """Turns PyYAML's nodes into data, keeping places and collecting what is wrong."""
+
+    def __init__(self, name: str, lines: list[str]) -> None:
+        self.name, self.lines = name, lines
+        self.places: dict[KeyPath, Place] = {}
+        self.collector = Collector()
+        self.count = 0
+        self.open: set[int] = set()
+
+    def span(self, node: Any) -> Span:
+        return _span(node.start_mark, node.end_mark, self.name, self.lines)
+
+    def convert(self, node: Any, path: KeyPath, key: Span | None, depth: int) -> Any:
+        self.count += 1
+        if self.count > MAX_NODES or id(node) in self.open:
+            why = "contains itself" if id(node) in self.open else f"expand to more than {MAX_NODES} values"
+            what = "this value" if id(node) in self.open else "the aliases of this file"
+            raise fail("GM103", f"{what} {why}", self.span(node), "write the value out, without `&` and `*`")
+        if depth > MAX_DEPTH:
+            raise fail("GM104", f"nested more than {MAX_DEPTH} levels deep", self.span(node))
+        self.places[path] = Place(self.span(node), key)
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node)
+        self.open.add(id(node))
+        try:
+            if not node.tag.startswith(("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")):
+                self.bad_tag(node)
+            if isinstance(node, yaml.SequenceNode):
+                return [self.convert(child, (*path, i), None, depth + 1) for i, child in enumerate(node.value)]
+            return self.mapping(node, path, depth)
+        finally:
+            self.open.discard(id(node))
+
+    def mapping(self, node: Any, path: KeyPath, depth: int) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        seen: dict[str, Span] = {}
+        merged: list[Any] = []
+        for key_node, value_node in node.value:
+            span = self.span(key_node)
+            if key_node.tag == _UNTAGGED and key_node.value == "<<" and not key_node.style:
+                merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                continue
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "":
+                self.collector.error("GM106", "a key of a spec is a word, not a list, mapping or nothing", span)
+                continue
+            name = key_node.value
+            if name in seen:
+                first = seen[name]
+                self.collector.error(
+                    "GM102",
+                    f"the key `{name}` stands twice in one mapping; the first is at line {first.line}, column "
+                    f"{first.column}",
+                    span,
+                    "YAML keeps only one of them: rename or delete the other",
+                )
+                continue
+            seen[name] = span
+            out[name] = self.convert(value_node, (*path, name), span, depth + 1)
+        for source in merged:
+            if not isinstance(source, yaml.MappingNode):
+                self.collector.error("GM106", "`<<` merges mappings only", self.span(source))
+                continue
+            kept = dict(self.places)
+            extra = self.convert(source, path, None, depth + 1)
+            own = {p: v for p, v in kept.items() if len(p) <= len(path) or p[len(path)] in seen}
+            self.places = {**self.places, **own}
+            for name, value in extra.items():
+                out.setdefault(name, value)
+        return out
+
+    def scalar(self, node: Any) -> Any:
+        if node.tag == _UNTAGGED:
+            return node.value if node.style else plain_value(node.value)
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")
+        convert: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
+        if tag not in convert:
+            self.bad_tag(node)
+            return None
+        try:
+            return convert[tag](node.value)
+        except ValueError:
+            self.collector.error("GM106", f"`{node.value}` is not of the type `{node.tag}`", self.span(node))
+            return None
+
+    def bad_tag(self, node: Any) -> None:
+        self.collector.error(
+            "GM106",
+            f"the tag `{node.tag}` is not allowed in a spec",
+            self.span(node),
+            "a spec is plain data (mappings, lists, numbers, text); it never names code to run",
+        )
+
+
+def plain_value(text: str) -> Any:
+    """What an unquoted scalar means under YAML 1.2's core schema: `1e-5` is a number, `no` is a word."""
+    lowered = text.lower()
+    if lowered in _WORDS and (text == lowered or text == lowered.capitalize() or text == lowered.upper()):
+        return _WORDS[lowered]
+    if _INT.match(text):
+        return int(text.replace("_", ""))
+    if _BASED_INT.match(text):
+        return int(text, 0)
+    if _FLOAT.match(text) and text not in (".", "+.", "-."):
+        return float(text.replace("_", ""))
+    return _SPECIAL.get(lowered, text)
+
+
+def kind_of(value: Any) -> str:
+    """`a list`, `a number`, … for messages."""
+    if value is None:
+        return "nothing"
+    for types, name in (
+        ((bool,), "a boolean"),
+        ((int, float), "a number"),
+        ((str,), "text"),
+        ((list, tuple), "a list"),
+        ((Mapping,), "a mapping"),
+    ):
+        if isinstance(value, types):
+            return name
+    return f"a {type(value).__name__}"
+
+
+def _span(start: Any, end: Any, name: str, lines: list[str]) -> Span:
+    text = lines[start.line] if start.line < len(lines) else ""
+    length = end.column - start.column if end.line == start.line else len(text.rstrip()) - start.column
+    return Span(name, start.line + 1, start.column + 1, max(1, length), text)
+
+
+def _syntax(error: yaml.MarkedYAMLError, name: str, lines: list[str]) -> tuple[str, Span, str]:
+    mark = error.problem_mark or error.context_mark
+    problem = (error.problem or "unreadable").strip()
+    message = f"YAML syntax: {problem}" + (f" {error.context}" if error.context else "")
+    hint = "check brackets, quotes, colons and indentation at and just above this line"
+    if "\\t" in problem or "tab" in problem:
+        hint = "YAML is indented with spaces; replace the tab"
+    elif "alias" in problem:
+        hint = "an alias `*name` needs an anchor `&name` before it; quote the text if the star is meant literally"
+    if mark is None:
+        return message, Span(name, 1, 1), hint
+    line = min(mark.line, max(len(lines) - 1, 0))
+    text = lines[line] if lines else ""
+    return message, Span(name, line + 1, mark.column + 1, 1, text), hint
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["unknown"])[0]

@@ -1,0 +1,178 @@
+"""The resolved model specification: what every dialect becomes, and the only thing the graph is built from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from graphmodel.diagnostics import Diagnostic, Span
+from graphmodel.spec.document import Document, KeyPath
+
+Returns = Literal["dict", "tuple", "list", "tensor"]
+Passes = Literal["resolution", "consecutive", "crop"]
+Dtype = Literal["float32", "float16", "bfloat16", "uint8", "int64", "bool"]
+InputType = Literal["rgb", "bgr", "lab"]
+Combine = Literal["concat", "sum", "stack", "list"]
+Layout = Literal["nchw", "nhwc", "nlc"]
+Tokens = Literal["class", "patch", "mean", "all"]
+Shape = tuple[int, ...]
+
+
+class Part(BaseModel):
+    """A part of a resolved spec; `at` is its path in the document it was written in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    at: KeyPath = Field((), exclude=True, repr=False)
+
+
+class InputSpec(Part):
+    """One input of the model.
+
+    Attributes:
+        shape: per-sample shape, `(C, H, W)` for images; None where the file does not say.
+        views: the shape of each tensor of a list input, in the order in which they come; None for a single tensor.
+        dtype: the tensors' dtype.
+        passes: how views share trunk passes: one per `resolution`, one per run of `consecutive` equal shapes (as
+            VISSL does), or one per `crop`.
+        companions: names of further inputs that the trunk takes beside this one, such as a mask.
+    """
+
+    name: str
+    shape: Shape | None = None
+    views: tuple[Shape, ...] | None = None
+    dtype: Dtype = "float32"
+    passes: Passes = "resolution"
+    companions: tuple[str, ...] = ()
+
+
+class TrunkSpec(Part):
+    """A trunk: a registered family, `torchvision:NAME`, `timm:NAME`, or a factory `package.module:Factory`.
+
+    Attributes:
+        name: what the spec calls it; `trunk` where there is one.
+        family: the registered or library name.
+        params: the family's own parameters.
+        freeze: no parameter trains, no statistic moves, nothing drops out.
+        input_type: the channel order that the trunk expects of its `rgb` (or `lab`) input.
+        pretrained: the library's published weights, or a file in the library's own layout.
+        imports: `family` names Python code to import, which the caller must allow.
+    """
+
+    name: str
+    family: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    freeze: bool = False
+    input_type: InputType = "rgb"
+    pretrained: bool | str = False
+    imports: bool = False
+
+
+class ModuleCall(Part):
+    """One module of a head: a registered name and its parameters."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class HeadSpec(Part):
+    """A head: one module, or several in a chain."""
+
+    name: str
+    chain: tuple[ModuleCall, ...]
+
+
+class PoolSpec(Part):
+    """A pooling operation on a feature map, by its `torch.nn.functional` name."""
+
+    op: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Source(Part):
+    """A feature of an input.
+
+    Attributes:
+        input: the input's name.
+        trunk: the trunk's name; None reads the input itself.
+        feature: a feature name or dotted module path; None is the trunk's default feature.
+        pool: pooling before the head.
+        flatten: flatten everything behind the batch dimension.
+        layout: reshape to this layout.
+        tokens: which tokens of a token sequence.
+        norm: apply (or not) the trunk's final norm to an intermediate feature; None leaves the feature's default.
+    """
+
+    input: str
+    trunk: str | None = "trunk"
+    feature: str | None = None
+    pool: PoolSpec | None = None
+    flatten: bool = False
+    layout: Layout | None = None
+    tokens: Tokens | None = None
+    norm: bool | None = None
+
+
+class Edge(Part):
+    """What one output is made of: one or several sources, a head or none."""
+
+    sources: tuple[Source, ...]
+    combine: Combine = "concat"
+    head: str | None = None
+    output: str
+
+
+class WeightsSpec(Part):
+    """Where weights come from, in VISSL's terms (`WEIGHTS_INIT`); nothing is loaded unless the caller asks."""
+
+    file: str = ""
+    key: str = ""
+    skip: tuple[str, ...] = ()
+    remove_prefix: str = ""
+    append_prefix: str = ""
+
+
+class ModelSpec(Part):
+    """A whole model, every name resolved and every default filled in.
+
+    Attributes:
+        freeze: name patterns over components, module paths and parameters.
+        outputs: the nesting and order of the list form; names of `edges`' outputs.
+        returns: the form of the module's result.
+        checkpoint: activation checkpointing; the number of segments per trunk, 0 for none.
+    """
+
+    name: str = "model"
+    dialect: str = "native"
+    inputs: dict[str, InputSpec]
+    trunks: dict[str, TrunkSpec]
+    heads: dict[str, HeadSpec] = Field(default_factory=dict)
+    edges: tuple[Edge, ...]
+    freeze: tuple[str, ...] = ()
+    outputs: tuple[Any, ...] = ()
+    returns: Returns = "dict"
+    checkpoint: int = 0
+    weights: WeightsSpec | None = None
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document({}))
+    _notes: tuple[Diagnostic, ...] = PrivateAttr(default=())
+    _origin: Document = PrivateAttr(default_factory=lambda: Document({}))
+
+    @property
+    def document(self) -> Document:
+        """The native document that this spec was resolved from, with the places of what the user wrote."""
+        return self._document
+
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """Warnings and notes that the dialect left."""
+        return self._notes
+
+    @property
+    def origin(self) -> Document:
+        """The merged document as the user wrote it, in its own dialect."""
+        return self._origin
+
+    def span(self, path: KeyPath, *, key: bool = False) -> Span | None:
+        """The place of a path in the native document."""
+        return self._document.span(path, key=key)

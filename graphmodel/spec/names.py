@@ -1,0 +1,35 @@
+"""Which names a spec may give: they become Python arguments and attributes of the emitted module."""
+
+from __future__ import annotations
+
+import keyword
+
+# Attributes of torch.nn.Module, torch.nn.ModuleDict and torch.fx.GraphModule, written out because nothing here imports
+# torch; tests/spec/test_names.py compares the list with the installed torch.
+RESERVED = frozenset(
+    """
+    T_destination add_module apply bfloat16 buffers call_super_init children clear code compile cpu cuda delete_all_unused_submodules
+    delete_submodule add_submodule double dump_patches eval extra_repr float forward get_buffer get_extra_state
+    get_parameter get_submodule graph half ipu items keys load_state_dict meta module modules mtia named_buffers
+    named_children named_modules named_parameters parameters pop print_readable recompile register_backward_hook
+    register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook
+    register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
+    set_extra_state set_submodule share_memory slice state_dict to to_empty to_folder train training type update values
+    xpu zero_grad self torch inf nan NoneType device fx_pytree pytree wrap trunk trunks heads name_scope
+    """.split()
+)
+
+
+def name_problem(name: str, what: str) -> tuple[str, str] | None:
+    """Why `name` cannot name an input, a head, a trunk or an output, with help; None where it can."""
+    fixed = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "x"
+    if fixed[0].isdigit():
+        fixed = f"_{fixed}"
+    if not name.isidentifier():
+        return f"`{name}` cannot name {what}: it is not a Python identifier", f"`{fixed}` would do"
+    if keyword.iskeyword(name):
+        return f"`{name}` cannot name {what}: it is a Python keyword", f"`{name}_` would do"
+    if name in RESERVED or (name.startswith("_")):
+        return f"`{name}` is reserved and cannot name {what}", f"`{name.strip('_')}_{what.split()[-1]}` would do"
+    return None

@@ -1,0 +1,193 @@
+"""Pydantic validation whose every finding points at the YAML: unions by shape, positions, did-you-mean."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, Union
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from graphmodel.diagnostics import Diagnostic, choices_help
+from graphmodel.spec.document import Document, KeyPath, dotted, kind_of
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+TEXT, MAP, LIST, NUMBER, BOOL, NONE = "~text", "~mapping", "~list", "~number", "~boolean", "~nothing"
+_TAGS = {TEXT, MAP, LIST, NUMBER, BOOL, NONE}
+
+
+def shape_of(value: Any) -> str | None:
+    """The tag of a value's YAML shape; unions of surface models are told apart by it alone."""
+    if value is None:
+        return NONE
+    for kind, tag in (
+        (bool, BOOL),
+        (str, TEXT),
+        ((int, float), NUMBER),
+        ((list, tuple), LIST),
+        ((Mapping, BaseModel), MAP),
+    ):
+        if isinstance(value, kind):  # type: ignore[arg-type]
+            return tag
+    return None
+
+
+BY_SHAPE = Discriminator(shape_of)
+"""`Annotated[Annotated[str, Tag(TEXT)] | Annotated[Model, Tag(MAP)], BY_SHAPE]`: one branch only is validated."""
+
+_YES_NO = {"yes": True, "no": False, "on": True, "off": False}
+
+
+def _yes_no(value: Any) -> Any:
+    return _YES_NO.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Bool = Annotated[bool, BeforeValidator(_yes_no), Field(strict=True)]
+"""A boolean; the words of YAML 1.1 (`yes`, `off`) count, numbers do not."""
+Int = Annotated[int, Field(strict=True)]
+PositiveInt = Annotated[int, Field(strict=True, gt=0)]
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+ShapeField = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=1)]
+"""A per-sample shape such as `[3, 224, 224]`."""
+
+
+class Surface(BaseModel):
+    """A mapping that users write: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def validate(
+    model: type[ModelT], document: Document, data: Any = None, at: KeyPath = (), code: str = "GM2"
+) -> ModelT | list[Diagnostic]:
+    """Validates `data` (the whole document where None) and returns the model or everything wrong with it.
+
+    Args:
+        model: the Pydantic model.
+        document: where positions are looked up.
+        data: the value that stands at `at`.
+        at: its path in the document.
+        code: unused prefix, kept for callers that show families of codes.
+    """
+    try:
+        return model.model_validate(document.data if data is None else data)
+    except ValidationError as error:
+        return [diagnose(finding, model, document, at) for finding in error.errors(include_url=False)]
+
+
+def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: KeyPath = ()) -> Diagnostic:
+    """One Pydantic finding as a diagnostic."""
+    location = tuple(finding["loc"])
+    path = real_path(location, document, at)
+    kind = finding["type"]
+    where = dotted(path)
+    if kind == "extra_forbidden":
+        parent = dotted(path[:-1]) or "the spec"
+        help = choices_help(path[-1], fields_at(model, location[:-1]), "valid keys")
+        return Diagnostic(
+            "GM201", f"unknown key `{path[-1]}` in {_quoted(parent)}", document.span(path, key=True), help, path=where
+        )
+    if kind == "missing":
+        parent = dotted(path[:-1]) or "the spec"
+        return Diagnostic(
+            "GM203",
+            f"{_quoted(parent)} lacks the key `{path[-1]}`",
+            document.span(path[:-1], key=True),
+            f"add `{path[-1]}:`",
+            path=where,
+        )
+    value = finding.get("input")
+    if kind == "literal_error":
+        choices = [c.strip().strip("'") for c in str(finding["ctx"]["expected"]).replace(" or ", ", ").split(", ")]
+        return Diagnostic(
+            "GM202",
+            f"`{where}` cannot be `{value}`",
+            document.span(path),
+            choices_help(value, choices),
+            path=where,
+        )
+    context = finding.get("ctx", {})
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        expected = str(context.get("expected_tags", "")).replace("~", "").replace("'", "")
+        message = f"`{where}` takes {expected or 'another kind of value'}, this is {kind_of(value)}"
+        return Diagnostic("GM202", message, document.span(path), "", path=where)
+    text = str(finding["msg"])
+    for prefix in ("Value error, ", "Assertion failed, ", "Input should be "):
+        if text.startswith(prefix):
+            text = text.removeprefix(prefix)
+            if prefix == "Input should be ":
+                text = f"should be {text}, this is {_shown(value)}"
+    message, _, help = text.partition("; help: ")
+    return Diagnostic("GM202", f"`{where}`: {message}", document.span(path), help, path=where)
+
+
+def _quoted(text: str) -> str:
+    return text if text == "the spec" else f"`{text}`"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, (str, int, float, bool)) else kind_of(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def real_path(location: tuple[str | int, ...], document: Document, at: KeyPath = ()) -> KeyPath:
+    """Pydantic's location without the union tags that the YAML does not have."""
+    path: list[str | int] = list(at)
+    value = document.get(at, None)
+    for part in location:
+        tagged = isinstance(part, str) and (part in _TAGS or part in ("[key]",))
+        if tagged and not (isinstance(value, Mapping) and part in value):
+            continue
+        path.append(part)
+        value = document.get(path, None)
+    return tuple(path)
+
+
+def fields_at(model: Any, location: tuple[str | int, ...]) -> list[str]:
+    """The keys that the model takes at a Pydantic location; empty where any key goes."""
+    for part in location:
+        model = _step(model, part)
+        if model is None:
+            return []
+    model = _bare(model)
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return [f.alias or name for name, f in model.model_fields.items()]
+    return []
+
+
+def _bare(annotation: Any) -> Any:
+    while typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        real = [a for a in typing.get_args(annotation) if a is not type(None)]
+        if len(real) == 1:
+            return _bare(real[0])
+    return annotation
+
+
+def _step(annotation: Any, part: str | int) -> Any:
+    annotation = _bare(annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        for branch in arguments:
+            tags = [m.tag for m in typing.get_args(branch)[1:] if isinstance(m, Tag)]
+            if part in tags or (isinstance(_bare(branch), type) and _bare(branch).__name__ == part):
+                return branch
+        return None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, info in annotation.model_fields.items():
+            if part in (name, info.alias):
+                return Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        return None
+    if origin is dict:
+        return arguments[1]
+    if origin in (list, tuple) and arguments:
+        return arguments[min(part, len(arguments) - 1) if isinstance(part, int) and arguments[-1] is not ... else 0]
+    return None
