@@ -136,7 +136,7 @@ def _load_all() -> None:
             importlib.import_module(module.name)
 
 
-# -- modules registered by their signature ------------------------------------------------------------------------------
+# -- modules registered by their signature ---------------------------------------------------------------------------
 
 _INFERRED = ("in_features", "in_channels", "in_dim")
 
@@ -177,7 +177,9 @@ def _params_of(builder: Any, name: str, base: type[Any]) -> Any:
 
 def _by_keywords(builder: Any) -> Callable[[Any], nn.Module]:
     def build(params: Any) -> nn.Module:
-        module: nn.Module = builder(**{k: getattr(params, k) for k in {**type(params).model_fields, **(params.model_extra or {})}})
+        module: nn.Module = builder(
+            **{k: getattr(params, k) for k in {**type(params).model_fields, **(params.model_extra or {})}}
+        )
         return module
 
     build.origin = builder  # type: ignore[attr-defined]

@@ -217,9 +217,7 @@ class NativeSpec(Surface):
             dict[
                 str,
                 Annotated[
-                    Annotated[InputYaml, Tag(MAP)]
-                    | Annotated[ShapeField, Tag(LIST)]
-                    | Annotated[None, Tag(NONE)],
+                    Annotated[InputYaml, Tag(MAP)] | Annotated[ShapeField, Tag(LIST)] | Annotated[None, Tag(NONE)],
                     BY_SHAPE,
                 ],
             ],
@@ -232,16 +230,16 @@ class NativeSpec(Surface):
     trunks: dict[str, TrunkField] | None = Field(None, min_length=1)
     heads: dict[str, HeadYaml] = Field(default_factory=dict)
     mapping: Mapping_ = None
-    freeze: Annotated[
-        Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(LIST)], BY_SHAPE
-    ] = Field(default_factory=list, description="Components, module paths and name patterns that do not train.")
+    freeze: Annotated[Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(LIST)], BY_SHAPE] = Field(
+        default_factory=list, description="Components, module paths and name patterns that do not train."
+    )
     outputs: list[Any] | None = Field(
         None, description="Names of outputs to keep, in order; nested lists nest the list form."
     )
     returns: Returns = Field("dict", description="The form of the module's result.")
-    checkpoint: Annotated[
-        Annotated[Bool, Tag(BOOL)] | Annotated[Int, Tag(NUMBER)], BY_SHAPE
-    ] = Field(0, description="Activation checkpointing: segments per trunk.")
+    checkpoint: Annotated[Annotated[Bool, Tag(BOOL)] | Annotated[Int, Tag(NUMBER)], BY_SHAPE] = Field(
+        0, description="Activation checkpointing: segments per trunk."
+    )
     weights: WeightsYaml | None = None
 
     @field_validator("outputs")

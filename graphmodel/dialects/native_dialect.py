@@ -55,7 +55,7 @@ class NativeDialect:
             if is_list_of_shapes(shape):
                 item["views"] = views_of(shape)  # type: ignore[arg-type]
             else:
-                item["shape"] = list(shape)  # type: ignore[arg-type]
+                item["shape"] = list(shape)
             declared[name] = item
         return document
 

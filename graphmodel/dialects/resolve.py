@@ -297,10 +297,14 @@ class _Resolver:
         elif isinstance(value, str):
             op, params = value, {}
         else:
-            self.error("GM202", f"`pool` takes one operation, this is {kind_of(value)}", path, "such as {avg_pool2d: 2}")
+            self.error(
+                "GM202", f"`pool` takes one operation, this is {kind_of(value)}", path, "such as {avg_pool2d: 2}"
+            )
             return None
         if op not in POOLS:
-            self.error("GM202", f"unknown pooling `{op}`", (*path, op), choices_help(op, list(POOLS), "known"), key=True)
+            self.error(
+                "GM202", f"unknown pooling `{op}`", (*path, op), choices_help(op, list(POOLS), "known"), key=True
+            )
             return None
         names = POOLS[op]
         if not isinstance(params, Mapping):
@@ -332,7 +336,9 @@ class _Resolver:
                 names.append(edge.head)
             else:
                 same = [e for e in edges if e.head == edge.head and e.sources[0].input == source.input]
-                names.append(f"{edge.head}_{source.input}" if len(same) == 1 else f"{edge.head}_{source.input}_{feature}")
+                names.append(
+                    f"{edge.head}_{source.input}" if len(same) == 1 else f"{edge.head}_{source.input}_{feature}"
+                )
         out = []
         given = {e.output for e in edges if e.output}
         used: dict[str, int] = {}

@@ -77,9 +77,7 @@ def parse_params(
 class Binder:
     """Looks components up and collects what is wrong with them."""
 
-    def __init__(
-        self, spec: ModelSpec, report: Collector, given: Mapping[str, nn.Module], allow_imports: bool
-    ) -> None:
+    def __init__(self, spec: ModelSpec, report: Collector, given: Mapping[str, nn.Module], allow_imports: bool) -> None:
         self.spec, self.report, self.given, self.allow_imports = spec, report, given, allow_imports
 
     def trunks(self) -> dict[str, BoundTrunk]:
@@ -87,7 +85,9 @@ class Binder:
         for name in self.given:
             if name not in self.spec.trunks:
                 self.report.error(
-                    "GM205", f"a module was given for the trunk `{name}`, which the spec does not have", None,
+                    "GM205",
+                    f"a module was given for the trunk `{name}`, which the spec does not have",
+                    None,
                     choices_help(name, list(self.spec.trunks), "trunks"),
                 )
         for name, trunk in self.spec.trunks.items():
@@ -102,12 +102,15 @@ class Binder:
         span = self.spec.span((*trunk.at, "name")) or self.spec.span(trunk.at)
         if family is None:
             if not trunk.imports:
-                name, colon, variant = trunk.family.partition(":")
+                name, colon, _ = trunk.family.partition(":")
                 suggest = getattr(find_trunk(name), "variants", None) if colon else None
                 choices = [f"{name}:{v}" for v in suggest()] if suggest is not None else trunk_names()
                 self.report.error(
-                    "GM205", f"unknown trunk `{trunk.family}`", span,
-                    choices_help(trunk.family, choices, "`graphmodel trunks` lists them all; some are"), dotted(trunk.at),
+                    "GM205",
+                    f"unknown trunk `{trunk.family}`",
+                    span,
+                    choices_help(trunk.family, choices, "`graphmodel trunks` lists them all; some are"),
+                    dotted(trunk.at),
                 )
             return None
         params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report)
@@ -121,7 +124,9 @@ class Binder:
             meta = build_on_meta(build)
         except Exception as error:  # a constructor's own refusal of its arguments is the user's error
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.report.error("GM302", f"the trunk `{trunk.family}` cannot be built: {text}", span, "", dotted(trunk.at))
+            self.report.error(
+                "GM302", f"the trunk `{trunk.family}` cannot be built: {text}", span, "", dotted(trunk.at)
+            )
             return None
         component = Component(path, "trunk", trunk.family, params, build, meta, span=self.spec.span(trunk.at))
         return BoundTrunk(trunk, family, params, component)
@@ -138,7 +143,9 @@ class Binder:
         span = self.spec.span((*trunk.at, "module"))
         if not self.allow_imports:
             self.report.error(
-                "GM212", f"the spec wants to import `{trunk.family}` and imports are not allowed", span,
+                "GM212",
+                f"the spec wants to import `{trunk.family}` and imports are not allowed",
+                span,
                 "pass `allow_imports=True` (or `--allow-imports`) if you trust this spec",
             )
             return None
@@ -148,7 +155,9 @@ class Binder:
             for part in attribute.split("."):
                 target = getattr(target, part)
         except (ImportError, AttributeError, ValueError) as error:
-            self.report.error("GM212", f"`{trunk.family}` cannot be imported: {error}", span, "write `package.module:Name`")
+            self.report.error(
+                "GM212", f"`{trunk.family}` cannot be imported: {error}", span, "write `package.module:Name`"
+            )
             return None
         return PlainTrunk(trunk.family, target)
 
@@ -158,8 +167,11 @@ class Binder:
             entry = find_head(call.name)
             if entry is None:
                 self.report.error(
-                    "GM206", f"unknown head `{call.name}`", self.spec.span(call.at, key=True),
-                    choices_help(call.name, head_names(), "heads"), dotted(call.at),
+                    "GM206",
+                    f"unknown head `{call.name}`",
+                    self.spec.span(call.at, key=True),
+                    choices_help(call.name, head_names(), "heads"),
+                    dotted(call.at),
                 )
                 continue
             params = parse_params(entry.params, call.params, self.spec, call.at, self.report)

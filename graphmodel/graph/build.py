@@ -128,11 +128,18 @@ class _Builder:
                         near = choices_help(source.feature, trunk.names(), "").rstrip(": ")
                         near = near if near.startswith("did you mean") else ""
                         help = " ".join(
-                            p for p in (near.split("?")[0] + "?" if near else "", f"features: {', '.join(named)}; "
-                            "or any dotted module path") if p
+                            p
+                            for p in (
+                                near.split("?")[0] + "?" if near else "",
+                                f"features: {', '.join(named)}; or any dotted module path",
+                            )
+                            if p
                         )
                     self.error(
-                        "GM213", f"the trunk `{trunk.spec.family}` has no feature `{source.feature}`", source.at, help,
+                        "GM213",
+                        f"the trunk `{trunk.spec.family}` has no feature `{source.feature}`",
+                        source.at,
+                        help,
                         key=True,
                     )
                     continue
@@ -192,9 +199,7 @@ class _Builder:
             main = self.channels(value, trunk, scope)
             extras = {c: self.joined(self.tensors[c], group, f"{c}_{scope}") for c in item.companions}
             try:
-                opened = open_trunk(
-                    trunk.module, features, {"x": main.pair, **{k: v.pair for k, v in extras.items()}}
-                )
+                opened = open_trunk(trunk.module, features, {"x": main.pair, **{k: v.pair for k, v in extras.items()}})
             except TraceError as error:
                 size = "×".join(str(d) for d in group.shape)
                 self.error(
@@ -226,7 +231,9 @@ class _Builder:
         chosen = [tensors[i] for i in group.indices] if len(tensors) > 1 else tensors
         if len(chosen) == 1:
             return chosen[0]
-        return self.writer.function("cat", torch.cat, (chosen,), name=f"{scope}_views", facts={"grouped_views": len(chosen)})
+        return self.writer.function(
+            "cat", torch.cat, (chosen,), name=f"{scope}_views", facts={"grouped_views": len(chosen)}
+        )
 
     def channels(self, value: Value, trunk: BoundTrunk, scope: str) -> Value:
         """The input in the channel order that the trunk expects."""
@@ -234,7 +241,9 @@ class _Builder:
         if kind == "bgr":
             return self.writer.function("bgr", torch.flip, (value, (1,)), name=f"{scope}_bgr")
         if kind == "lab":
-            return self.writer.function("lab", ops.getitem, (value, (slice(None), slice(0, 1))), name=f"{scope}_luminance")
+            return self.writer.function(
+                "lab", ops.getitem, (value, (slice(None), slice(0, 1))), name=f"{scope}_luminance"
+            )
         return value
 
     def in_view_order(self, item: InputSpec, groups: list[_Group], values: list[Value], feature: Feature) -> Value:
@@ -314,8 +323,13 @@ class _Builder:
                 )
                 return None
             component = known or Component(
-                name, "head", module.entry.name, params, builder_of(module.entry, params),
-                build_on_meta(builder_of(module.entry, params)), span=self.spec.span(module.call.at, key=True),
+                name,
+                "head",
+                module.entry.name,
+                params,
+                builder_of(module.entry, params),
+                build_on_meta(builder_of(module.entry, params)),
+                span=self.spec.span(module.call.at, key=True),
             )
             before = version(value)
             result = self.writer.module(label, component.meta, name, value, self.spec.span(module.call.at, key=True))

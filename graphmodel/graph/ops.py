@@ -16,7 +16,7 @@ from graphmodel.spec.model import Combine, PoolSpec, Source
 
 getitem = operator.getitem
 
-POOLS = {
+POOLS: dict[str, Any] = {
     "avg_pool2d": F.avg_pool2d,
     "max_pool2d": F.max_pool2d,
     "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
@@ -58,7 +58,12 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None) -> Val
         )
     try:
         return writer.function(
-            spec.op, POOLS[spec.op], (value,), dict(spec.params), name=f"{value.node}_{spec.op.removesuffix('2d')}", span=span
+            spec.op,
+            POOLS[spec.op],
+            (value,),
+            dict(spec.params),
+            name=f"{value.node}_{spec.op.removesuffix('2d')}",
+            span=span,
         )
     except (RuntimeError, TypeError, ValueError) as error:
         text = (str(error).strip().splitlines() or [""])[0]
@@ -76,7 +81,7 @@ def combine(writer: Writer, how: Combine, values: list[Value], name: str) -> Val
             return writer.function("stack", torch.stack, (values, 1), name=label)
         if len({tuple(v.pair[0].shape) for v in values}) > 1:
             return f"`combine: {how}` needs features of one shape, these are {shapes}"
-        total: Any = values[0]
+        total = values[0]
         for i, value in enumerate(values[1:], 1):
             total = writer.function("add", operator.add, (total, value), name=label if i == len(values) - 1 else "")
         return total

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphmodel.graph.types import Info, ModelGraph, Node, Ref, TensorInfo
+from graphmodel.components.base import TensorInfo
+from graphmodel.graph.types import Info, ModelGraph, Node, Ref
 
 
 def info_text(info: Info) -> str:
@@ -26,7 +27,9 @@ def target_text(target: str | Callable[..., Any]) -> str:
     module = getattr(target, "__module__", "") or ""
     if module in ("_operator", "builtins", ""):
         return str(getattr(target, "__name__", target))
-    return f"{module.replace('torch._C._nn', 'torch').replace('torch._C', 'torch')}.{getattr(target, '__name__', target)}"
+    return (
+        f"{module.replace('torch._C._nn', 'torch').replace('torch._C', 'torch')}.{getattr(target, '__name__', target)}"
+    )
 
 
 def _argument(value: Any) -> str:
@@ -40,9 +43,7 @@ def _argument(value: Any) -> str:
 
 def node_text(node: Node) -> str:
     """One call as one line."""
-    arguments = ", ".join(
-        [_argument(a) for a in node.args] + [f"{k}={_argument(v)}" for k, v in node.kwargs.items()]
-    )
+    arguments = ", ".join([_argument(a) for a in node.args] + [f"{k}={_argument(v)}" for k, v in node.kwargs.items()])
     facts = "".join(f" {k}={v}" if v is not True else f" {k}" for k, v in sorted(node.facts.items()))
     called = "" if node.call == "placeholder" else f" {target_text(node.target)}({arguments})"
     if node.call == "method":

@@ -94,7 +94,8 @@ class MetaProxy(fx.Proxy):
     def __iter__(self) -> Iterator[Any]:
         first = self.values[0]
         if isinstance(first, (torch.Tensor, list, tuple)):
-            return iter([self[i] for i in range(len(first))])
+            this: Any = self
+            return iter([this[i] for i in range(len(first))])
         raise TraceError(f"iteration over `{self.node.name}`")
 
     def __index__(self) -> int:
@@ -130,7 +131,7 @@ class StageTracer(fx.Tracer):
     """Traces a trunk with every module closed but the root and the ancestors of tapped modules."""
 
     def __init__(self, taps: Sequence[str], sample: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        super().__init__(autowrap_modules=())
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.sample = dict(sample)
         self.open_paths = {""} | {
             ".".join(parts[:end]) for tap in taps for parts in [tap.split(".")] for end in range(1, len(parts))
@@ -138,6 +139,7 @@ class StageTracer(fx.Tracer):
         self.taps: dict[str, list[Any]] = {}
         self.running = False
         self.parameters: dict[str, Any] = {}
+        self.tensor_names: dict[str, torch.Tensor] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name.removeprefix("trunk").removeprefix(".") not in self.open_paths
@@ -167,7 +169,9 @@ class StageTracer(fx.Tracer):
         return MetaProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        return bool(obj.node.meta["values"][0]) if obj.node.meta["values"][0] == obj.node.meta["values"][1] else _no(obj)
+        return (
+            bool(obj.node.meta["values"][0]) if obj.node.meta["values"][0] == obj.node.meta["values"][1] else _no(obj)
+        )
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         return MetaProxy.__iter__(obj)  # type: ignore[arg-type]
@@ -241,7 +245,9 @@ def _version(value: Any) -> tuple[int, ...]:
 class _Root(nn.Module):
     """The traced function: runs the trunk, then makes every feature of what was tapped on the way."""
 
-    def __init__(self, trunk: nn.Module, features: Sequence[Feature], tracer: StageTracer, extras: Sequence[str]) -> None:
+    def __init__(
+        self, trunk: nn.Module, features: Sequence[Feature], tracer: StageTracer, extras: Sequence[str]
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self._wanted, self._tracer, self._extras = tuple(features), [tracer], tuple(extras)
@@ -251,7 +257,9 @@ def _forward_of(extras: Sequence[str]) -> Callable[..., Any]:
     """A forward with one named argument per input; fx makes placeholders of a function's own argument names."""
     names = ", ".join(["x", *extras])
     scope: dict[str, Any] = {"finish": _finish}
-    exec(f"def forward(self, {names}):\n    return finish(self, x, dict({', '.join(f'{e}={e}' for e in extras)}))", scope)
+    exec(
+        f"def forward(self, {names}):\n    return finish(self, x, dict({', '.join(f'{e}={e}' for e in extras)}))", scope
+    )
     forward: Callable[..., Any] = scope["forward"]
     return forward
 
@@ -299,9 +307,11 @@ def open_trunk(
         TraceError: where the trunk's own code cannot be followed.
     """
     names = list(sample)
-    tracer = StageTracer([tap for f in features for tap in f.taps], {"x": sample[names[0]], **{n: sample[n] for n in names[1:]}})
+    tracer = StageTracer(
+        [tap for f in features for tap in f.taps], {"x": sample[names[0]], **{n: sample[n] for n in names[1:]}}
+    )
     root = type("_TracedRoot", (_Root,), {"forward": _forward_of(names[1:])})(trunk, features, tracer, names[1:])
-    tracer.tensor_names = {  # type: ignore[attr-defined]
+    tracer.tensor_names = {
         name: tensor for part in (root.named_parameters(), root.named_buffers()) for name, tensor in part
     }
     training = [m for m in trunk.modules() if m.training]

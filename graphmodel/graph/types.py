@@ -62,9 +62,7 @@ class Node:
 
     def reading(self, rename: Mapping[str, str]) -> Node:
         """This node with its references renamed."""
-        return replace(
-            self, args=map_refs(self.args, rename), kwargs=map_refs(dict(self.kwargs), rename)
-        )
+        return replace(self, args=map_refs(self.args, rename), kwargs=map_refs(dict(self.kwargs), rename))
 
     def with_facts(self, **facts: Any) -> Node:
         """This node with more facts."""

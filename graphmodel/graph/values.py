@@ -17,7 +17,9 @@ from graphmodel.graph.text import info_text
 from graphmodel.graph.trace import Opened
 from graphmodel.graph.types import Info, Kind, Node, Ref
 
-BUILTIN_NAMES = frozenset({"torch", "self", "device", "inf", "nan", "NoneType", "operator", "getattr", "input", "output"})
+BUILTIN_NAMES = frozenset(
+    {"torch", "self", "device", "inf", "nan", "NoneType", "operator", "getattr", "input", "output"}
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,14 @@ class Writer:
         with torch.no_grad():
             low, high = (target(*_at(args, i), **_at(kwargs, i)) for i in (0, 1))
         node = Node(
-            self.unique(name or label), kind, "function", target, _refs(args), _refs(kwargs), span=span, facts=facts or {}
+            self.unique(name or label),
+            kind,
+            "function",
+            target,
+            _refs(args),
+            _refs(kwargs),
+            span=span,
+            facts=facts or {},
         )
         return self.add(node, (low, high))
 
@@ -151,7 +160,9 @@ class Writer:
     def protect_last(self, value: Value) -> Value:
         """Lets the last call read a copy of `value`, which it changes in place."""
         last = self.nodes.pop()
-        copy = self.function("clone", torch.clone, (value,), name=f"{value.node}_copy", facts={"copied": "changed in place"})
+        copy = self.function(
+            "clone", torch.clone, (value,), name=f"{value.node}_copy", facts={"copied": "changed in place"}
+        )
         self.nodes.append(last.reading({value.node: copy.node}))
         return Value(last.name, copy.pair, last.info)
 
@@ -180,9 +191,12 @@ class Writer:
         facts: Mapping[str, Any],
     ) -> dict[str, Value]:
         """Copies a traced trunk's calls into the graph; returns the value of each feature."""
-        values: dict[fx.Node, Value] = {}
+        values: dict[fx.Node, Any] = {}
         calls: dict[str, Any] = {
-            "call_module": "module", "call_function": "function", "call_method": "method", "get_attr": "attribute",
+            "call_module": "module",
+            "call_function": "function",
+            "call_method": "method",
+            "get_attr": "attribute",
         }
         for node in opened.graph.nodes:
             if node.op == "placeholder":

@@ -32,7 +32,9 @@ def materialise(graph: ModelGraph, device: torch.device, seed: int) -> nn.Module
         else:
             with seeded(component_seed(seed, name)):
                 module = component.build()
-        targets = [str(n.target) for n in graph.nodes.values() if n.component == name and n.call in ("module", "attribute")]
+        targets = [
+            str(n.target) for n in graph.nodes.values() if n.component == name and n.call in ("module", "attribute")
+        ]
         graft(root, name, module, targets)
     if device.type != "meta" or any(not t.is_meta for t in root.parameters()):
         root.to(device)

@@ -9,8 +9,8 @@ from graphmodel.graph.verify import InvalidGraph
 class Prune:
     """Keeps what the outputs reach, and inputs.
 
-        >>> # before: images -> conv1 -> layer1 -> layer2 -> unused;  output: layer1
-        >>> # after:  images -> conv1 -> layer1
+    >>> # before: images -> conv1 -> layer1 -> layer2 -> unused;  output: layer1
+    >>> # after:  images -> conv1 -> layer1
     """
 
     name = "prune"

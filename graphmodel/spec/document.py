@@ -30,7 +30,6 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML reads the class attribute)
 
 
-
 # YAML 1.2's core schema: PyYAML follows 1.1, where `1e-5` is a string and `no` a boolean.
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0+[0-9]+)$")
 _BASED_INT = re.compile(r"0(?:o[0-7]+|x[0-9a-fA-F]+)$")
@@ -74,12 +73,10 @@ class Document:
         """The value at `path`, or `default`."""
         value = self.data
         for part in path:
-            if isinstance(value, Mapping) and part in value:
-                value = value[part]
-            elif isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):
-                value = value[part]
-            else:
+            in_list = isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value)
+            if not in_list and not (isinstance(value, Mapping) and part in value):
                 return default
+            value = value[part]
         return value
 
 
@@ -160,7 +157,10 @@ def read_text(text: str, name: str = "<string>") -> Document:
     reader.collector.raise_errors()
     if not isinstance(data, dict):
         raise fail(
-            "GM105", f"a spec is a mapping, this is {kind_of(data)}", reader.places[()].value, "write `key: value` lines"
+            "GM105",
+            f"a spec is a mapping, this is {kind_of(data)}",
+            reader.places[()].value,
+            "write `key: value` lines",
         )
     return Document(data, reader.places, (name,))
 

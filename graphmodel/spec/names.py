@@ -8,8 +8,9 @@ import keyword
 # torch; tests/spec/test_names.py compares the list with the installed torch.
 RESERVED = frozenset(
     """
-    T_destination add_module apply bfloat16 buffers call_super_init children clear code compile cpu cuda delete_all_unused_submodules
-    delete_submodule add_submodule double dump_patches eval extra_repr float forward get_buffer get_extra_state
+    T_destination add_module apply bfloat16 buffers call_super_init children clear code compile cpu cuda
+    delete_all_unused_submodules delete_submodule add_submodule double dump_patches eval extra_repr float
+    forward get_buffer get_extra_state
     get_parameter get_submodule graph half ipu items keys load_state_dict meta module modules mtia named_buffers
     named_children named_modules named_parameters parameters pop print_readable recompile register_backward_hook
     register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook

@@ -29,7 +29,7 @@ def shape_of(value: Any) -> str | None:
         ((list, tuple), LIST),
         ((Mapping, BaseModel), MAP),
     ):
-        if isinstance(value, kind):  # type: ignore[arg-type]
+        if isinstance(value, kind):
             return tag
     return None
 

@@ -5,6 +5,7 @@ Source: VISSL 0.1.6, `vissl/models/heads/{mlp,mlp_res,linear_eval_mlp}.py` (beha
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -58,10 +59,7 @@ class MlpParams(NormParams):
         """Input width, output width, and whether normalisation and the like follow."""
         widths = [d for d in self.dims if isinstance(d, int)]
         last = len(widths) - 2
-        return [
-            (a, b, i < last or not self.skip_last_layer_relu_bn)
-            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
-        ]
+        return [(a, b, i < last or not self.skip_last_layer_relu_bn) for i, (a, b) in enumerate(pairwise(widths))]
 
     def block(self, fan_in: int, fan_out: int, full: bool) -> list[nn.Module]:
         """One linear layer and what follows it."""
