@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from graphmodel.loading import load_spec
     from graphmodel.lower.module import CompiledModel
     from graphmodel.spec.model import ModelSpec
+    from graphmodel.weights.load import load_weights
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _LAZY = {
     "build_graph": "graphmodel.api",
     "compile": "graphmodel.api",
     "load_spec": "graphmodel.loading",
+    "load_weights": "graphmodel.weights.load",
     "register_head": "graphmodel.components.registry",
     "register_trunk": "graphmodel.components.registry",
     "Feature": "graphmodel.components.base",
@@ -48,6 +50,7 @@ __all__ = [
     "build_graph",
     "compile",
     "load_spec",
+    "load_weights",
     "register_head",
     "register_trunk",
 ]

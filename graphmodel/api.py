@@ -11,7 +11,6 @@ from torch import nn
 
 from graphmodel.dialects import InputShapes
 from graphmodel.graph import build as graph_build
-from graphmodel.graph.freezing import patterns
 from graphmodel.graph.types import ModelGraph
 from graphmodel.loading import load_spec
 from graphmodel.lower.emit import emit
@@ -80,5 +79,5 @@ def compile(
     if seed is None:
         seed = int(torch.randint(0, 2**31 - 1, (), device="cpu"))
     root = materialise(graph, target, seed)
-    hold_still(root, patterns(spec))
+    hold_still(root, graph.frozen)
     return make(code, root, {"graph": graph, "returns": returns, "seed": seed, "spec": spec})

@@ -20,7 +20,7 @@ SpecSource = "str | Path | Sequence[str | Path] | Mapping[str, Any] | ModelSpec"
 def dialects() -> list[Dialect]:
     """The built-in dialects and those of installed packages (entry points `graphmodel.dialects`), native last."""
     found = [entry.load() for entry in metadata.entry_points(group="graphmodel.dialects")]
-    names = ("graphmodel.dialects.native_dialect",)
+    names = ("graphmodel.dialects.vissl", "graphmodel.dialects.native_dialect")
     return [*(cast(Dialect, d) for d in found), *(cast(Dialect, import_module(n).DIALECT) for n in names)]
 
 

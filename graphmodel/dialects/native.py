@@ -229,6 +229,10 @@ class NativeSpec(Surface):
     trunk: TrunkField | None = None
     trunks: dict[str, TrunkField] | None = Field(None, min_length=1)
     heads: dict[str, HeadYaml] = Field(default_factory=dict)
+    head_defaults: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Parameters for every head that has them and does not set them, such as `bn_momentum`.",
+    )
     mapping: Mapping_ = None
     freeze: Annotated[Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(LIST)], BY_SHAPE] = Field(
         default_factory=list, description="Components, module paths and name patterns that do not train."

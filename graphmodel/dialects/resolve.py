@@ -72,6 +72,7 @@ class _Resolver:
             inputs=self.used_inputs(edges),
             trunks={n: t for n, t in self.trunks.items() if any(s.trunk == n for e in edges for s in e.sources)},
             heads={n: h for n, h in self.heads.items() if any(e.head == n for e in edges)},
+            head_defaults=dict(surface.head_defaults),
             edges=tuple(edges),
             freeze=tuple([surface.freeze] if isinstance(surface.freeze, str) else surface.freeze),
             outputs=outputs,

@@ -174,7 +174,9 @@ class Binder:
                     dotted(call.at),
                 )
                 continue
-            params = parse_params(entry.params, call.params, self.spec, call.at, self.report)
+            fields = entry.params.model_fields
+            shared = {k: v for k, v in self.spec.head_defaults.items() if k in fields}
+            params = parse_params(entry.params, {**shared, **call.params}, self.spec, call.at, self.report)
             if params is not None:
                 bound.append(BoundModule(call, entry, params))
         return bound if len(bound) == len(head.chain) else None

@@ -15,7 +15,7 @@ from graphmodel.components.construct import build_on_meta
 from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.graph import ops
 from graphmodel.graph.binding import Binder, BoundModule, BoundTrunk, builder_of
-from graphmodel.graph.freezing import check_patterns
+from graphmodel.graph.freezing import resolve_patterns
 from graphmodel.graph.trace import TraceError, open_trunk
 from graphmodel.graph.types import Component, ModelGraph, Output
 from graphmodel.graph.values import Value, Writer, version
@@ -86,7 +86,7 @@ class _Builder:
             if output is not None:
                 outputs[output.name] = output
         self.report.raise_errors()
-        check_patterns(spec, self.components, self.report)
+        frozen = resolve_patterns(spec, self.components, self.report)
         self.report.raise_errors()
         graph = ModelGraph(
             nodes={n.name: n for n in self.writer.nodes},
@@ -95,6 +95,7 @@ class _Builder:
             outputs=outputs,
             structure=spec.outputs,
             spec=spec,
+            frozen=frozen,
         )
         verify(graph)
         return graph
@@ -224,6 +225,7 @@ class _Builder:
             )
         for feature in features:
             value = self.in_view_order(item, groups, [r[feature.name] for r in results], feature)
+            self.writer.mark_feature(value, feature.name)
             self.features[item.name, trunk.spec.name, feature.name] = value
 
     def joined(self, tensors: list[Value], group: _Group, scope: str) -> Value:

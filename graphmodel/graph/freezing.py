@@ -9,14 +9,14 @@ from torch import nn
 
 from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.graph.types import Component
+from graphmodel.graph.vissl_names import VisslNames
 from graphmodel.spec.model import ModelSpec
 
 
-def patterns(spec: ModelSpec) -> tuple[str, ...]:
-    """All freeze patterns of a spec, those of its trunks' own `freeze: true` included."""
+def trunk_patterns(spec: ModelSpec) -> tuple[str, ...]:
+    """Patterns of the trunks that say `freeze: true` themselves."""
     single = list(spec.trunks) == ["trunk"]
-    own = tuple("trunk" if single else f"trunks.{name}" for name, trunk in spec.trunks.items() if trunk.freeze)
-    return own + tuple("*" if p == "all" else p for p in spec.freeze)
+    return tuple("trunk" if single else f"trunks.{name}" for name, trunk in spec.trunks.items() if trunk.freeze)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -42,13 +42,22 @@ def named(components: Mapping[str, Component]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_patterns(spec: ModelSpec, components: Mapping[str, Component], report: Collector) -> None:
-    """Reports patterns that cover nothing."""
+def resolve_patterns(spec: ModelSpec, components: Mapping[str, Component], report: Collector) -> tuple[str, ...]:
+    """The freeze patterns in this module's names; VISSL's parameter names (`vissl:…`) are translated.
+
+    Patterns that cover nothing are reported.
+    """
+    resolved = list(trunk_patterns(spec))
     if not spec.freeze:
-        return
+        return tuple(resolved)
     names = named(components)
+    vissl = VisslNames(spec, components, names)
     for i, pattern in enumerate(spec.freeze):
-        if pattern != "all" and not any(matches(n, pattern) for n in names):
+        if pattern == "all":
+            pattern = "*"
+        if pattern.startswith("vissl:"):
+            pattern = vissl.translate(pattern.removeprefix("vissl:")) or pattern
+        if not any(matches(n, pattern) for n in names):
             report.error(
                 "GM211",
                 f"`freeze: {pattern}` covers nothing",
@@ -56,6 +65,8 @@ def check_patterns(spec: ModelSpec, components: Mapping[str, Component], report:
                 choices_help(pattern, names, "names start with"),
                 f"freeze[{i}]",
             )
+        resolved.append(pattern)
+    return tuple(resolved)
 
 
 def frozen_modules(root: nn.Module, frozen: Iterable[str]) -> list[tuple[str, nn.Module]]:

@@ -155,6 +155,7 @@ class ModelGraph:
         outputs: its outputs by name.
         structure: nesting and order of the list form, names of outputs.
         spec: the spec it was built from.
+        frozen: name patterns of what stands still, in this module's names.
         history: names of the passes that ran.
         saved: what passes report of themselves.
     """
@@ -165,6 +166,7 @@ class ModelGraph:
     outputs: Mapping[str, Output]
     structure: tuple[Any, ...]
     spec: ModelSpec
+    frozen: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()
 

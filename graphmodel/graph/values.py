@@ -166,6 +166,12 @@ class Writer:
         self.nodes.append(last.reading({value.node: copy.node}))
         return Value(last.name, copy.pair, last.info)
 
+    def mark_feature(self, value: Value, feature: str) -> None:
+        """Notes on a node which feature of the trunk it is; a node that is several keeps the first name."""
+        at = next(i for i, node in enumerate(self.nodes) if node.name == value.node)
+        if "feature" not in self.nodes[at].facts:
+            self.nodes[at] = self.nodes[at].with_facts(feature=feature)
+
     def mark_in_place(self, graph: fx.Graph, names: Mapping[fx.Node, str]) -> None:
         """Marks values that a call changes in place and that are read afterwards: their readers keep their order."""
         order = _position(graph)
@@ -179,6 +185,13 @@ class Writer:
                     at = index[names[changed]]
                     by = (*self.nodes[at].facts.get("changed_by", ()), names[changer])
                     self.nodes[at] = self.nodes[at].with_facts(changed_by=by)
+
+    def mark_features(self, names: Mapping[str, str]) -> None:
+        """Leaves on each node the names of the features that it is, for whoever shows or explains the graph."""
+        index = {node.name: i for i, node in enumerate(self.nodes)}
+        for feature, name in names.items():
+            node = self.nodes[index[name]]
+            self.nodes[index[name]] = node.with_facts(features=(*node.facts.get("features", ()), feature))
 
     def embed(
         self,
@@ -218,6 +231,7 @@ class Writer:
             )
             values[node] = self.add(made, node.meta["values"])
         self.mark_in_place(opened.graph, {n: v.node for n, v in values.items()})
+        self.mark_features({name: values[node].node for name, node in opened.features.items()})
         return {name: values[node] for name, node in opened.features.items()}
 
 

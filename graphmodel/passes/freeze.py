@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from graphmodel.graph.freezing import is_frozen, patterns
+from graphmodel.graph.freezing import is_frozen
 from graphmodel.graph.types import ModelGraph, Node
 from graphmodel.graph.verify import InvalidGraph
 
@@ -21,7 +21,7 @@ class Freeze:
     requires: frozenset[str] = frozenset({"prune"})
 
     def run(self, graph: ModelGraph) -> ModelGraph:
-        frozen = patterns(graph.spec)
+        frozen = graph.frozen
         if not frozen:
             return graph
         return graph.replace_nodes(

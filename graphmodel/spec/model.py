@@ -136,6 +136,7 @@ class ModelSpec(Part):
     """A whole model, every name resolved and every default filled in.
 
     Attributes:
+        head_defaults: parameters for every head that has them and does not set them.
         freeze: name patterns over components, module paths and parameters.
         outputs: the nesting and order of the list form; names of `edges`' outputs.
         returns: the form of the module's result.
@@ -147,6 +148,7 @@ class ModelSpec(Part):
     inputs: dict[str, InputSpec]
     trunks: dict[str, TrunkSpec]
     heads: dict[str, HeadSpec] = Field(default_factory=dict)
+    head_defaults: dict[str, Any] = Field(default_factory=dict)
     edges: tuple[Edge, ...]
     freeze: tuple[str, ...] = ()
     outputs: tuple[Any, ...] = ()

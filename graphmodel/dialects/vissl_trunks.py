@@ -1,0 +1,75 @@
+"""VISSL's TRUNK block as a native trunk: which block belongs to which name, keys in lower case."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from graphmodel.dialects.placed import At
+from graphmodel.spec.document import KeyPath
+
+if TYPE_CHECKING:
+    from graphmodel.dialects.vissl import Translation
+
+BLOCKS: dict[str, tuple[str, ...]] = {
+    "resnet": ("RESNETS",),
+    "resnet_sk": ("RESNETS_SK",),
+    "regnet": ("REGNET",),
+    "regnet_v2": ("REGNET",),
+    "regnet_fsdp": ("REGNET",),
+    "efficientnet": ("EFFICIENT_NETS",),
+    "mobilenetv3_tv": ("MOBILE_NET",),
+    "mobilenetv3_timm": ("MOBILE_NET",),
+    "vision_transformer": ("VISION_TRANSFORMERS",),
+    "vision_transformer_fsdp": ("VISION_TRANSFORMERS",),
+    "vision_transformer_deit": ("VISION_TRANSFORMERS",),
+    "classy_vit": ("VISION_TRANSFORMERS",),
+    "convit": ("VISION_TRANSFORMERS", "CONVIT"),
+    "beit": ("BEIT",),
+    "xcit": ("XCIT",),
+    "xcit_fsdp": ("XCIT",),
+    "swin_transformer": ("SWIN_TRANSFORMER",),
+    "swin_transformer_official": ("SWIN_TRANSFORMER",),
+    "convnext": ("CONVNEXT",),
+}
+"""Trunk names and the blocks of TRUNK that they read."""
+
+ALL_BLOCKS = sorted({b for blocks in BLOCKS.values() for b in blocks})
+
+
+def trunk_of(translation: Translation) -> tuple[Any, list[KeyPath]]:
+    """The native trunk, and blocks that the file fills in but this trunk does not read."""
+    trunk = translation.model.TRUNK
+    blocks = BLOCKS.get(trunk.NAME, ())
+    native: dict[str, Any] = {"name": At(trunk.NAME, translation.path("TRUNK", "NAME"))}
+    for block in blocks:
+        values = getattr(trunk, block)
+        at = translation.path("TRUNK", block)
+        given = set_values(values)
+        for key, value in given.items():
+            spelled = "variant" if key.lower() == "name" else key.lower()
+            if value is None or key == "CONVIT" or not used(spelled):
+                continue
+            native[spelled] = At(value, (*at, key), str.upper) if isinstance(value, dict) else At(value, (*at, key))
+    if translation.model.INPUT_TYPE != "rgb":
+        native["input_type"] = At(translation.model.INPUT_TYPE, translation.path("INPUT_TYPE"))
+    written = translation.document.get(translation.path("TRUNK"), {}) or {}
+    unused = [translation.path("TRUNK", b) for b in ALL_BLOCKS if b not in blocks and written.get(b)]
+    return At(native, translation.path("TRUNK")), unused
+
+
+def used(key: str) -> bool:
+    """Whether a trunk's parameter describes the model (checkpointing inside of blocks is a trainer's matter)."""
+    return not key.startswith("checkpoint_")
+
+
+def set_values(block: Any) -> dict[str, Any]:
+    """The keys that a block sets, nested blocks with their keys in lower case."""
+    if not isinstance(block, BaseModel):
+        return dict(block)
+    out: dict[str, Any] = {}
+    for key in block.model_fields_set:
+        value = getattr(block, key)
+        out[key] = {k.lower(): v for k, v in set_values(value).items()} if isinstance(value, BaseModel) else value
+    return {key: out[key] for key in type(block).model_fields if key in out}
