@@ -225,7 +225,6 @@ class _Builder:
             )
         for feature in features:
             value = self.in_view_order(item, groups, [r[feature.name] for r in results], feature)
-            self.writer.mark_feature(value, feature.name)
             self.features[item.name, trunk.spec.name, feature.name] = value
 
     def joined(self, tensors: list[Value], group: _Group, scope: str) -> Value:

@@ -166,12 +166,6 @@ class Writer:
         self.nodes.append(last.reading({value.node: copy.node}))
         return Value(last.name, copy.pair, last.info)
 
-    def mark_feature(self, value: Value, feature: str) -> None:
-        """Notes on a node which feature of the trunk it is; a node that is several keeps the first name."""
-        at = next(i for i, node in enumerate(self.nodes) if node.name == value.node)
-        if "feature" not in self.nodes[at].facts:
-            self.nodes[at] = self.nodes[at].with_facts(feature=feature)
-
     def mark_in_place(self, graph: fx.Graph, names: Mapping[fx.Node, str]) -> None:
         """Marks values that a call changes in place and that are read afterwards: their readers keep their order."""
         order = _position(graph)
