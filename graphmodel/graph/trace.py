@@ -268,13 +268,11 @@ def _finish(root: _Root, x: Any, extras: dict[str, Any]) -> dict[str, Any]:
     tracer = root._tracer[0]
     with tracer.factories():
         whole = root.trunk(x, **extras)
+        # Every tap is looked up before anything is computed: a feature may call the trunk's modules once more.
+        tapped = [[_tapped(tracer, f, path) for path in f.taps] or [whole] for f in root._wanted]
         out: dict[str, Any] = {}
-        for feature in root._wanted:
-            tapped = [_tapped(tracer, feature, path) for path in feature.taps] or [whole]
-            if feature.compute is None:
-                out[feature.name] = tapped[0]
-            else:
-                out[feature.name] = feature.compute(root.trunk, *tapped)
+        for feature, values in zip(root._wanted, tapped, strict=True):
+            out[feature.name] = values[0] if feature.compute is None else feature.compute(root.trunk, *values)
         return out
 
 
