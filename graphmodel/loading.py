@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from graphmodel.diagnostics import Collector
 from graphmodel.dialects import Dialect, InputShapes
-from graphmodel.dialects.resolve import resolve
 from graphmodel.spec.document import Document, fail
 from graphmodel.spec.merge import apply_overrides, from_mapping, merge, read_extended
-from graphmodel.spec.model import ModelSpec
+
+if TYPE_CHECKING:
+    from graphmodel.spec.model import ModelSpec
+
+BUILT_IN = ("graphmodel.dialects.vissl_dialect", "graphmodel.dialects.native_dialect")
 
 SpecSource = "str | Path | Sequence[str | Path] | Mapping[str, Any] | ModelSpec"
 
 
 def dialects() -> list[Dialect]:
     """The built-in dialects and those of installed packages (entry points `graphmodel.dialects`), native last."""
+    from importlib import metadata
+
     found = [entry.load() for entry in metadata.entry_points(group="graphmodel.dialects")]
-    names = ("graphmodel.dialects.vissl", "graphmodel.dialects.native_dialect")
-    return [*(cast(Dialect, d) for d in found), *(cast(Dialect, import_module(n).DIALECT) for n in names)]
+    return [*(cast(Dialect, d) for d in found), *map(_built_in, BUILT_IN)]
+
+
+def _built_in(module: str) -> Dialect:
+    return cast(Dialect, import_module(module).DIALECT)
+
+
+def dialect_of(document: Document) -> Dialect:
+    """The dialect that a document is written in."""
+    # `graphmodel: 1` says it; installed packages are asked only where it is missing, since finding them takes time.
+    native = _built_in(BUILT_IN[-1])
+    if "graphmodel" in document.data:
+        return native
+    return next((d for d in dialects() if d.recognises(document)), native)
 
 
 def read(source: str | Path | Sequence[str | Path] | Mapping[str, Any]) -> Document:
@@ -54,17 +71,17 @@ def load_spec(
     Raises:
         CompileError: everything that is wrong with the YAML, its structure and its names, at once.
     """
-    if isinstance(source, ModelSpec):
+    if not isinstance(source, (str, Path, Mapping, Sequence)):  # a ModelSpec
         if not overrides and not inputs:
             return source
         document = source.origin
     else:
         document = read(source)
-    for dialect in dialects():
-        if dialect.recognises(document):
-            break
+    dialect = dialect_of(document)
     if overrides:
         document = apply_overrides(document, overrides, dialect.override_prefixes(document))
+    from graphmodel.dialects.resolve import resolve  # Pydantic: not before the file is known to be readable
+
     report = Collector()
     native = dialect.to_native(document, dict(inputs or {}), report)
     spec = resolve(native, report, dialect.name)

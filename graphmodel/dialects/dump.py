@@ -70,9 +70,7 @@ def _head(head: HeadSpec) -> Any:
 
 def _edge(edge: Edge, spec: ModelSpec) -> dict[str, Any]:
     sources = [_source(source, spec) for source in edge.sources]
-    out: dict[str, Any] = {"from": sources[0] if len(sources) == 1 else sources}
-    if len(sources) > 1:
-        out["combine"] = edge.combine
+    out: dict[str, Any] = dict(sources[0]) if len(sources) == 1 else {"from": _short(sources), "combine": edge.combine}
     if edge.head is not None:
         out["head"] = edge.head
     # A name that the resolver made (`0` of a bare Sequential) may be one that users cannot give; it makes it again.
@@ -81,19 +79,22 @@ def _edge(edge: Edge, spec: ModelSpec) -> dict[str, Any]:
     return out
 
 
-def _source(source: Source, spec: ModelSpec) -> Any:
+def _short(sources: list[dict[str, Any]]) -> list[Any]:
+    """Sources of which nothing is said but where they are, as plain text."""
+    return [source["from"] if len(source) == 1 else source for source in sources]
+
+
+def _source(source: Source, spec: ModelSpec) -> dict[str, Any]:
     text = source.input
     feature = source.feature or ""
     if len(spec.trunks) > 1 or feature.partition(".")[0] in spec.trunks:
         text += f".{source.trunk}"
-    text += f".{feature}" if feature else ""
-    options: dict[str, Any] = {}
+    out: dict[str, Any] = {"from": text + (f".{feature}" if feature else "")}
     if source.pool is not None:
-        options["pool"] = {source.pool.op: _plain(source.pool.params)}
+        out["pool"] = {source.pool.op: _plain(source.pool.params)}
     if source.flatten:
-        options["flatten"] = True
-    options |= {k: v for k in ("layout", "tokens", "norm") if (v := getattr(source, k)) is not None}
-    return {"from": text, **options} if options else text
+        out["flatten"] = True
+    return out | {k: v for k in ("layout", "tokens", "norm") if (v := getattr(source, k)) is not None}
 
 
 def _plain(value: Any) -> Any:

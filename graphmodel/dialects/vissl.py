@@ -23,23 +23,14 @@ from graphmodel.spec.validate import validate
 DETECTRON2_KEYS = ("META_ARCHITECTURE", "BACKBONE", "MASK_ON", "ROI_HEADS", "RPN", "PIXEL_MEAN", "FPN")
 
 
-class VisslDialect:
-    """Files with a `MODEL:` block, alone or under `config:`."""
+def translate(document: Document, inputs: InputShapes, report: Collector) -> Document:
+    """The native document of a VISSL configuration.
 
-    name = "vissl"
-
-    def recognises(self, document: Document) -> bool:
-        data = document.data
-        config = data.get("config")
-        in_config = isinstance(config, Mapping) and any(str(k).isupper() for k in config)
-        return "graphmodel" not in data and ("MODEL" in data or "_BASE_" in data or in_config)
-
-    def override_prefixes(self, document: Document) -> Sequence[KeyPath]:
-        return (("config",), ()) if "config" in document.data else ((),)
-
-    def to_native(self, document: Document, inputs: InputShapes, report: Collector) -> Document:
-        base, model = read_model(document, report)
-        return Translation(document, base, model, inputs, report).native()
+    Raises:
+        CompileError: as `read_model`.
+    """
+    base, model = read_model(document, report)
+    return Translation(document, base, model, inputs, report).native()
 
 
 def read_model(document: Document, report: Collector) -> tuple[KeyPath, VisslModel]:
@@ -256,6 +247,3 @@ class Translation:
                 self.path("WEIGHTS_INIT", "PARAMS_FILE"),
                 "call `graphmodel.load_weights(module, file)` or pass `--weights FILE`",
             )
-
-
-DIALECT = VisslDialect()
