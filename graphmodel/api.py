@@ -13,6 +13,7 @@ from graphmodel.dialects import InputShapes
 from graphmodel.graph import build as graph_build
 from graphmodel.graph.types import ModelGraph
 from graphmodel.loading import load_spec
+from graphmodel.lower.checkpointing import recompute
 from graphmodel.lower.emit import emit
 from graphmodel.lower.frozen import hold_still
 from graphmodel.lower.materialise import materialise
@@ -80,4 +81,5 @@ def compile(
         seed = int(torch.randint(0, 2**31 - 1, (), device="cpu"))
     root = materialise(graph, target, seed)
     hold_still(root, graph.frozen)
+    recompute(root, [str(n.target) for n in graph.nodes.values() if n.facts.get("checkpoint")])
     return make(code, root, {"graph": graph, "returns": returns, "seed": seed, "spec": spec})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphmodel.dialects.placed import At
 from graphmodel.spec.document import KeyPath, kind_of
+from graphmodel.spec.names import name_problem
 
 if TYPE_CHECKING:
     from graphmodel.dialects.vissl import Translation
@@ -94,16 +95,18 @@ def read_heads(t: Translation) -> Heads:
 
 
 def _module(t: Translation, item: Any, path: KeyPath) -> dict[str, Any] | None:
-    if not isinstance(item, list) or not item or not isinstance(item[0], str) or len(item) > 2:
+    if not isinstance(item, list) or not item or not isinstance(item[0], str):
         t.error("GM223", f"this is no head: {kind_of(item)} of another form", path, HEAD_FORMS)
         return None
-    kwargs = item[1] if len(item) == 2 else {}
+    for extra in range(2, len(item)):
+        t.warning(f"VISSL ignores what stands behind the parameters of `{item[0]}`", (*path, extra), HEAD_FORMS)
+    kwargs = item[1] if len(item) > 1 else {}
     if not isinstance(kwargs, Mapping):
         t.error(
             "GM223", f"the parameters of `{item[0]}` are a mapping, this is {kind_of(kwargs)}", (*path, 1), HEAD_FORMS
         )
         return None
-    return {item[0]: At(dict(kwargs), (*path, 1) if len(item) == 2 else path)}
+    return {item[0]: At(dict(kwargs), (*path, 1) if len(item) > 1 else path)}
 
 
 def pool_map(t: Translation) -> list[Wanted]:
@@ -293,6 +296,8 @@ def _edges(triples: Sequence[tuple[str, Wanted, str | None]]) -> tuple[list[Any]
         source = name if wanted.feature is None else f"{name}.{wanted.feature}"
         base = head or (f"{name}_{wanted.feature or 'features'}" if several else wanted.feature or "features")
         base = base.replace(".", "_")
+        if name_problem(base, "an output"):  # MobileNet has a feature called `trunk`
+            base = f"{base}_output"
         shared = head is not None and sum(h == head for _, _, h in triples) > 1
         label = f"{base}_{name}" if shared else base
         unique, number = label, 2

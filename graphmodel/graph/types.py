@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import networkx as nx
@@ -125,6 +127,19 @@ class Component:
     meta: nn.Module
     given: bool = False
     span: Span | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled module keeps its graph to be sliced and loaded into, never to build weights again.
+        importable = getattr(sys.modules.get(type(self.params).__module__), type(self.params).__qualname__, None)
+        params = self.params if importable is type(self.params) else SimpleNamespace(**dict(self.params or {}))
+        return {**self.__dict__, "build": _built_already, "params": params}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def _built_already() -> nn.Module:
+    raise RuntimeError("this component came out of a pickle: its weights are in the module beside it")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from graphmodel.passes.checkpoint import Checkpoint
 from graphmodel.passes.freeze import Freeze
 from graphmodel.passes.manager import Pass
 from graphmodel.passes.merge_calls import MergeCalls
 from graphmodel.passes.prune import Prune
 
-PIPELINE: tuple[Pass, ...] = (Prune(), MergeCalls(), Freeze())
+PIPELINE: tuple[Pass, ...] = (Prune(), MergeCalls(), Freeze(), Checkpoint())

@@ -61,8 +61,7 @@ class LoadReport:
             if items:
                 shown = ", ".join(items[:6]) + (", …" if len(items) > 6 else "")
                 lines.append(f"{len(items)} {what}: {shown}")
-        for wrong in self.wrong_shape:
-            lines.append(f"wrong shape: {wrong.key} is {wrong.shape}, {wrong.ours} is {wrong.wanted}")
+        lines += [f"wrong shape: {w.key} is {w.shape}, {w.ours} is {w.wanted}" for w in self.wrong_shape]
         return "\n".join(lines)
 
 

@@ -35,9 +35,8 @@ class KeyMap:
 
     def matches(self, shapes: Mapping[str, torch.Size]) -> int:
         """How many keys meet a tensor of the same shape."""
-        return sum(
-            1 for key, ours in self.keys.items() if ours in shapes and shapes[ours] == self.source.tensors[key].shape
-        )
+        pairs = [(key, ours) for key, ours in self.keys.items() if ours is not None and ours in shapes]
+        return sum(1 for key, ours in pairs if shapes[ours] == self.source.tensors[key].shape)
 
 
 def infer(
