@@ -80,7 +80,7 @@ class HeadParams(BaseModel):
         return self
 
     def outputs(self) -> tuple[str, ...] | None:
-        """Names of the tensors that the head returns, or None where it returns one tensor."""
+        """Names of the tensors that the head returns (for some features perhaps the first ones only), or None for one."""
         return None
 
     def batch_multiple(self) -> int:

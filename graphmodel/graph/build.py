@@ -368,7 +368,8 @@ class _Builder:
         keys: list[Any] = list(info) if isinstance(info, dict) else list(range(len(info)))
         names = module.params.outputs() or tuple(str(k) for k in keys)
         parts: dict[str, str] = {}
-        for key, name in zip(keys, names, strict=True):
+        # A head may return only the first of its tensors for some features (iBOT: no patches for a class token).
+        for key, name in zip(keys, names[: len(keys)], strict=True):
             item = self.writer.function("getitem", ops.getitem, (value, key), name=f"{edge.output}_{name}", kind="head")
             parts[edge.output if len(keys) == 1 else f"{edge.output}.{name}"] = item.node
         return Output(edge.output, parts, nested=True, head=edge.head)

@@ -1,0 +1,105 @@
+"""`dino_head`: an MLP with a bottleneck, L2 normalisation and weight-normalised prototypes.
+
+Source: Caron et al. 2021 (arXiv:2104.14294); VISSL 0.1.6, `vissl/models/heads/dino_head.py` (behaviour and parameter
+names).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from graphmodel.components.base import Auto, HeadMismatch, HeadParams, TensorInfo, match_width, width
+from graphmodel.components.heads.mlp import as_vectors
+from graphmodel.components.registry import register_head
+from graphmodel.spec.validate import Bool, PositiveInt
+
+
+class WeightNormLinear(nn.Module):
+    """A linear layer without bias whose rows point along `weight_v` and are `weight_g` long.
+
+    The same function as `torch.nn.utils.weight_norm` on `nn.Linear`, under the same names, which are those of DINO's
+    and VISSL's checkpoints. As a module of its own it pickles, which torch's parametrised form refuses.
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the output.
+        train_length: whether the lengths `weight_g`, which start at 1, train.
+    """
+
+    def __init__(self, in_features: int, out_features: int, train_length: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_length)
+        self.weight_v = nn.Parameter(nn.Linear(in_features, out_features, bias=False).weight.detach())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.weight_v.size(1)}, out_features={self.weight_v.size(0)}"
+
+
+def init_linear(module: nn.Module) -> None:
+    """Weights of linear layers from a truncated normal (0.02), biases zero, as in DINO."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class DinoParams(HeadParams):
+    """A projection head and its prototypes."""
+
+    in_dim: PositiveInt | Auto = Field("auto", description="Width of the feature.")
+    num_clusters: Annotated[
+        list[PositiveInt], Field(min_length=1, max_length=1, description="One number of prototypes.")
+    ]
+    use_bn: Bool = Field(False, description="BatchNorm behind the hidden linear layers.")
+    normalize_last_layer: Bool = Field(True, description="Keep prototypes at length 1.")
+    num_layers: PositiveInt = 3
+    hidden_dim: PositiveInt = 2048
+    bottleneck_dim: PositiveInt = 256
+
+    def infer(self, feature: TensorInfo) -> Self:
+        if self.use_bn and len(feature.shape) == 3:
+            raise HeadMismatch(
+                f"has BatchNorm over vectors and the feature is a sequence of tokens, {feature}",
+                ("use_bn",),
+                "leave `use_bn` out, or read one token",
+            )
+        return self.model_copy(update={"in_dim": match_width(self.in_dim, width(feature), ("in_dim",), feature)})
+
+    def outputs(self) -> tuple[str, ...]:
+        return ("prototypes",)
+
+
+@register_head("dino_head", "dino_head_fsdp", params=DinoParams)
+class DinoHead(nn.Module):
+    """`(N, C)` to a list of one tensor, the scores `(N, num_clusters[0])`."""
+
+    def __init__(self, params: DinoParams) -> None:
+        super().__init__()
+        assert isinstance(params.in_dim, int)
+        widths = [params.in_dim, *[params.hidden_dim] * (params.num_layers - 1), params.bottleneck_dim]
+        layers: list[nn.Module] = []
+        for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            layers.append(nn.Linear(fan_in, fan_out))
+            if i < params.num_layers - 1:
+                layers += [nn.BatchNorm1d(fan_out)] if params.use_bn else []
+                layers.append(nn.GELU())
+        self.mlp = nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+        init_linear(self.mlp)
+        self.prototypes0 = WeightNormLinear(
+            params.bottleneck_dim, params.num_clusters[0], train_length=not params.normalize_last_layer
+        )
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = as_vectors(x) if x.dim() == 4 else x
+        return [self.prototypes0(F.normalize(self.mlp(x), dim=-1))]

@@ -1,0 +1,175 @@
+"""`ibot_head` and `ibot_distillation_head`: one projection for the class token and the patches.
+
+Source: Zhou et al. 2022 (arXiv:2111.07832); VISSL main branch, `vissl/models/heads/ibot_head.py` and
+`ibot_distillation_head.py` (behaviour and parameter names).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
+
+from graphmodel.components.base import Auto, HeadParams, TensorInfo, match_width, width
+from graphmodel.components.heads.dino_head import WeightNormLinear, init_linear
+from graphmodel.components.registry import register_head
+from graphmodel.spec.validate import Bool, Int, PositiveInt
+
+Norm = Literal["bn", "syncbn", "ln"]
+
+
+class TokenParams(HeadParams):
+    """What both heads of iBOT take."""
+
+    in_dim: PositiveInt | Auto = Field("auto", description="Width of the tokens.")
+    out_dim: PositiveInt = Field(description="Outputs for the class token.")
+    patch_out_dim: Int = Field(0, ge=0, description="Outputs for each patch; 0 is `out_dim`.")
+    norm: Norm | None = Field(
+        None,
+        description="Normalisation in the MLP; one module serves all its layers, as in iBOT. `syncbn` is `bn` here.",
+    )
+    act: Literal["gelu", "relu"] = "gelu"
+    last_norm: Norm | None = Field(None, description="Normalisation of the outputs, without parameters.")
+    num_layers: PositiveInt = 3
+    hidden_dim: PositiveInt = 2048
+    shared_head: Bool = Field(False, description="The class token and the patches share the last layer.")
+
+    def infer(self, feature: TensorInfo) -> Self:
+        return self.model_copy(update={"in_dim": match_width(self.in_dim, width(feature), ("in_dim",), feature)})
+
+    def outputs(self) -> tuple[str, ...]:
+        return "class", "patches"
+
+    @property
+    def patch_outputs(self) -> int:
+        """Outputs for each patch; a shared head has as many as for the class token."""
+        return self.out_dim if self.shared_head else self.patch_out_dim or self.out_dim
+
+    def hidden_layers(self, count: int) -> list[nn.Module]:
+        """Linear layers with what follows each; normalisation and activation are the same modules throughout."""
+        assert isinstance(self.in_dim, int)
+        after = [] if self.norm is None else [norm_of(self.norm, self.hidden_dim, affine=True)]
+        after.append(nn.GELU() if self.act == "gelu" else nn.ReLU())
+        layers: list[nn.Module] = []
+        for i in range(count):
+            layers += [nn.Linear(self.hidden_dim if i else self.in_dim, self.hidden_dim), *after]
+        return layers
+
+
+class IbotParams(TokenParams):
+    """A projection head with prototypes for the class token and for patches."""
+
+    normalize_last_layer: Bool = Field(True, description="Keep prototypes at length 1.")
+    bottleneck_dim: PositiveInt = 256
+
+
+class IbotDistillationParams(TokenParams):
+    """A projection head with linear outputs for the class token and for patches."""
+
+    @field_validator("num_layers")
+    @classmethod
+    def at_least_two_layers(cls, layers: int) -> int:
+        if layers < 2:
+            raise ValueError("the head has at least 2 layers; help: use `mlp` for a single one")
+        return layers
+
+
+def norm_of(name: Norm, channels: int, *, affine: bool) -> nn.Module:
+    """A normalisation over the channels.
+
+    Synchronised BatchNorm is BatchNorm here: `convert_sync_batchnorm` makes the whole model's synchronised.
+    """
+    if name == "ln":
+        return nn.LayerNorm(channels, elementwise_affine=affine)
+    return nn.BatchNorm1d(channels, affine=affine)
+
+
+def normalized(norm: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
+    """`norm` over the last dimension of `(N, C)` or `(N, L, C)`; BatchNorm wants the channels second."""
+    if norm is None:
+        return x
+    swap = x.dim() == 3 and isinstance(norm, _BatchNorm)
+    out: torch.Tensor = norm(x.transpose(1, 2)).transpose(1, 2) if swap else norm(x)
+    return out
+
+
+class TokenMlp(nn.Sequential):
+    """A sequence of layers on `(N, C)` or `(N, L, C)`, BatchNorm among them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self:
+            x = normalized(layer, x)
+        return x
+
+
+class _TokenHead(nn.Module):
+    """Class-token outputs, and patch outputs where the feature has patches."""
+
+    def finish(self, params: TokenParams) -> None:
+        """The normalisation of the outputs, shared where the last layer is."""
+        name = params.last_norm
+        self.last_norm = norm_of(name, params.out_dim, affine=False) if name else None
+        own = name is not None and not params.shared_head
+        self.last_norm2 = norm_of(name, params.patch_outputs, affine=False) if name and own else self.last_norm
+
+    def outputs(self, x: torch.Tensor, for_class: nn.Module, for_patches: nn.Module) -> list[torch.Tensor]:
+        if x.dim() == 2:
+            return [normalized(self.last_norm, for_class(x))]
+        return [
+            normalized(self.last_norm, for_class(x[:, 0])),
+            normalized(self.last_norm2, for_patches(x[:, 1:])),
+        ]
+
+
+@register_head("ibot_head", "ibot_head_fsdp", params=IbotParams)
+class IbotHead(_TokenHead):
+    """`(N, 1 + L, C)` to scores of the class token, `(N, out_dim)`, and of the patches, `(N, L, patch_out_dim)`.
+
+    `(N, C)` is read as class tokens alone. The result is a list of two tensors, or of one.
+    """
+
+    def __init__(self, params: IbotParams) -> None:
+        super().__init__()
+        assert isinstance(params.in_dim, int)
+        layers = params.hidden_layers(params.num_layers - 1)
+        layers.append(nn.Linear(params.hidden_dim if layers else params.in_dim, params.bottleneck_dim))
+        self.mlp = TokenMlp(*layers) if len(layers) > 1 else layers[0]
+        init_linear(self.mlp)
+        train_length = not params.normalize_last_layer
+        self.prototypes0 = WeightNormLinear(params.bottleneck_dim, params.out_dim, train_length)
+        self.prototypes1 = (
+            self.prototypes0
+            if params.shared_head
+            else WeightNormLinear(params.bottleneck_dim, params.patch_outputs, train_length)
+        )
+        self.finish(params)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = F.normalize(self.mlp(x), dim=-1)
+        return self.outputs(x, self.prototypes0, self.prototypes1)
+
+
+@register_head("ibot_distillation_head", params=IbotDistillationParams)
+class IbotDistillationHead(_TokenHead):
+    """`(N, 1 + L, C)` to outputs of the class token, `(N, out_dim)`, and of the patches, `(N, L, patch_out_dim)`.
+
+    `(N, C)` is read as class tokens alone. The result is a list of two tensors, or of one.
+    """
+
+    def __init__(self, params: IbotDistillationParams) -> None:
+        super().__init__()
+        self.mlp = TokenMlp(*params.hidden_layers(params.num_layers - 1))
+        self.to_class_out = nn.Linear(params.hidden_dim, params.out_dim)
+        self.to_patch_out = (
+            self.to_class_out if params.shared_head else nn.Linear(params.hidden_dim, params.patch_outputs)
+        )
+        init_linear(self)
+        self.finish(params)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return self.outputs(self.mlp(x), self.to_class_out, self.to_patch_out)

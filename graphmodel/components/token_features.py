@@ -1,0 +1,133 @@
+"""The feature names of trunks that carry a sequence of tokens, as VISSL and DINO spell them.
+
+`blkCLS3` is the class token behind block 3, `concatCLS4` those of the last four blocks side by side, `lastBLK` all
+tokens, `lastMAP` the patches as a map `(N, H, W, C)`, `lastPOOL` their mean. Every one has gone through the trunk's
+final norm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphmodel.components.base import Feature
+
+Grid = Callable[[Any, Any], Sequence[int]]
+"""Rows and columns of the patch grid, read off the trunk and the output of its `patch_embed`."""
+
+_OPEN_ENDED = re.compile(r"(blkCLS|concatCLS|concatBLK|concatPOOL|stridePOOL_)(\d+)(?:_(\d+))?")
+
+
+def grid_of_map(trunk: Any, embedded: Any) -> Sequence[int]:
+    """The grid where `patch_embed` returns a map `(N, H, W, C)`."""
+    return tuple(embedded.shape[1:3])
+
+
+def grid_of_trunk(trunk: Any, embedded: Any) -> Sequence[int]:
+    """The grid of a trunk that takes images of one size only."""
+    return tuple(trunk.patch_embed.grid_size)
+
+
+@dataclass(frozen=True)
+class TokenFeatures:
+    """The features of a trunk with `patch_embed`, `blocks` and `norm`.
+
+    Attributes:
+        depth: how many blocks it has.
+        class_token: whether the first token is a class token.
+        grid: how the rows and columns of patches are found.
+    """
+
+    depth: int
+    class_token: bool = True
+    grid: Grid = grid_of_map
+
+    @property
+    def default(self) -> str:
+        """What a head reads where nothing is said."""
+        return "lastCLS" if self.class_token else "lastPOOL"
+
+    def named(self) -> list[Feature]:
+        """The features with fixed names, in the order of the trunk."""
+        classes = [self.find(f"blkCLS{i}") for i in range(self.depth)] if self.class_token else []
+        last = ["lastBLK", "lastMAP", "lastPOOL", *(["lastCLS"] if self.class_token else [])]
+        return [f for f in (*classes, *(self.find(name) for name in last)) if f is not None]
+
+    def find(self, name: str) -> Feature | None:
+        """The feature of that name; None where there is none, such as a class token in a trunk without."""
+        skip = 1 if self.class_token else 0
+        if name == "lastBLK":
+            return Feature(name, ("norm",), layout="nlc")
+        if name == "lastMAP":
+            return Feature(name, ("patch_embed", "norm"), partial(_as_map, skip, self.grid), layout="nhwc")
+        if name == "lastPOOL":
+            return Feature(name, ("norm",), partial(_mean, skip), layout="nc")
+        if name == "lastCLS":
+            return Feature(name, ("norm",), _first, layout="nc") if self.class_token else None
+        return self._open_ended(name)
+
+    def _open_ended(self, name: str) -> Feature | None:
+        match = _OPEN_ENDED.fullmatch(name)
+        if match is None:
+            return None
+        kind, first, second = match.groups()
+        blocks = self._blocks(kind, int(first), None if second is None else int(second))
+        if not blocks or (kind.endswith("CLS") and not self.class_token):
+            return None
+        taps = tuple(f"blocks.{i}" for i in blocks)
+        if kind.endswith("CLS"):
+            return Feature(name, taps, _classes, layout="nc")
+        if kind == "concatBLK":
+            return Feature(name, taps, _all_tokens, layout="nlc")
+        return Feature(name, taps, partial(_means, 1 if self.class_token else 0), layout="nc")
+
+    def _blocks(self, kind: str, number: int, stride: int | None) -> list[int]:
+        """The blocks that a name speaks of, in the order in which they are put side by side."""
+        every = list(range(self.depth))
+        if kind == "stridePOOL_":
+            if number == 0 or stride == 0:
+                return []
+            step = stride or -(-self.depth // number)
+            return every[::-step][:number]
+        if stride is not None:
+            return []
+        if kind == "blkCLS":
+            return every[number : number + 1]
+        return every[-number:]
+
+
+def _first(trunk: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.select(1, 0)
+
+
+def _mean(skip: int, trunk: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    patches = tokens[:, skip:] if skip else tokens
+    return patches.mean(1)
+
+
+def _as_map(skip: int, grid: Grid, trunk: nn.Module, embedded: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    patches = tokens[:, skip:] if skip else tokens
+    return torch.unflatten(patches, 1, tuple(grid(trunk, embedded)))
+
+
+def _classes(trunk: Any, *blocks: torch.Tensor) -> torch.Tensor:
+    # The norm acts on each token alone, so it is spared all tokens but the first.
+    return _side_by_side([trunk.norm(tokens.select(1, 0)) for tokens in blocks])
+
+
+def _all_tokens(trunk: Any, *blocks: torch.Tensor) -> torch.Tensor:
+    return _side_by_side([trunk.norm(tokens) for tokens in blocks])
+
+
+def _means(skip: int, trunk: Any, *blocks: torch.Tensor) -> torch.Tensor:
+    return _side_by_side([_mean(skip, trunk, trunk.norm(tokens)) for tokens in blocks])
+
+
+def _side_by_side(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(list(tensors), dim=-1) if len(tensors) > 1 else tensors[0]

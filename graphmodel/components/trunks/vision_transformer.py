@@ -1,0 +1,250 @@
+"""`vision_transformer`: ViT and DeiT of any size, with masked tokens (iBOT) or dropped ones (MSN).
+
+Source: Dosovitskiy et al. 2021 (arXiv:2010.11929), Touvron et al. 2021 (arXiv:2012.12877), Zhou et al. 2022
+(arXiv:2111.07832), Assran et al. 2022 (arXiv:2204.07141); timm >= 1.0.9, `timm.models.vision_transformer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.position_embedding import for_grid
+from graphmodel.components.registry import register_trunk
+from graphmodel.components.token_features import TokenFeatures
+from graphmodel.spec.validate import Bool, PositiveInt
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+"""A dropout rate."""
+Scale = Annotated[float | None, BeforeValidator(lambda value: None if value is False else value)]
+"""A number, or nothing, for which VISSL writes `False`."""
+
+_SIZES = ("patch_size", "num_layers", "num_heads", "hidden_dim", "mlp_dim")
+VARIANTS = {
+    name: dict(zip(_SIZES, sizes, strict=True))
+    for name, sizes in {
+        "vit_b_32": (32, 12, 12, 768, 3072),
+        "vit_b_16": (16, 12, 12, 768, 3072),
+        "vit_l_32": (32, 24, 16, 1024, 4096),
+        "vit_l_16": (16, 24, 16, 1024, 4096),
+        "vit_h_14": (14, 32, 16, 1280, 5120),
+    }.items()
+}
+
+
+class MaskingParams(BaseModel):
+    """What `masked_image_modeling` takes besides its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    drop_ratio: Rate = Field(0.0, description="MSN: the share of patches that is dropped.")
+    global_view_tokens: PositiveInt = Field(196, description="MSN: views with fewer patches keep them all.")
+
+
+class MaskedImageModeling(BaseModel):
+    """Masking of patches: `ibot` replaces those that the input `mask` marks, `msn` drops some at random."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[Literal["ibot", "msn"] | None, BeforeValidator(lambda value: value or None)] = None
+    params: MaskingParams = MaskingParams()
+
+
+class SizedViTParams(BaseModel):
+    """The sizes of a vision transformer, or the name of a published one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variant: Literal["vit_b_32", "vit_b_16", "vit_l_32", "vit_l_16", "vit_h_14"] | None = Field(
+        None, description="A published size; it overrides `patch_size`, layers, heads and widths."
+    )
+    image_size: PositiveInt = Field(224, description="Side of the images that the position embedding is stored for.")
+    patch_size: PositiveInt = 16
+    num_layers: PositiveInt = 12
+    num_heads: PositiveInt = 12
+    hidden_dim: PositiveInt = 768
+    mlp_dim: PositiveInt = 3072
+    dropout_rate: Rate = 0.0
+    attention_dropout_rate: Rate = 0.0
+    classifier: Literal["token", "gap"] = "token"
+    drop_path_rate: Rate = Field(0.0, description="Stochastic depth of the last block; it grows from 0.")
+    qkv_bias: Bool = False
+    qk_scale: Scale = Field(None, description="Scale of the attention scores; the default is head width ** -0.5.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def variant_overrides_sizes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("variant") in VARIANTS:
+            return {**values, **VARIANTS[values["variant"]]}
+        return values
+
+    @model_validator(mode="after")
+    def heads_divide_the_width(self) -> SizedViTParams:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f"`hidden_dim` {self.hidden_dim} cannot be shared among {self.num_heads} heads"
+                "; help: let `num_heads` divide `hidden_dim`"
+            )
+        return self
+
+
+class VisionTransformerParams(SizedViTParams):
+    """Parameters of a vision transformer."""
+
+    use_class_token: Bool = Field(True, description="Without one the default feature is the mean of the patches.")
+    masked_image_modeling: MaskedImageModeling = MaskedImageModeling()
+
+
+class PatchMasking(nn.Module):
+    """Replaces masked patches by a learned embedding, as iBOT does.
+
+    Attributes:
+        masked_embed: the embedding, `(1, C)`.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.masked_embed = nn.Parameter(torch.zeros(1, width))
+
+    def forward(self, patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(N, L, C)` patches and a boolean mask `(N, H, W)` or `(N, L)`, true where a patch is hidden."""
+        return torch.where(mask.flatten(1).unsqueeze(-1), self.masked_embed.to(patches.dtype), patches)
+
+
+class PatchDropping(nn.Module):
+    """Keeps a random share of the patches, the same for the whole batch, in eval mode too, as MSN does.
+
+    The first token is always kept. Views with fewer than `global_view_tokens` patches (MSN's focal views) are left
+    alone.
+    """
+
+    def __init__(self, params: MaskingParams) -> None:
+        super().__init__()
+        self.drop_prob, self.global_view_tokens = params.drop_ratio, params.global_view_tokens
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        patches = tokens.size(1) - 1
+        if patches < self.global_view_tokens or self.drop_prob <= 0:
+            return tokens
+        kept = 1 + torch.randperm(patches, device=tokens.device)[: int(patches * (1 - self.drop_prob))]
+        return torch.cat([tokens[:, :1], tokens[:, kept]], dim=1)
+
+
+class ResizingVisionTransformer(VisionTransformer):
+    """timm's vision transformer with DINO's position embeddings for other image sizes, and masking.
+
+    Its weights and their names are timm's; iBOT adds `patch_masking.masked_embed`.
+    """
+
+    def __init__(self, masking: MaskedImageModeling, **options: Any) -> None:
+        super().__init__(**options, dynamic_img_size=True)
+        self.patch_masking = PatchMasking(self.embed_dim) if masking.name == "ibot" else None
+        self.patch_dropping = PatchDropping(masking.params) if masking.name == "msn" else None
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+        """`(N, 3, H, W)` to the class token, or the mean of the patches, `(N, C)`."""
+        tokens = self.norm(self.blocks(self.embed(x, mask)))
+        return tokens.select(1, 0) if self.has_class_token else tokens.mean(1)
+
+    def embed(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The sequence of tokens that enters the first block, `(N, 1 + L, C)`."""
+        tokens = self.patch_embed(whole_patches(x, self.patch_embed.patch_size))
+        grid = tuple(tokens.shape[1:3])
+        tokens = tokens.flatten(1, 2)
+        if mask is not None:
+            if self.patch_masking is None:
+                raise ValueError("a mask is given and `masked_image_modeling` is not `ibot`")
+            tokens = self.patch_masking(tokens, mask)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        assert self.pos_embed is not None, "every vision transformer here has a learned position embedding"
+        tokens = tokens + for_grid(self.pos_embed, self.patch_embed.grid_size, grid, self.num_prefix_tokens)
+        tokens = self.pos_drop(tokens)
+        return tokens if self.patch_dropping is None else self.patch_dropping(tokens)
+
+
+def whole_patches(x: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
+    """The image without the rows and columns that fill no whole patch."""
+    height, width = x.shape[2:]
+    whole = height - height % patch[0], width - width % patch[1]
+    return x if whole == (height, width) else x[:, :, : whole[0], : whole[1]]
+
+
+def set_attention_scale(model: nn.Module, scale: float | None) -> None:
+    """Gives every attention module of a timm transformer another scale; None leaves the library's."""
+    if scale is None:
+        return
+    for module in model.modules():
+        if hasattr(module, "attn_drop") and hasattr(module, "scale"):
+            module.scale = scale  # type: ignore[assignment]
+            # timm's fused path always takes the usual scale.
+            module.fused_attn = False  # type: ignore[assignment]
+
+
+def image_problem(shape: Sequence[int], channels: int, smallest: int) -> str | None:
+    """Why a trunk cannot take images of this shape whatever their size, or None."""
+    if len(shape) != 3 or shape[0] != channels:
+        return f"the trunk takes images of {channels} channels, (C, H, W), and the input is {text_of(shape)}"
+    if min(shape[1:]) < smallest:
+        return f"the input is {text_of(shape)} and a patch is {smallest}×{smallest}: make the images larger"
+    return None
+
+
+def text_of(shape: Sequence[int]) -> str:
+    """`3×224×224`."""
+    return "×".join(str(d) for d in shape)
+
+
+@register_trunk("vision_transformer", "vision_transformer_fsdp")
+class VisionTransformerFamily(TrunkFamily[VisionTransformerParams]):
+    """timm's vision transformer, with VISSL's feature names and masking."""
+
+    Params = VisionTransformerParams
+    summary = "vision transformers (timm): ViT, DeiT, DINO, MAE, iBOT, MSN"
+    source = "timm.models.vision_transformer.VisionTransformer"
+
+    def build(self, params: VisionTransformerParams, input_type: str) -> nn.Module:
+        model = ResizingVisionTransformer(
+            params.masked_image_modeling,
+            img_size=params.image_size,
+            patch_size=params.patch_size,
+            in_chans=1 if input_type == "lab" else 3,
+            num_classes=0,
+            global_pool="token" if params.use_class_token else "avg",
+            fc_norm=False,
+            embed_dim=params.hidden_dim,
+            depth=params.num_layers,
+            num_heads=params.num_heads,
+            mlp_ratio=params.mlp_dim / params.hidden_dim,
+            qkv_bias=params.qkv_bias,
+            class_token=params.use_class_token,
+            pos_drop_rate=params.dropout_rate,
+            proj_drop_rate=params.dropout_rate,
+            attn_drop_rate=params.attention_dropout_rate,
+            drop_path_rate=params.drop_path_rate,
+        )
+        set_attention_scale(model, params.qk_scale)
+        return model
+
+    def tokens(self, params: VisionTransformerParams) -> TokenFeatures:
+        """The names of this trunk's features."""
+        return TokenFeatures(params.num_layers, params.use_class_token)
+
+    def features(self, params: VisionTransformerParams, trunk: nn.Module) -> Sequence[Feature]:
+        return self.tokens(params).named()
+
+    def default(self, params: VisionTransformerParams, trunk: nn.Module) -> str:
+        return self.tokens(params).default
+
+    def find(self, name: str, params: VisionTransformerParams, trunk: nn.Module) -> Feature | None:
+        return self.tokens(params).find(name)
+
+    def check_input(self, params: VisionTransformerParams, shape: Sequence[int], trunk: nn.Module) -> str | None:
+        channels = trunk.patch_embed.proj.in_channels  # type: ignore[union-attr]
+        return image_problem(shape, channels, params.patch_size)  # type: ignore[arg-type]
