@@ -267,7 +267,8 @@ class _Resolver:
             return None
         trunk = next(iter(self.trunks), "trunk")
         first, _, tail = rest.partition(".")
-        if first in self.trunks:
+        # Where there is one trunk, nobody needs its name: `images.trunk` is then MobileNet's feature of that name.
+        if first in self.trunks and (tail or len(self.trunks) > 1 or first != "trunk"):
             trunk, rest = first, tail
         elif len(self.trunks) > 1:
             self.error(

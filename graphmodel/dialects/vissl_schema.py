@@ -70,7 +70,7 @@ class MobileNet(Surface):
     NAME: str = "mobilenetv3_large_100"
     TIMM_BN: Bool = False
     PRETRAINED: Bool = False
-    TRUNK_ONLY: Bool = False
+    TRUNK_ONLY: Bool = True
 
 
 class MaskedImageModeling(Surface):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -35,6 +36,9 @@ BLOCKS: dict[str, tuple[str, ...]] = {
 }
 """Trunk names and the blocks of TRUNK that they read."""
 
+REGNET_LADDER = {"depth", "w_0", "w_a", "w_m", "group_width", "bottleneck_multiplier"}
+REGNET_STAGES = {"depths", "widths", "group_widths", "bottleneck_multipliers", "strides"}
+
 ALL_BLOCKS = sorted({b for blocks in BLOCKS.values() for b in blocks})
 
 
@@ -43,6 +47,7 @@ def trunk_of(translation: Translation) -> tuple[Any, list[KeyPath]]:
     trunk = translation.model.TRUNK
     blocks = BLOCKS.get(trunk.NAME, ())
     native: dict[str, Any] = {"name": At(trunk.NAME, translation.path("TRUNK", "NAME"))}
+    unused: list[KeyPath] = []
     for block in blocks:
         values = getattr(trunk, block)
         at = translation.path("TRUNK", block)
@@ -51,17 +56,33 @@ def trunk_of(translation: Translation) -> tuple[Any, list[KeyPath]]:
             spelled = "variant" if key.lower() == "name" else key.lower()
             if value is None or key == "CONVIT" or not used(spelled):
                 continue
+            if key in unread(trunk.NAME, given):
+                unused.append((*at, key))
+                continue
             native[spelled] = At(value, (*at, key), str.upper) if isinstance(value, dict) else At(value, (*at, key))
     if translation.model.INPUT_TYPE != "rgb":
         native["input_type"] = At(translation.model.INPUT_TYPE, translation.path("INPUT_TYPE"))
     written = translation.document.get(translation.path("TRUNK"), {}) or {}
-    unused = [translation.path("TRUNK", b) for b in ALL_BLOCKS if b not in blocks and written.get(b)]
+    unused += [translation.path("TRUNK", b) for b in ALL_BLOCKS if b not in blocks and written.get(b)]
     return At(native, translation.path("TRUNK")), unused
 
 
 def used(key: str) -> bool:
     """Whether a trunk's parameter describes the model (checkpointing inside of blocks is a trainer's matter)."""
     return not key.startswith("checkpoint_")
+
+
+def unread(trunk: str, given: Mapping[str, Any]) -> Collection[str]:
+    """Keys of a trunk's own block that VISSL does not read: base files and overlays leave such behind."""
+    if trunk == "mobilenetv3_tv":
+        return {"TRUNK_ONLY"}
+    if trunk == "mobilenetv3_timm":
+        return {"TIMM_BN"}
+    if not trunk.startswith("regnet"):
+        return ()
+    if given.get("name") not in (None, "anynet"):
+        return given.keys() - {"name", "stage_checkpoints", "stage_checkpointing"}
+    return REGNET_LADDER if given.get("name") == "anynet" else REGNET_STAGES
 
 
 def set_values(block: Any) -> dict[str, Any]:

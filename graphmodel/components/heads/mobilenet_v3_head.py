@@ -1,0 +1,99 @@
+"""`mobilenet_v3_head` and `mobilenet_v3_head_timm`: the classifier of MobileNetV3 as torchvision and timm build it.
+
+Source: Howard et al. 2019 (arXiv:1905.02244); VISSL's `vissl/models/heads/mobilenet_v3_head.py` (behaviour, names of
+parameters and keys).
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import nn
+from typing_extensions import Self
+
+from graphmodel.components.base import TensorInfo, match_width, width
+from graphmodel.components.heads.mlp import NormParams, Width, as_vectors, scale_linear
+from graphmodel.components.registry import register_head
+from graphmodel.spec.validate import Bool, PositiveInt
+
+
+class MobileNetV3HeadParams(NormParams):
+    """A wide hidden layer with hard swish, dropout, and the classifier."""
+
+    in_channels: Width = Field("auto", description="Width of the feature.")
+    mid_channels: PositiveInt = Field(1280, description="Width of the hidden layer.")
+    num_classes: PositiveInt = 1000
+    drop_out: float = Field(0.2, ge=0, le=1, description="Probability of dropout before the classifier.")
+    with_bn: Bool = Field(False, description="BatchNorm over the channels of the feature.")
+
+    def infer(self, feature: TensorInfo) -> Self:
+        found = match_width(self.in_channels, width(feature), ("in_channels",), feature)
+        return self.model_copy(update={"in_channels": found})
+
+    def norm(self) -> nn.Module | None:
+        """The BatchNorm, where there is one."""
+        assert isinstance(self.in_channels, int)
+        if not self.with_bn:
+            return None
+        return nn.BatchNorm2d(self.in_channels, eps=self.bn_eps, momentum=self.bn_momentum)
+
+
+def _as_maps(x: torch.Tensor) -> torch.Tensor:
+    """`(N, C)` as `(N, C, 1, 1)`."""
+    return x[:, :, None, None] if x.dim() == 2 else x
+
+
+def _initialize(module: nn.Module, scale: float) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0, 0.01)
+            nn.init.zeros_(layer.bias)
+    scale_linear(module, scale)
+
+
+@register_head("mobilenet_v3_head", params=MobileNetV3HeadParams)
+class MobileNetV3Head(nn.Module):
+    """Both layers linear, as in torchvision; `(N, C)` or `(N, C, 1, 1)` to `(N, num_classes)`."""
+
+    def __init__(self, params: MobileNetV3HeadParams) -> None:
+        super().__init__()
+        assert isinstance(params.in_channels, int)
+        self.channel_bn = params.norm()
+        self.classifier = nn.Sequential(
+            nn.Linear(params.in_channels, params.mid_channels),
+            nn.Hardswish(inplace=True),
+            nn.Dropout(params.drop_out, inplace=True),
+            nn.Linear(params.mid_channels, params.num_classes),
+        )
+        _initialize(self, params.init_scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.channel_bn is not None:
+            x = self.channel_bn(_as_maps(x))
+        out: torch.Tensor = self.classifier(as_vectors(x))
+        return out
+
+
+@register_head("mobilenet_v3_head_timm", params=MobileNetV3HeadParams)
+class MobileNetV3HeadTimm(nn.Module):
+    """The hidden layer a 1×1 convolution, as in timm; `(N, C)` or `(N, C, 1, 1)` to `(N, num_classes)`."""
+
+    def __init__(self, params: MobileNetV3HeadParams) -> None:
+        super().__init__()
+        assert isinstance(params.in_channels, int)
+        self.channel_bn = params.norm()
+        self.classifier = nn.Sequential(
+            nn.Conv2d(params.in_channels, params.mid_channels, 1),
+            nn.Hardswish(inplace=True),
+            nn.Flatten(1),
+            nn.Dropout(params.drop_out, inplace=True),
+            nn.Linear(params.mid_channels, params.num_classes),
+        )
+        _initialize(self, params.init_scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = _as_maps(x)
+        if self.channel_bn is not None:
+            x = self.channel_bn(x)
+        out: torch.Tensor = self.classifier(x)
+        return out

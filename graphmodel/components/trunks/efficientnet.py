@@ -1,0 +1,183 @@
+"""`efficientnet`: EfficientNet B0 to B7, as VISSL builds them with ClassyVision.
+
+Source: Tan and Le 2019 (arXiv:1905.11946); torchvision >= 0.19, `torchvision.models.efficientnet`; ClassyVision 0.7
+`efficientnet.py` for the rounding of widths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from torch import nn
+from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
+
+from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks.resnet import flatten
+from graphmodel.spec.validate import Bool, PositiveInt
+
+
+class Scale(NamedTuple):
+    """What a version multiplies B0's widths and depths with, and its dropout before the classifier."""
+
+    width: float
+    depth: float
+    dropout: float
+
+
+SCALES: dict[str, Scale] = {
+    "B0": Scale(1.0, 1.0, 0.2),
+    "B1": Scale(1.0, 1.1, 0.2),
+    "B2": Scale(1.1, 1.2, 0.3),
+    "B3": Scale(1.2, 1.4, 0.3),
+    "B4": Scale(1.4, 1.8, 0.4),
+    "B5": Scale(1.6, 2.2, 0.4),
+    "B6": Scale(1.8, 2.6, 0.5),
+    "B7": Scale(2.0, 3.1, 0.5),
+}
+
+
+class Row(NamedTuple):
+    """A stage of B0: expansion, kernel, stride, input width, output width, number of blocks."""
+
+    expansion: int
+    kernel: int
+    stride: int
+    width_in: int
+    width_out: int
+    depth: int
+
+
+ROWS = (
+    Row(1, 3, 1, 32, 16, 1),
+    Row(6, 3, 2, 16, 24, 2),
+    Row(6, 5, 2, 24, 40, 2),
+    Row(6, 3, 2, 40, 80, 3),
+    Row(6, 5, 1, 80, 112, 3),
+    Row(6, 5, 2, 112, 192, 4),
+    Row(6, 3, 1, 192, 320, 1),
+)
+PYRAMID = (2, 3, 5, 7)
+"""The rows (from 1) that end at the strides 4, 8, 16 and 32."""
+HEAD_WIDTH = 1280
+
+
+def _version(value: Any) -> Any:
+    return value.upper().removeprefix("EFFICIENTNET_") if isinstance(value, str) else value
+
+
+class EfficientNetParams(BaseModel):
+    """Parameters of an EfficientNet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model_version: Annotated[Literal["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"], BeforeValidator(_version)]
+    bn_momentum: float = 0.01
+    bn_epsilon: float = Field(1e-3, gt=0)
+    drop_connect_rate: float = Field(0.2, ge=0, lt=1, description="Stochastic depth of the last block.")
+    width_divisor: PositiveInt = Field(8, description="Widths are multiples of it.")
+    min_width: PositiveInt | None = Field(None, description="The smallest width; `width_divisor` where not set.")
+    use_se: Bool = Field(True, description="Squeeze-and-excitation.")
+
+    def width(self, width: int) -> int:
+        """A width of B0 in this version: the nearest multiple of the divisor, at most 10 % less than asked."""
+        wanted = width * SCALES[self.model_version].width
+        divisor = self.width_divisor
+        rounded = max(self.min_width or divisor, int(wanted + divisor / 2) // divisor * divisor)
+        return rounded + divisor if rounded < 0.9 * wanted else rounded
+
+    def depths(self) -> list[int]:
+        """The number of blocks of each stage."""
+        return [math.ceil(row.depth * SCALES[self.model_version].depth) for row in ROWS]
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """Stage (from 1) and position of every block, in VISSL's flat order."""
+        return [(stage, i) for stage, depth in enumerate(self.depths(), 1) for i in range(depth)]
+
+
+class _StageConfig(MBConvConfig):
+    """A stage whose widths are taken as they are; torchvision rounds them to multiples of 8."""
+
+    @staticmethod
+    def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
+        return int(channels * width_mult)
+
+
+@register_trunk("efficientnet")
+class EfficientNetFamily(TrunkFamily[EfficientNetParams]):
+    """torchvision's EfficientNet with ClassyVision's widths; every key of VISSL's EFFICIENT_NETS is used.
+
+    The defaults are those of ClassyVision's predefined models: BatchNorm as in the paper's TensorFlow code, where
+    torchvision's B0 to B4 have PyTorch's. Initial weights are torchvision's either way.
+    """
+
+    Params = EfficientNetParams
+    summary = "EfficientNet B0 to B7 (torchvision)"
+    source = "torchvision.models.efficientnet"
+
+    def build(self, params: EfficientNetParams, input_type: str) -> nn.Module:
+        if input_type == "lab":
+            raise ValueError("an EfficientNet takes three channels, `input_type: lab` gives it one")
+        block = MBConv if params.use_se else partial(MBConv, se_layer=nn.Identity)
+        stages = [
+            _StageConfig(
+                row.expansion,
+                row.kernel,
+                row.stride,
+                params.width(row.width_in),
+                params.width(row.width_out),
+                depth,
+                block=block,
+            )
+            for row, depth in zip(ROWS, params.depths(), strict=True)
+        ]
+        model = EfficientNet(
+            stages,
+            dropout=SCALES[params.model_version].dropout,
+            stochastic_depth_prob=params.drop_connect_rate,
+            norm_layer=partial(nn.BatchNorm2d, eps=params.bn_epsilon, momentum=params.bn_momentum),
+            last_channel=params.width(HEAD_WIDTH),
+        )
+        model.classifier[0].inplace = False  # `flatten` is read beside `dropout`, which would overwrite it
+        return model
+
+    def features(self, params: EfficientNetParams, trunk: nn.Module) -> Sequence[Feature]:
+        return (
+            Feature("conv1", ("features.0",)),
+            *(Feature(f"block{n}", (f"features.{s}.{i}",)) for n, (s, i) in enumerate(params.blocks())),
+            *(Feature(f"stage{n}", (f"features.{s}",)) for n, s in enumerate(PYRAMID, 1)),
+            Feature("conv_final", (f"features.{len(ROWS) + 1}",)),
+            Feature("avgpool", ("avgpool",)),
+            Feature("flatten", ("avgpool",), flatten, ("pre_logits",), "nc"),
+            Feature("dropout", ("classifier.0",), layout="nc"),
+        )
+
+    def vissl_key(self, key: str, params: EfficientNetParams) -> str | None:
+        """ClassyVision's flat blocks and named layers as torchvision's stages and positions."""
+        part, _, rest = key.removeprefix("_feature_blocks.").partition(".")
+        if part == "conv1":
+            return f"features.0.{rest}"
+        if part == "conv_final":
+            return f"features.{len(ROWS) + 1}.{rest}"
+        blocks = params.blocks()
+        number = int(part.removeprefix("block")) if part.removeprefix("block").isdigit() else len(blocks)
+        if number >= len(blocks):
+            return part if not rest else f"{part}.{rest}"
+        stage, position = blocks[number]
+        layer, _, leaf = rest.partition(".")
+        first = 0 if ROWS[stage - 1].expansion == 1 else 1
+        inner = {
+            "expand_conv": "0.0",
+            "bn0": "0.1",
+            "depthwise_conv": f"{first}.0",
+            "bn1": f"{first}.1",
+            "se_reduce": f"{first + 1}.fc1",
+            "se_expand": f"{first + 1}.fc2",
+            "project_conv": f"{first + 2}.0",
+            "bn2": f"{first + 2}.1",
+        }.get(layer, layer)
+        return f"features.{stage}.{position}.block.{inner}.{leaf}"
