@@ -297,6 +297,8 @@ def _span(start: Any, end: Any, name: str, lines: list[str]) -> Span:
 
 def _syntax(error: yaml.MarkedYAMLError, name: str, lines: list[str]) -> tuple[str, Span, str]:
     mark = error.problem_mark or error.context_mark
+    if mark is not None and mark.line >= len(lines) and error.context_mark is not None:
+        mark = error.context_mark  # at the end of the file: what was opened and never closed says more
     problem = (error.problem or "unreadable").strip()
     message = f"YAML syntax: {problem}" + (f" {error.context}" if error.context else "")
     hint = "check brackets, quotes, colons and indentation at and just above this line"

@@ -130,7 +130,7 @@ def apply_overrides(document: Document, overrides: Sequence[str], prefixes: Sequ
     for item in overrides:
         try:
             _override(out, item, prefixes)
-        except CompileError as error:  # noqa: PERF203 (all bad items are reported, not the first)
+        except CompileError as error:
             problems += error.diagnostics
     if problems:
         raise CompileError(problems)

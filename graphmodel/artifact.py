@@ -1,0 +1,235 @@
+"""Writes a compiled model: model.py to read, weights.safetensors, and spec.lock.yaml to build it again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from graphmodel.diagnostics import CompileError, Diagnostic
+
+if TYPE_CHECKING:
+    from graphmodel.lower.module import CompiledModel
+
+MODEL, WEIGHTS, LOCK = "model.py", "weights.safetensors", "spec.lock.yaml"
+_MARK = "# Written by graphmodel"
+
+
+def refuse_foreign(directory: str | Path) -> None:
+    """Refuses an output directory that holds anything but an earlier result of ours.
+
+    Raises:
+        CompileError: GM520.
+    """
+    target = Path(directory)
+    problem = _foreign(target)
+    if problem:
+        raise CompileError(
+            [Diagnostic("GM520", f"cannot write to `{directory}`: {problem}", None, "name a new directory")]
+        )
+
+
+def _foreign(target: Path) -> str:
+    if not target.exists() and not target.is_symlink():
+        near = next((p for p in target.absolute().parents if p.exists()), None)
+        return "" if near is None or near.is_dir() else f"`{near}` is no directory"
+    if not target.is_dir():
+        return "it is no directory"
+    names = {p.name for p in target.iterdir()} - {"__pycache__"}
+    others = sorted(names - {MODEL, WEIGHTS, LOCK})
+    if others:
+        return f"it holds other files ({', '.join(others[:3])}{', …' if len(others) > 3 else ''})"
+    if names:
+        lock = target / LOCK
+        if not lock.is_file() or not lock.read_text("utf-8", "replace").startswith(_MARK):
+            return f"its {LOCK} was not written by graphmodel"
+    return ""
+
+
+def write_artifact(
+    module: CompiledModel, directory: str | Path, *, weights: bool = True, imports: Sequence[str] = ()
+) -> list[Path]:
+    """Writes the module to a directory, whole or not at all.
+
+    The files are written to a directory beside and renamed at the end; an earlier result of ours is replaced.
+
+    Args:
+        module: what `compile` returned.
+        directory: where to; its parents are made.
+        weights: whether to write `weights.safetensors`; a module on the meta device has none.
+        imports: Python modules that register heads or trunks of this model.
+
+    Returns:
+        The files.
+
+    Raises:
+        CompileError: GM520 where the directory holds something else.
+    """
+    refuse_foreign(directory)
+    target = Path(directory).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        (fresh / LOCK).write_text(lock_text(module), "utf-8")
+        (fresh / MODEL).write_text(model_source(module, weights=weights, imports=imports), "utf-8")
+        if weights:
+            _save_weights(module, fresh / WEIGHTS)
+        _open_up(fresh)
+        _swap(fresh, target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return [target / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
+
+
+def _open_up(directory: Path) -> None:
+    """Gives temporary files the permissions that files made the usual way have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    directory.chmod(0o777 & ~mask)
+    for file in directory.iterdir():
+        file.chmod(0o666 & ~mask)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Puts `fresh` in the place of `target`; what stood there comes back where that fails."""
+    if not target.exists():
+        fresh.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / target.name
+    target.rename(old)
+    try:
+        fresh.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _save_weights(module: CompiledModel, path: Path) -> None:
+    """A tensor under several names is stored once; `safetensors.torch.load_model` ties it again."""
+    from safetensors.torch import save_model
+
+    from graphmodel import __version__
+
+    save_model(module, str(path), {"format": "pt", "graphmodel": __version__, "seed": str(_record(module)["seed"])})
+
+
+def _record(module: CompiledModel) -> dict[str, Any]:
+    record: dict[str, Any] = module.meta["graphmodel"]
+    return record
+
+
+# -- spec.lock.yaml ---------------------------------------------------------------------------------------------------
+
+
+def lock_text(module: CompiledModel) -> str:
+    """The native spec that builds this module again, with nothing left open."""
+    from graphmodel import __version__
+    from graphmodel.dialects.dump import dump, header, to_yaml
+    from graphmodel.graph.resolved import resolved_spec
+
+    spec = resolved_spec(module.model_graph).model_copy(update={"returns": module.returns})
+    origin = " and ".join(Path(f).name for f in spec.origin.files) or "a mapping"
+    first = f"{_MARK[2:]} {__version__} from {origin}: every default spelled out, every `auto` filled in."
+    return header([first]) + to_yaml(dump(spec))
+
+
+# -- model.py ---------------------------------------------------------------------------------------------------------
+
+_TEMPLATE = '''"""{title}
+
+{shapes}
+
+    import model
+
+    module = model.load()
+
+`forward` is what the module runs; it is here to be read. Stages of the trunk and heads are called whole, under the
+names that `state_dict()` has.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+{imports}
+
+HERE = Path(__file__).resolve().parent
+SEED = {seed}
+
+
+def load(device: str = "cpu", weights: bool = {weights}) -> graphmodel.CompiledModel:
+    """The module in training mode, with the weights beside this file or the initial ones of the seed."""
+    module = graphmodel.compile(HERE / "{lock}", device=device, seed=SEED{options})
+    if weights:
+        safetensors.torch.load_model(module, HERE / "{file}", device=device)
+    return module
+
+
+{forward}
+'''
+
+
+def model_source(module: CompiledModel, *, weights: bool = True, imports: Sequence[str] = ()) -> str:
+    """The text of model.py: how to load the module, and the forward that it runs."""
+    from graphmodel import __version__
+    from graphmodel.graph.text import info_text
+
+    graph = module.model_graph
+    code = module.graph.python_code("self")
+    shapes = [("Inputs", [(n, graph.nodes[n].info) for n in graph.inputs])]
+    shapes.append(("Outputs", [(k, graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()]))
+    lines = []
+    for title, items in shapes:
+        wide = max(len(name) for name, _ in items)
+        lines += [f"{title}:", *(f"    {name:{wide}}  {info_text(info)}" for name, info in items)]
+    needed = ["import graphmodel", "import safetensors.torch", *(f"import {m}" for m in imports)]
+    return _TEMPLATE.format(
+        title=f"The model `{graph.spec.name}`, compiled by graphmodel {__version__}.",
+        shapes="\n".join(lines),
+        imports="\n".join([*needed, *dict.fromkeys(_imports(code.globals, code.src))]),
+        seed=_record(module)["seed"],
+        weights=weights,
+        lock=LOCK,
+        file=WEIGHTS,
+        options=", allow_imports=True" if any(t.imports for t in graph.spec.trunks.values()) else "",
+        forward=_forward(code.src),
+    )
+
+
+def _imports(names: dict[str, Any], source: str) -> Iterator[str]:
+    """Import lines for the globals that the emitted code uses."""
+    for name, value in names.items():
+        if not re.search(rf"\b{re.escape(name)}\b", source):
+            continue
+        if isinstance(value, ModuleType):
+            yield f"import {value.__name__}" if value.__name__ == name else f"import {value.__name__} as {name}"
+        else:
+            yield _import_of(name, value)
+    if re.search(r"\btorch\.", source) and "torch" not in names:
+        yield "import torch"
+
+
+def _import_of(name: str, value: Callable[..., Any]) -> str:
+    module = getattr(value, "__module__", None) or "builtins"
+    own = getattr(value, "__name__", name)
+    return f"from {module} import {own}" + ("" if own == name else f" as {name}")
+
+
+def _forward(source: str) -> str:
+    """fx's code without the deletions that it appends to lines (`;  x = None`), functions under their public names."""
+    import torch
+
+    def public(match: re.Match[str]) -> str:
+        return f"torch.nn.functional.{match[1]}" if hasattr(torch.nn.functional, match[1]) else match[0]
+
+    source = re.sub(r"\btorch\._C\._nn\.(\w+)", public, source)
+    lines = [re.sub(r";  (?:\w+ = )+None(?=\s*(?:#|$))", "", line).rstrip() for line in source.strip().splitlines()]
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""The command line. Each command is one file here with a `register(app)`; heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+# Pydantic looks for plugins in every installed package before the first model; none of ours has one.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+COMMANDS = ("compile", "check", "show", "explain", "trunks", "heads", "schema")
+"""Files of this package in the order of `--help`; a new command is one file and one entry."""
+
+
+class Group(TyperGroup):
+    """A group that answers an unknown command with those that there are."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from graphmodel.diagnostics import choices_help
+
+            ctx.fail(f"no such command `{args[0]}`; {choices_help(args[0], self.list_commands(ctx), 'commands')}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="graphmodel",
+    cls=Group,
+    help="Compile a YAML description of a vision model into one torch.fx.GraphModule.",
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich takes 50 ms to import; `--help` does without
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from graphmodel import __version__
+
+        typer.echo(f"graphmodel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compile a YAML description of a vision model into one torch.fx.GraphModule."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+for _name in COMMANDS:
+    import_module(f"graphmodel.cli.{_name}").register(app)
+
+
+def main() -> None:
+    """The entry point `graphmodel`."""
+    app(prog_name="graphmodel")

@@ -1,0 +1,144 @@
+"""What commands print: tables and text on stdout, diagnostics on stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from graphmodel.diagnostics import CompileError, Diagnostic, in_source_order
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WRONG_SPEC = 1
+WRONG_USAGE = 2
+USAGE_CODES = frozenset({"GM100", "GM108", "GM520"})
+"""Findings about the command line rather than the spec: no such file, a bad `--set`, an output directory in use."""
+
+
+@contextmanager
+def findings(form: str, *, usage: bool = False) -> Iterator[None]:
+    """Turns a `CompileError` inside into diagnostics and an exit code.
+
+    Text goes to stderr; the machine formats go to stdout, which then holds nothing else. As JSON an error is
+    `{"ok": false, "diagnostics": […]}`.
+
+    Args:
+        form: `text`, `json`, `github` or `sarif`.
+        usage: any error is one of the command line, not of a spec.
+    """
+    try:
+        yield
+    except CompileError as error:
+        if form == "json":
+            print_json({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
+        else:
+            print_diagnostics(error.diagnostics, form)
+        raise typer.Exit(WRONG_USAGE if usage else exit_code(error.diagnostics)) from None
+
+
+def exit_code(diagnostics: Iterable[Diagnostic]) -> int:
+    """0 without errors, 2 where all of them are about the command line, else 1."""
+    codes = {d.code for d in diagnostics if d.severity == "error"}
+    if not codes:
+        return 0
+    return WRONG_USAGE if codes <= USAGE_CODES else WRONG_SPEC
+
+
+def print_diagnostics(diagnostics: Iterable[Diagnostic], form: str = "text") -> None:
+    """Prints findings in source order in the given form."""
+    ordered = in_source_order(diagnostics)
+    if form == "text":
+        if ordered:
+            colour = _stderr_colours()
+            typer.echo("\n\n".join(_coloured(d) if colour else d.render() for d in ordered), err=True)
+    else:
+        from graphmodel.cli.findings import render
+
+        typer.echo(render(ordered, form))
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _stderr_colours() -> bool:
+    import os
+
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or sys.stderr.isatty()
+
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def _coloured(diagnostic: Diagnostic) -> str:
+    first, *rest = diagnostic.render().split("\n")
+    mark, colon, message = first.partition(":")
+    lines = [typer.style(mark, fg=_COLOURS[diagnostic.severity], bold=True) + typer.style(colon + message, bold=True)]
+    for line in rest:
+        start = line.lstrip()
+        if start.startswith("| ") and set(start[2:].strip()) == {"^"}:
+            line = typer.style(line, fg=_COLOURS[diagnostic.severity])
+        elif start.startswith(("-->", "help:")):
+            word, _, tail = start.partition(" ")
+            line = line[: len(line) - len(start)] + typer.style(word, fg="blue", bold=True) + f" {tail}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def console() -> Console:
+    """Rich's console on stdout; text that goes to a file or a pipe is not cut to a width."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000, soft_wrap=not sys.stdout.isatty())
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), title: str = ""
+) -> None:
+    """A plain table: a header, a rule, columns two spaces apart; empty columns are left out.
+
+    Args:
+        columns: the headers.
+        rows: texts; a line break makes a cell of several lines.
+        right: headers of columns that align right.
+        title: a line above.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    body = [list(row) for row in rows]
+    used = [i for i, _ in enumerate(columns) if not body or any(row[i] for row in body)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    for i in used:
+        table.add_column(columns[i], justify="right" if columns[i] in right else "left", overflow="fold")
+    for row in body:
+        table.add_row(*(Text(row[i]) for i in used))
+    out = console()
+    if title:
+        out.print(Text(title, style="bold"))
+    out.print(table)
+
+
+def amount(number: int) -> str:
+    """`25.6 M`: three significant digits and a unit; small numbers as they are."""
+    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}" if number < 999.5 * size else f"{number / size:.0f} {unit}"
+    return str(number)
+
+
+def memory(size: int) -> str:
+    """`97.8 MB`."""
+    for unit, name in ((2**30, "GB"), (2**20, "MB"), (2**10, "KB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"

@@ -1,0 +1,148 @@
+"""`graphmodel explain`: what a diagnostic code means, or what the compiler does with a spec and why."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphmodel.cli import options
+
+if TYPE_CHECKING:
+    from graphmodel.codes import Code
+    from graphmodel.lower.module import CompiledModel
+    from graphmodel.profile.report import Report
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("explain")(explain)
+
+
+def explain(
+    what: Annotated[list[str], typer.Argument(metavar="CODE|SPEC", help="A code such as GM201, or a spec.")],
+    set_: options.Set = None,
+    input_: options.Input = None,
+    allow_imports: options.AllowImports = False,
+    imports: options.Import = None,
+    form: options.FormatOption = options.Format.text,
+) -> None:
+    """Explain a diagnostic code, or the plan for a spec.
+
+    The plan says what is built and run, what is frozen, what is pruned, and what each pass saved.
+    """
+    if re.fullmatch(r"(?i)gm\d{3}", what[0]):
+        _explain_codes([w.upper() for w in what], form)
+    else:
+        _explain_spec(what, set_, input_, allow_imports, imports, form)
+
+
+def _explain_codes(names: list[str], form: options.Format) -> None:
+    from graphmodel.cli import console
+    from graphmodel.codes import CODES
+    from graphmodel.diagnostics import choices_help
+
+    for name in names:
+        if name not in CODES:
+            raise typer.BadParameter(f"unknown code `{name}`; {choices_help(name, list(CODES), 'codes')}")
+    if form is options.Format.json:
+        console.print_json([CODES[n].to_dict() for n in names])
+    else:
+        typer.echo("\n\n".join(page(CODES[n]) for n in names))
+
+
+def page(code: Code) -> str:
+    """A code's page as text."""
+    parts = [f"{code.code}: {code.title}", code.meaning]
+    for title, example in (("Wrong:", code.bad), ("Right:", code.good)):
+        if example:
+            parts += [title, "\n".join(f"    {line}" for line in example.rstrip().splitlines())]
+    return "\n\n".join(parts)
+
+
+def _explain_spec(
+    specs: list[str], set_: Any, input_: Any, allow_imports: bool, imports: Any, form: options.Format
+) -> None:
+    from graphmodel.cli import console
+
+    with console.findings(form.value):
+        spec = options.load(specs, set_, input_)
+        options.import_modules(imports)
+        from graphmodel.api import compile
+        from graphmodel.profile.report import report
+
+        module = compile(spec, device="meta", seed=0, allow_imports=allow_imports)
+        plan = _plan(module, report(module.model_graph))
+    if form is options.Format.json:
+        console.print_json({"ok": True, **plan, "diagnostics": [d.to_dict() for d in spec.notes]})
+        return
+    for line in plan_text(plan):
+        typer.echo(line)
+    console.print_diagnostics(spec.notes)
+
+
+def _plan(module: CompiledModel, result: Report) -> dict[str, Any]:
+    """What will be built and run, and what will not."""
+    graph = module.model_graph
+    data = result.to_dict()
+    runs: dict[str, int] = {}
+    for node in graph.nodes.values():
+        if node.call == "module":
+            runs[str(node.target)] = runs.get(str(node.target), 0) + 1
+    components = []
+    for path, component in graph.components.items():
+        built = {str(n.target) for n in graph.nodes.values() if n.component == path}
+        stages = [f"{path}.{name}" for name, _ in component.meta.named_children()]
+        whole = path in built
+        components.append(
+            {
+                "name": path,
+                "family": component.family,
+                "runs": [{"module": m, "times": runs[m]} for m in runs if m == path or m.startswith(f"{path}.")],
+                "pruned": [] if whole else [s for s in stages if not _is_used(s, built)],
+            }
+        )
+    return {
+        "name": result.name,
+        "inputs": data["inputs"],
+        "outputs": data["outputs"],
+        "returns": module.returns,
+        "components": components,
+        "frozen": list(graph.frozen),
+        "totals": data["totals"],
+        "passes": data["passes"],
+        "saved": data["saved"],
+    }
+
+
+def _is_used(stage: str, built: set[str]) -> bool:
+    return any(b == stage or b.startswith(f"{stage}.") for b in built)
+
+
+def plan_text(plan: dict[str, Any]) -> list[str]:
+    """The plan in words."""
+    from graphmodel.cli.console import amount, memory
+
+    lines = [f"{plan['name']}: forward({', '.join(plan['inputs'])}) returns a {plan['returns']}"]
+    lines += ["", "inputs", *(f"  {name}  {shape}" for name, shape in plan["inputs"].items())]
+    lines += ["", "outputs", *(f"  {name}  {shape}" for name, shape in plan["outputs"].items())]
+    for part in plan["components"]:
+        lines += ["", f"{part['name']}: {part['family']}"]
+        again = [
+            f"{r['module'].removeprefix(part['name'] + '.')} ×{r['times']}" for r in part["runs"] if r["times"] > 1
+        ]
+        lines.append(
+            f"  {len(part['runs'])} modules are built and run" + (f"; again: {', '.join(again)}" if again else "")
+        )
+        if part["pruned"]:
+            names = ", ".join(s.removeprefix(part["name"] + ".") for s in part["pruned"])
+            lines.append(f"  never built, no output needs them: {names}")
+    count = plan["totals"]["parameters"]
+    lines += ["", "parameters", f"  {amount(count['trained'])} train", f"  {amount(count['frozen'])} are frozen"]
+    lines += [f"    {pattern}" for pattern in plan["frozen"]]
+    lines.append(f"  {amount(count['pruned'])} are never built")
+    lines.append(f"  {memory(plan['totals']['bytes'])} of memory with buffers")
+    lines += ["", f"FLOPs  {amount(plan['totals']['flops_per_sample'])} per sample (forward, a multiply-add is two)"]
+    lines += ["", f"passes  {', '.join(plan['passes'])}", *(f"  {s}" for s in plan["saved"] or ["nothing to save"])]
+    return lines

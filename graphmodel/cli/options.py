@@ -1,0 +1,147 @@
+"""Arguments and options that several commands share, and the reading of `--input`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from graphmodel.dialects import InputShapes
+    from graphmodel.spec.model import ModelSpec
+
+
+class Format(str, Enum):
+    """How data is printed."""
+
+    text = "text"
+    json = "json"
+
+
+class FindingsFormat(str, Enum):
+    """How data and diagnostics are printed."""
+
+    text = "text"
+    json = "json"
+    github = "github"
+    sarif = "sarif"
+
+
+class Returns(str, Enum):
+    """The form of the module's result."""
+
+    dict = "dict"
+    tuple = "tuple"
+    list = "list"
+    tensor = "tensor"
+
+
+Specs = Annotated[
+    list[str], typer.Argument(metavar="SPEC", help="A spec file; further files are overlays, the last one wins.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Change a value of the spec, such as trunk.depth=101. Repeatable."
+    ),
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=SHAPE",
+        help="The shape of an input, such as images=3x224x224; for a list of views "
+        "crops=2:3x224x224,6:3x96x96 (two of one shape, six of the other). Repeatable.",
+    ),
+]
+Outputs = Annotated[
+    Returns | None, typer.Option("--outputs", help="The form of the module's result; the spec's own where left out.")
+]
+AllowImports = Annotated[
+    bool, typer.Option("--allow-imports", help="Let the spec name Python code to import (`trunk: {module: …}`).")
+]
+Import = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import", metavar="MODULE", help="Import a Python module that registers heads or trunks. Repeatable."
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+FindingsOption = Annotated[
+    FindingsFormat, typer.Option("--format", help="How to print; github and sarif print the diagnostics only.")
+]
+
+
+def form_of(outputs: Returns | None) -> Literal["dict", "tuple", "list", "tensor"] | None:
+    """`--outputs` as the API takes it."""
+    return None if outputs is None else outputs.value
+
+
+def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence[str] | None) -> ModelSpec:
+    """The spec of the command line; imports no torch, so that a malformed file is answered at once.
+
+    Raises:
+        CompileError: everything that is wrong with the files and the overrides.
+        typer.BadParameter: where `--input` cannot be read.
+    """
+    given = shapes(inputs)
+    from graphmodel.loading import load_spec
+
+    return load_spec(specs, overrides or (), inputs=given or None)
+
+
+def shapes(items: Sequence[str] | None) -> InputShapes:
+    """The shapes that `--input` items say.
+
+    `NAME=3x224x224` is one tensor. A comma or a colon makes a list of views: `NAME=3x224x224,3x96x96`, or with counts
+    `NAME=2:3x224x224,6:3x96x96`.
+
+    Raises:
+        typer.BadParameter: where an item says something else.
+    """
+    found: dict[str, tuple[int, ...] | list[tuple[int, ...]]] = {}
+    for item in items or ():
+        name, equals, text = item.partition("=")
+        if not equals or not name or not text:
+            raise typer.BadParameter(f"`{item}` is not of the form NAME=SHAPE, such as images=3x224x224")
+        if name in found:
+            raise typer.BadParameter(f"the input `{name}` is given twice")
+        if "," not in text and ":" not in text:
+            found[name] = _shape(text, item)
+            continue
+        views: list[tuple[int, ...]] = []
+        for part in text.split(","):
+            count, colon, shape = part.rpartition(":")
+            if colon and not (count.isdecimal() and 0 < int(count) <= 1000):
+                raise typer.BadParameter(f"`{count}` in `{item}` is no number of views; write COUNT:SHAPE")
+            views += [_shape(shape, item)] * (int(count) if colon else 1)
+        found[name] = views
+    return found
+
+
+def _shape(text: str, item: str) -> tuple[int, ...]:
+    parts = text.lower().replace("×", "x").split("x")
+    if not all(p.isdecimal() and 0 < int(p) < 2**31 for p in parts):
+        raise typer.BadParameter(f"`{text}` in `{item}` is no shape; write sizes with x between, such as 3x224x224")
+    return tuple(int(p) for p in parts)
+
+
+def import_modules(names: Sequence[str] | None) -> None:
+    """Imports modules that register heads or trunks; the current directory is searched too, as by `python -m`.
+
+    Raises:
+        typer.BadParameter: where one cannot be imported.
+    """
+    import sys
+
+    if names and "" not in sys.path:
+        sys.path.insert(0, "")
+    for name in names or ():
+        try:
+            import_module(name)
+        except Exception as error:  # the user's own code may raise anything
+            raise typer.BadParameter(f"cannot import `{name}`: {type(error).__name__}: {error}") from error

@@ -1,0 +1,47 @@
+"""`graphmodel schema`: the JSON Schemas that let an editor complete and check specs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphmodel.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("schema")(schema)
+
+
+def schema(
+    dialect: Annotated[str | None, typer.Argument(help="native or vissl; both where left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write DIR/NAME.schema.json instead.")
+    ] = None,
+    imports: options.Import = None,
+    form: options.FormatOption = options.Format.json,
+) -> None:
+    """Print or write JSON Schemas for editors.
+
+    With --import, heads and trunks that you registered are in them.
+    """
+    from graphmodel.cli import console
+
+    options.import_modules(imports)
+    from graphmodel.schema import SCHEMAS, schema_text, write_schemas
+
+    if dialect is not None and dialect not in SCHEMAS:
+        raise typer.BadParameter(f"`{dialect}` is no dialect; there are {' and '.join(SCHEMAS)}")
+    names = [dialect] if dialect is not None else list(SCHEMAS)
+    if output is not None:
+        files = [str(f) for f in write_schemas(output, names)]
+        if form is options.Format.json:
+            console.print_json({"files": files})
+        else:
+            typer.echo("\n".join(f"wrote {f}" for f in files))
+    elif dialect is not None:
+        typer.echo(schema_text(dialect), nl=False)
+    else:
+        console.print_json({name: SCHEMAS[name]() for name in names})

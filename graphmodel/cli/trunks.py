@@ -1,0 +1,160 @@
+"""`graphmodel trunks`: the trunks that a spec may name, and one trunk's features and parameters."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+import typer
+
+from graphmodel.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("trunks")(trunks)
+
+
+def trunks(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A trunk, such as resnet or timm:convnext_tiny; a pattern such as 'timm:vit_*' lists."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAM=VALUE", help="A parameter of the trunk, such as depth=18. Repeatable."),
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", metavar="SHAPE", help="The input, such as 3x224x224; the trunk's own if out."),
+    ] = None,
+    imports: options.Import = None,
+    form: options.FormatOption = options.Format.text,
+) -> None:
+    """List trunks, or show one's features and parameters."""
+    from graphmodel.cli import console
+
+    with console.findings(form.value, usage=True):
+        options.import_modules(imports)
+        if name is None:
+            _print_list(form, _families())
+        elif name.endswith(":") or any(c in name for c in "*?["):
+            _print_names(form, name)
+        else:
+            _print_page(name, set_ or (), input_, form)
+
+
+def _families() -> list[dict[str, Any]]:
+    from graphmodel.components.registry import find_trunk, trunk_names
+
+    groups: dict[Any, dict[str, Any]] = {}
+    for name in trunk_names():
+        family = find_trunk(name)
+        key = getattr(family, "origin", None) or type(family)
+        if key in groups:
+            groups[key]["aliases"].append(name)
+            continue
+        variants = getattr(family, "variants", None)
+        groups[key] = {
+            "name": name,
+            "aliases": [],
+            "summary": getattr(family, "summary", ""),
+            "source": getattr(family, "source", ""),
+            "models": len(variants()) if variants is not None else None,
+        }
+    return list(groups.values())
+
+
+def _print_list(form: options.Format, families: list[dict[str, Any]]) -> None:
+    from graphmodel.cli import console
+
+    if form is options.Format.json:
+        console.print_json(families)
+        return
+    console.print_table(
+        ("name", "also", "what", "from"),
+        [
+            (
+                f["name"] + (":NAME" if f["models"] is not None else ""),
+                ", ".join(f["aliases"]),
+                f["summary"] + (f" ({f['models']} models)" if f["models"] is not None else ""),
+                f["source"],
+            )
+            for f in families
+        ],
+    )
+    typer.echo("\n`graphmodel trunks NAME` shows features and parameters.")
+
+
+def _print_names(form: options.Format, pattern: str) -> None:
+    from graphmodel.cli import console
+    from graphmodel.components.registry import find_trunk, trunk_names
+
+    library, colon, _ = pattern.partition(":")
+    variants = getattr(find_trunk(library), "variants", None) if colon else None
+    names = [f"{library}:{v}" for v in variants()] if variants is not None else trunk_names()
+    found = names if pattern == f"{library}:" else [n for n in names if fnmatchcase(n, pattern)]
+    if form is options.Format.json:
+        console.print_json(found)
+    else:
+        typer.echo("\n".join(found))
+
+
+def _print_page(name: str, items: Any, size: str | None, form: options.Format) -> None:
+    from dataclasses import replace
+
+    from graphmodel.cli import console
+    from graphmodel.cli.catalogue import trunk_page
+    from graphmodel.components.registry import find_trunk, trunk_names
+    from graphmodel.diagnostics import choices_help
+    from graphmodel.spec.document import fail
+    from graphmodel.spec.merge import apply_overrides, from_mapping
+
+    shape = options.shapes([f"input={size}"])["input"] if size else None
+    family = find_trunk(name)
+    if family is None or (getattr(family, "variants", None) is not None and ":" not in name):
+        library, colon, _ = name.partition(":")
+        suggest = getattr(find_trunk(library), "variants", None)
+        names = [f"{library}:{v}" for v in suggest()] if suggest is not None else trunk_names()
+        message = f"unknown trunk `{name}`" if colon or family is None else f"`{name}` needs a model: `{name}:NAME`"
+        raise fail("GM205", message, help=choices_help(name, names, "trunks"))
+    given = apply_overrides(from_mapping({}), items).data
+    page = trunk_page(name, family, given, shape)  # type: ignore[arg-type]
+    if form is options.Format.json:
+        console.print_json(page.to_dict())
+        return
+    typer.echo(f"{name}: {page.summary}" + (f" [{page.source}]" if page.source else ""))
+    typer.echo(
+        f"{console.amount(page.parameters)} parameters with its own classifier; features of a "
+        f"{'×'.join(map(str, page.input))} input:\n"
+    )
+    console.print_table(
+        ("feature", "also", "shape", "layout", "channels", "stride", ""),
+        [
+            (
+                f.name,
+                ", ".join(f.aliases),
+                f.shape,
+                f.layout,
+                str(f.channels or ""),
+                str(f.stride or ""),
+                "default" if f.default else "",
+            )
+            for f in page.features
+        ],
+        right=("channels", "stride"),
+    )
+    typer.echo("any dotted module path is a feature too\n")
+    print_parameters([replace(p, default=str(given.get(p.name, p.default))) for p in page.options])
+
+
+def print_parameters(rows: Any) -> None:
+    """A table of parameters."""
+    from graphmodel.cli import console
+
+    if not rows:
+        typer.echo("no parameters")
+        return
+    console.print_table(
+        ("parameter", "type", "default", "meaning"), [(p.name, p.type, p.default, p.description) for p in rows]
+    )

@@ -1,0 +1,90 @@
+"""Counts floating-point operations per sample of every call, on the meta device: no memory, no weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from graphmodel.graph.build import DTYPES
+from graphmodel.graph.types import ModelGraph, Node, Ref, map_values
+
+
+def count_flops(graph: ModelGraph) -> dict[str, Fraction]:
+    """Floating-point operations per sample of each node, a multiply-add counted as two.
+
+    A sample is one row of every input's batch; an input of views counts each of its views. The forward in eval mode
+    is counted: convolutions, matrix products and attention, as `torch.utils.flop_counter` counts them.
+
+    Args:
+        graph: a graph, before or after its passes.
+
+    Returns:
+        The count by node name.
+    """
+    batch = _batch(graph)
+    values: dict[str, Any] = {}
+    flops: dict[str, Fraction] = {}
+    with torch.no_grad(), torch.device("meta"), _eval(graph):
+        for node in graph.nodes.values():
+            counter = FlopCounterMode(display=False)
+            with counter:
+                values[node.name] = _run(graph, node, values, batch)
+            flops[node.name] = Fraction(counter.get_total_flops(), batch)
+    return flops
+
+
+def _batch(graph: ModelGraph) -> int:
+    """A batch size that every call can take: heads that join rows want a multiple of them."""
+    multiples = [c.params.batch_multiple() for c in graph.components.values() if hasattr(c.params, "batch_multiple")]
+    return 2 * math.lcm(*multiples)
+
+
+def _run(graph: ModelGraph, node: Node, values: dict[str, Any], batch: int) -> Any:
+    if node.call == "placeholder":
+        item = graph.inputs[node.name]
+        shapes = [item.shape or ()] if item.views is None else item.views
+        tensors = [torch.empty((batch, *shape), dtype=DTYPES[item.dtype]) for shape in shapes]
+        return tensors[0] if item.views is None else tensors
+
+    def value(ref: Ref) -> Any:
+        return values[ref.node]
+
+    args, kwargs = map_values(node.args, value), map_values(dict(node.kwargs), value)
+    if node.call == "function":
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+    if node.call == "method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    called = part_of(graph, node)
+    return called(*args, **kwargs) if isinstance(called, nn.Module) else called
+
+
+def part_of(graph: ModelGraph, node: Node) -> nn.Module | torch.Tensor:
+    """The module (or, for an attribute, the tensor) on the meta device that a node calls."""
+    component = graph.components[node.component]
+    inner = str(node.target).removeprefix(component.name).removeprefix(".")
+    if node.call == "module":
+        return component.meta.get_submodule(inner)
+    holder, _, leaf = inner.rpartition(".")
+    found: torch.Tensor = getattr(component.meta.get_submodule(holder), leaf)
+    return found
+
+
+@contextmanager
+def _eval(graph: ModelGraph) -> Iterator[None]:
+    """Inside, every component is in eval mode; no statistic of the meta modules moves."""
+    training = [m for c in graph.components.values() for m in c.meta.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

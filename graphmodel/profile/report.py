@@ -1,0 +1,202 @@
+"""The report of a model as data: a row for each call, totals of parameters and operations, what passes saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphmodel.components.registry import find_trunk
+from graphmodel.graph.freezing import is_frozen
+from graphmodel.graph.text import info_text, target_text
+from graphmodel.graph.types import ModelGraph, Node
+from graphmodel.profile.flops import count_flops, part_of
+
+
+@dataclass(frozen=True)
+class Row:
+    """One call.
+
+    Attributes:
+        node: its name in the graph and in the emitted code.
+        kind: `input`, `trunk`, `op` or `head`.
+        calls: the path of the module it calls, or the function's name; empty for inputs.
+        feature: names of the trunk's features that its value is.
+        shape: its value; the batch is N.
+        parameters: parameters behind the call, those of an earlier row not counted again.
+        frozen: how many of them do not train.
+        shared: it has parameters that an earlier row counts.
+        flops: floating-point operations per sample, a multiply-add counted as two.
+        line: where the spec asks for it, `file:line:column`.
+    """
+
+    node: str
+    kind: str
+    calls: str
+    feature: tuple[str, ...]
+    shape: str
+    parameters: int
+    frozen: int
+    shared: bool
+    flops: int
+    line: str
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it has parameters and none of them trains."""
+        return 0 < self.parameters == self.frozen
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a graph computes and what it costs.
+
+    Attributes:
+        name: the model's name.
+        dialect: the dialect of its spec.
+        inputs: shape text by input.
+        outputs: shape text by the key of the module's result.
+        rows: the calls in execution order.
+        trained: parameters that train.
+        frozen: parameters that do not.
+        pruned: parameters of the named trunks and heads that no output needs and that are never built.
+        bytes: memory of parameters and buffers.
+        flops: floating-point operations per sample.
+        passes: names of the passes that ran.
+        saved: what each of them says it saved.
+    """
+
+    name: str
+    dialect: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    rows: tuple[Row, ...]
+    trained: int
+    frozen: int
+    pruned: int
+    bytes: int
+    flops: int
+    passes: tuple[str, ...]
+    saved: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that `--format json` prints."""
+        return {
+            "name": self.name,
+            "dialect": self.dialect,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "nodes": [
+                {
+                    "name": r.node,
+                    "kind": r.kind,
+                    "calls": r.calls,
+                    "features": list(r.feature),
+                    "shape": r.shape,
+                    "parameters": r.parameters,
+                    "frozen_parameters": r.frozen,
+                    "shared": r.shared,
+                    "flops": r.flops,
+                    "source": r.line or None,
+                }
+                for r in self.rows
+            ],
+            "totals": {
+                "parameters": {
+                    "total": self.trained + self.frozen,
+                    "trained": self.trained,
+                    "frozen": self.frozen,
+                    "pruned": self.pruned,
+                },
+                "bytes": self.bytes,
+                "flops_per_sample": self.flops,
+            },
+            "passes": list(self.passes),
+            "saved": list(self.saved),
+        }
+
+
+def report(graph: ModelGraph) -> Report:
+    """The report of a graph after its passes."""
+    flops = count_flops(graph)
+    features = _features(graph)
+    counted: dict[int, torch.Tensor] = {}
+    rows = []
+    trained = frozen = 0
+    for node in graph.nodes.values():
+        used = list(_parameters(graph, node))
+        fresh = [(n, p) for n, p in used if id(p) not in counted]
+        counted |= {id(p): p for _, p in fresh}
+        own = sum(p.numel() for _, p in fresh)
+        still = sum(p.numel() for n, p in fresh if is_frozen(n, graph.frozen) or not p.requires_grad)
+        trained, frozen = trained + own - still, frozen + still
+        rows.append(
+            Row(
+                node=node.name,
+                kind=node.kind,
+                calls="" if node.call == "placeholder" else target_text(node.target),
+                feature=features.get(node.name, ()),
+                shape=info_text(node.info),
+                parameters=own,
+                frozen=still,
+                shared=len(fresh) < len(used),
+                flops=round(flops[node.name]),
+                line=str(node.span) if node.span else "",
+            )
+        )
+    buffers = {id(b): b for node in graph.nodes.values() for b in _buffers(graph, node)}
+    everything = {id(p): p for c in graph.components.values() for p in c.meta.parameters()}
+    return Report(
+        name=graph.spec.name,
+        dialect=graph.spec.dialect,
+        inputs={name: info_text(graph.nodes[name].info) for name in graph.inputs},
+        outputs={k: info_text(graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()},
+        rows=tuple(rows),
+        trained=trained,
+        frozen=frozen,
+        pruned=sum(p.numel() for i, p in everything.items() if i not in counted),
+        bytes=sum(t.numel() * t.element_size() for t in (*counted.values(), *buffers.values())),
+        flops=round(sum(flops.values(), Fraction(0))),
+        passes=graph.history,
+        saved=graph.saved,
+    )
+
+
+def _parameters(graph: ModelGraph, node: Node) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names (from the module's root) and tensors of the parameters that a node uses, each once."""
+    if node.call not in ("module", "attribute"):
+        return
+    part = part_of(graph, node)
+    if isinstance(part, nn.Module):
+        yield from ((f"{node.target}.{name}", p) for name, p in part.named_parameters())
+    elif isinstance(part, nn.Parameter):
+        yield str(node.target), part
+
+
+def _buffers(graph: ModelGraph, node: Node) -> Iterator[torch.Tensor]:
+    if node.call not in ("module", "attribute"):
+        return
+    part = part_of(graph, node)
+    if isinstance(part, nn.Module):
+        yield from part.buffers()
+    elif not isinstance(part, nn.Parameter):
+        yield part
+
+
+def _features(graph: ModelGraph) -> dict[str, tuple[str, ...]]:
+    """Feature names by node: those that the spec reads, and those that are the value of one stage."""
+    names: dict[str, tuple[str, ...]] = {}
+    stages: dict[str, list[str]] = {}
+    for component in graph.components.values():
+        family = find_trunk(component.family) if component.kind == "trunk" and not component.given else None
+        for feature in family.features(component.params, component.meta) if family is not None else ():
+            if len(feature.taps) == 1 and feature.compute is None:
+                stages.setdefault(f"{component.name}.{feature.taps[0]}", []).append(feature.name)
+    for node in graph.nodes.values():
+        own = stages.get(str(node.target), []) if node.call == "module" else []
+        names[node.name] = tuple(dict.fromkeys([*node.facts.get("features", ()), *own]))
+    return names

@@ -1,0 +1,260 @@
+"""JSON Schemas of the dialects, made of the Pydantic models and of every registered head's and trunk's parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from graphmodel.components.registry import find_head, find_trunk, head_names, trunk_names
+from graphmodel.dialects.native import POOLS, NativeSpec
+from graphmodel.dialects.vissl_schema import VisslFile
+
+Schema = dict[str, Any]
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_NOTHING: Schema = {"type": "null"}
+_EXTENDS: Schema = {
+    "description": "Files that this one changes; paths are relative to it.",
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+}
+
+
+def native_schema() -> Schema:
+    """The schema of the native format."""
+    schema = _clean(NativeSpec.model_json_schema())
+    defs: Schema = schema["$defs"]
+    params = _Params()
+    trunk = {"$ref": "#/$defs/Trunk"}
+    defs["Trunk"] = {"anyOf": [{"type": "string", "anyOf": _trunk_names()}, *_trunks(defs.pop("TrunkYaml"), defs)]}
+    defs["Module"] = _module(params)
+    defs["Head"] = {
+        "anyOf": [{"$ref": "#/$defs/Module"}, {"type": "array", "items": {"$ref": "#/$defs/Module"}, "minItems": 1}]
+    }
+    defs["Pool"] = _pool()
+    defs["Output"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/Output"}}]}
+    for part in ("EdgeYaml", "FeatureYaml", "SourceYaml"):
+        defs[part]["properties"]["pool"] = {"$ref": "#/$defs/Pool"}
+    properties: Schema = schema["properties"]
+    properties["extends"] = _EXTENDS
+    properties["trunk"] = {"description": "The trunk; `trunks` where there are several.", **trunk}
+    properties["trunks"] = {"type": "object", "minProperties": 1, "additionalProperties": trunk}
+    properties["heads"] = {
+        "description": "Heads by name: one module, or a list of modules that run one after the other.",
+        "type": "object",
+        "additionalProperties": {"$ref": "#/$defs/Head"},
+    }
+    properties["outputs"]["anyOf"][0]["items"] = {"$ref": "#/$defs/Output"}
+    schema["anyOf"] = [{"required": [key]} for key in ("trunk", "trunks", "extends")]
+    schema["not"] = {"required": ["trunk", "trunks"]}
+    return _finished(schema, params, "native", "graphmodel's native format")
+
+
+def vissl_schema() -> Schema:
+    """The schema of VISSL's configuration files; overlays are valid too, so nothing is required."""
+    schema = _clean(VisslFile.model_json_schema())
+    params = _Params()
+    heads = []
+    for name in head_names():
+        entry = find_head(name)
+        assert entry is not None
+        heads.append({"type": "array", "prefixItems": [{"const": name}, params.of(entry.params)], "minItems": 1})
+    defs: Schema = schema["$defs"]
+    defs["Module"] = {"anyOf": heads}
+    defs["Head"]["properties"]["PARAMS"]["items"] = {
+        "anyOf": [{"$ref": "#/$defs/Module"}, {"type": "array", "items": {"$ref": "#/$defs/Module"}, "minItems": 1}]
+    }
+    defs["Trunk"]["properties"]["NAME"] = {"enum": trunk_names(), "default": "resnet"}
+    schema["properties"]["extends"] = _EXTENDS
+    schema["anyOf"] = [{"required": [key]} for key in ("config", "MODEL", "extends")]
+    return _finished(schema, params, "vissl", "a VISSL configuration file")
+
+
+SCHEMAS: dict[str, Callable[[], Schema]] = {"native": native_schema, "vissl": vissl_schema}
+"""The schema of each dialect."""
+
+
+def schema_text(dialect: str) -> str:
+    """A dialect's schema as the text of its file."""
+    return json.dumps(SCHEMAS[dialect](), indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+
+
+def write_schemas(directory: str | Path, dialects: Sequence[str] = ("native", "vissl")) -> list[Path]:
+    """Writes `NAME.schema.json` files into a directory and returns their paths."""
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name in dialects:
+        files.append(target / f"{name}.schema.json")
+        files[-1].write_text(schema_text(name), "utf-8")
+    return files
+
+
+def schema_path(dialect: str) -> Path:
+    """Where the schema file of a dialect lies, in an installed package or in a checkout.
+
+    Raises:
+        FileNotFoundError: where neither has it.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in (here / "_schemas", here.parent / "schemas"):
+        path = folder / f"{dialect}.schema.json"
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"no schema `{dialect}`; write it with `graphmodel schema -o DIR`")
+
+
+class _Params:
+    """Schemas of parameter models under `$defs`, each once."""
+
+    def __init__(self) -> None:
+        self.models: dict[type[BaseModel], str] = {}
+
+    def of(self, model: type[BaseModel]) -> Schema:
+        """A reference to the model's schema."""
+        if model not in self.models:
+            name = model.__name__
+            while name in self.models.values():
+                name += "_"
+            self.models[model] = name
+        return {"$ref": f"#/$defs/{self.models[model]}"}
+
+    def definitions(self) -> Schema:
+        """All schemas that are referred to."""
+        out: Schema = {}
+        for model, name in self.models.items():
+            out[name] = _own(model, out)
+        return out
+
+
+def _own(model: Any, defs: Schema) -> Schema:
+    """A model's schema; what it refers to goes into `defs`. An open mapping where a type has no schema."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return {"type": "object", "properties": {}}
+    try:
+        found = model.model_json_schema(ref_template=f"#/$defs/{model.__name__}.{{model}}")
+    except PydanticInvalidForJsonSchema:  # a user's own class among the parameters
+        return {"type": "object", "properties": {}}
+    schema: Schema = _clean(found)
+    defs.update({f"{model.__name__}.{name}": inner for name, inner in schema.pop("$defs", {}).items()})
+    return {"properties": {}, **schema}
+
+
+def _finished(schema: Schema, params: _Params, name: str, title: str) -> Schema:
+    schema["$defs"] = dict(sorted({**schema["$defs"], **params.definitions()}.items()))
+    head = {"$schema": DRAFT, "$id": f"urn:graphmodel:schema:{name}:1", "title": title}
+    return {**head, **{k: v for k, v in schema.items() if k not in head}}
+
+
+def _clean(value: Any, properties: bool = False) -> Any:
+    """Pydantic's schema without the noise: no generated titles, no null defaults, `minItems` where lists are meant."""
+    if isinstance(value, list):
+        return [_clean(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if properties:
+        return {k: _clean(v) for k, v in value.items()}
+    out = {k: _clean(v, k in ("properties", "$defs")) for k, v in value.items() if k != "title"}
+    if out.get("default", 0) is None:
+        del out["default"]
+    if out.get("type") == "array":
+        for length, items in (("minLength", "minItems"), ("maxLength", "maxItems")):
+            if length in out:
+                out[items] = out.pop(length)
+    return out
+
+
+# -- trunks -----------------------------------------------------------------------------------------------------------
+
+
+def _trunk_names() -> list[Schema]:
+    """What a trunk may be called: registered names, and any name of a library whose models are trunks."""
+    names = trunk_names()
+    open_ended = [n for n in names if getattr(find_trunk(n), "variants", None) is not None]
+    out: list[Schema] = [{"enum": [n for n in names if n not in open_ended]}]
+    return out + [{"pattern": f"^{name}:."} for name in open_ended]
+
+
+def _trunks(common: Schema, defs: Schema) -> list[Schema]:
+    """One schema per family, told apart by `name`, and one for imported code."""
+    shared = {k: v for k, v in common["properties"].items() if k not in ("name", "module")}
+    by_model: dict[Any, tuple[list[Schema], str]] = {}
+    for name in trunk_names():
+        family = find_trunk(name)
+        assert family is not None
+        is_open = getattr(family, "variants", None) is not None
+        key = getattr(family, "Params", None)
+        names, _ = by_model.setdefault(key, ([], getattr(family, "summary", "")))
+        names.append({"pattern": f"^{name}:."} if is_open else {"const": name})
+    out = []
+    for model, (names, summary) in by_model.items():
+        own = _own(model, defs)
+        schema: Schema = {
+            "type": "object",
+            "description": summary,
+            "properties": {"name": names[0] if len(names) == 1 else {"anyOf": names}, **own["properties"], **shared},
+            "required": ["name", *own.get("required", ())],
+            "additionalProperties": own.get("additionalProperties", True),
+        }
+        out.append(schema)
+    module = {**common["properties"]["module"], "type": "string"}
+    module.pop("anyOf", None)
+    out.append(
+        {
+            "type": "object",
+            "description": "Imported code; only where the caller allows imports.",
+            "properties": {"module": module, **shared},
+            "required": ["module"],
+        }
+    )
+    return out
+
+
+# -- heads ------------------------------------------------------------------------------------------------------------
+
+
+def _module(params: _Params) -> Schema:
+    """One module of a head: its name, or its name and parameters."""
+    properties: Schema = {}
+    bare = []
+    for name in head_names():
+        entry = find_head(name)
+        assert entry is not None
+        reference = params.of(entry.params)
+        if any(f.is_required() for f in entry.params.model_fields.values()):
+            properties[name] = {"description": entry.summary, **reference}
+        else:
+            properties[name] = {"description": entry.summary, "anyOf": [reference, _NOTHING]}
+            bare.append(name)
+    named: Schema = {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    return {"anyOf": [named, {"enum": bare}]}
+
+
+def _pool() -> Schema:
+    sizes: Schema = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": ["integer", "null"]}}]}
+    flags = {"ceil_mode", "count_include_pad"}
+    properties: Schema = {}
+    for op, names in POOLS.items():
+        whole = {n: {"type": "boolean"} if n in flags else sizes for n in names}
+        full: Schema = {"type": "object", "properties": whole, "additionalProperties": False}
+        if names:
+            full["required"] = [names[0]]
+        properties[op] = {"anyOf": [full, *sizes["anyOf"], _NOTHING]} if names else {"anyOf": [full, _NOTHING]}
+    one: Schema = {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    return {"description": "Pooling on the way to the head.", "anyOf": [one, {"enum": ["identity"]}, _NOTHING]}
