@@ -76,7 +76,7 @@ class _Builder:
         for trunk in self.trunks.values():
             self.components[trunk.component.name] = trunk.component
         self.tensors = {name: self.input_nodes(item) for name, item in spec.inputs.items()}
-        self.features: dict[tuple[str, str, str], Value] = {}
+        self.features: dict[tuple[str, str, str], tuple[list[_Group], list[Value]]] = {}
         for (name, trunk_name), features in self.wanted.items():
             self.run_trunk(spec.inputs[name], self.trunks[trunk_name], features)
         self.report.raise_errors()
@@ -224,8 +224,8 @@ class _Builder:
                 )
             )
         for feature in features:
-            value = self.in_view_order(item, groups, [r[feature.name] for r in results], feature)
-            self.features[item.name, trunk.spec.name, feature.name] = value
+            values = [r[feature.name] for r in results]
+            self.features[item.name, trunk.spec.name, feature.name] = (groups, values)
 
     def joined(self, tensors: list[Value], group: _Group, scope: str) -> Value:
         """The views of a group as one batch."""
@@ -247,11 +247,21 @@ class _Builder:
             )
         return value
 
-    def in_view_order(self, item: InputSpec, groups: list[_Group], values: list[Value], feature: Feature) -> Value:
-        """A feature of all views as one batch, in the order in which the views came."""
+    def in_view_order(self, source: Source, groups: list[_Group], values: list[Value], feature: Feature) -> Value:
+        """A feature of all views as one batch, in the order in which the views came.
+
+        Raises:
+            CannotApply: where the feature has another size at each resolution.
+        """
         if len(values) == 1:
             return values[0]
-        name = f"{item.name}_{feature.name.replace('.', '_')}"
+        if len({tuple(v.pair[0].shape[1:]) for v in values}) > 1:
+            raise ops.CannotApply(
+                f"views of several resolutions give features of several shapes ({', '.join(v.text for v in values)}), "
+                "which are no single batch",
+                "pool the feature to one size (`pool: {adaptive_avg_pool2d: 1}`), or read a pooled feature",
+            )
+        name = f"{source.input}_{feature.name.replace('.', '_')}"
         order = [i for g in groups for i in g.indices]
         if order == sorted(order):
             return self.writer.function("cat", torch.cat, (values,), name=name)
@@ -260,7 +270,7 @@ class _Builder:
             if len(group.indices) == 1:
                 pieces[group.indices[0]] = value
                 continue
-            sizes = [self.writer.method("size", (self.tensors[item.name][i], 0)) for i in group.indices]
+            sizes = [self.writer.method("size", (self.tensors[source.input][i], 0)) for i in group.indices]
             split = self.writer.function("split", torch.split, (value, sizes), name=f"{group.label}_split")
             for position, index in enumerate(group.indices):
                 pieces[index] = self.writer.function("getitem", ops.getitem, (split, position))
@@ -298,9 +308,11 @@ class _Builder:
         trunk = self.trunks[source.trunk or ""]
         feature = trunk.find(source.feature)
         assert feature is not None, "unknown features were reported before"
-        value = self.features[source.input, trunk.spec.name, feature.name]
+        groups, values = self.features[source.input, trunk.spec.name, feature.name]
+        span = self.spec.span(edge.at)
         try:
-            return ops.prepare(self.writer, value, source, feature, trunk, self.spec.span(edge.at))
+            ready = [ops.prepare(self.writer, value, source, feature, trunk, span) for value in values]
+            return self.in_view_order(source, groups, ready, feature)
         except ops.CannotApply as error:
             self.error("GM306", f"{error} (`{source.input}.{feature.name}`)", (*source.at, "pool"), error.help)
             return None

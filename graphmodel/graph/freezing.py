@@ -22,7 +22,8 @@ def trunk_patterns(spec: ModelSpec) -> tuple[str, ...]:
 def matches(name: str, pattern: str) -> bool:
     """Whether a module or parameter of that name falls under the pattern: itself, inside of it, or by wildcard."""
     if any(c in pattern for c in "*?["):
-        return fnmatchcase(name, pattern)
+        parts = name.split(".")
+        return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(len(parts), 0, -1))
     return name == pattern or name.startswith(f"{pattern}.")
 
 
