@@ -65,11 +65,11 @@ class TokenFeatures:
         if name == "lastBLK":
             return Feature(name, ("norm",), layout="nlc")
         if name == "lastMAP":
-            return Feature(name, ("patch_embed", "norm"), partial(_as_map, skip, self.grid), layout="nhwc")
+            return Feature(name, ("patch_embed", "norm"), partial(as_map, skip, self.grid), layout="nhwc")
         if name == "lastPOOL":
-            return Feature(name, ("norm",), partial(_mean, skip), layout="nc")
+            return Feature(name, ("norm",), partial(mean_of_patches, skip), layout="nc")
         if name == "lastCLS":
-            return Feature(name, ("norm",), _first, layout="nc") if self.class_token else None
+            return Feature(name, ("norm",), first_token, layout="nc") if self.class_token else None
         return self._open_ended(name)
 
     def _open_ended(self, name: str) -> Feature | None:
@@ -102,16 +102,19 @@ class TokenFeatures:
         return every[-number:]
 
 
-def _first(trunk: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def first_token(trunk: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """`(N, L, C)` to the class token, `(N, C)`."""
     return tokens.select(1, 0)
 
 
-def _mean(skip: int, trunk: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def mean_of_patches(skip: int, trunk: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """`(N, skip + L, C)` to the mean of the last L tokens, `(N, C)`."""
     patches = tokens[:, skip:] if skip else tokens
     return patches.mean(1)
 
 
-def _as_map(skip: int, grid: Grid, trunk: nn.Module, embedded: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def as_map(skip: int, grid: Grid, trunk: nn.Module, embedded: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """`(N, skip + H * W, C)` to the map of the patches, `(N, H, W, C)`."""
     patches = tokens[:, skip:] if skip else tokens
     return torch.unflatten(patches, 1, tuple(grid(trunk, embedded)))
 
@@ -126,7 +129,7 @@ def _all_tokens(trunk: Any, *blocks: torch.Tensor) -> torch.Tensor:
 
 
 def _means(skip: int, trunk: Any, *blocks: torch.Tensor) -> torch.Tensor:
-    return _side_by_side([_mean(skip, trunk, trunk.norm(tokens)) for tokens in blocks])
+    return _side_by_side([mean_of_patches(skip, trunk, trunk.norm(tokens)) for tokens in blocks])
 
 
 def _side_by_side(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -187,8 +187,15 @@ def set_attention_scale(model: nn.Module, scale: float | None) -> None:
             module.fused_attn = False  # type: ignore[assignment]
 
 
-def image_problem(shape: Sequence[int], channels: int, smallest: int) -> str | None:
-    """Why a trunk cannot take images of this shape whatever their size, or None."""
+def image_problem(shape: Sequence[int], kernel: torch.Tensor, smallest: int) -> str | None:
+    """Why a trunk cannot take images of this shape, or None.
+
+    Args:
+        shape: the images', `(C, H, W)`.
+        kernel: the weight of the trunk's first convolution.
+        smallest: the smallest side.
+    """
+    channels = kernel.shape[1]
     if len(shape) != 3 or shape[0] != channels:
         return f"the trunk takes images of {channels} channels, (C, H, W), and the input is {text_of(shape)}"
     if min(shape[1:]) < smallest:
@@ -246,5 +253,4 @@ class VisionTransformerFamily(TrunkFamily[VisionTransformerParams]):
         return self.tokens(params).find(name)
 
     def check_input(self, params: VisionTransformerParams, shape: Sequence[int], trunk: nn.Module) -> str | None:
-        channels = trunk.patch_embed.proj.in_channels  # type: ignore[union-attr]
-        return image_problem(shape, channels, params.patch_size)  # type: ignore[arg-type]
+        return image_problem(shape, trunk.get_parameter("patch_embed.proj.weight"), params.patch_size)

@@ -1,0 +1,83 @@
+"""`classy_vit`: ClassyVision's vision transformer, on timm's.
+
+Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); ClassyVision 0.7, `models/vision_transformer.py` (behaviour and
+key names); timm >= 1.0.9, `timm.models.vision_transformer`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from graphmodel.components.base import Feature
+from graphmodel.components.registry import register_trunk
+from graphmodel.components.token_features import TokenFeatures
+from graphmodel.components.trunks.vision_transformer import VisionTransformerFamily, VisionTransformerParams
+from graphmodel.spec.validate import Bool
+
+_KEYS = (
+    (r"model\.", ""),
+    (r"class_token$", "cls_token"),
+    (r"conv_proj\.", "patch_embed.proj."),
+    (r"encoder\.pos_embedding$", "pos_embed"),
+    (r"encoder\.layers\.layer_(\d+)\.", r"blocks.\1."),
+    (r"encoder\.ln\.", "norm."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.linear_([12])\.", r".mlp.fc\1."),
+)
+"""Patterns of ClassyVision's keys and what they are in timm, tried in order."""
+
+
+class ClassyVitParams(VisionTransformerParams):
+    """Parameters of a vision transformer; with `classifier: gap` it has no class token and its patches are averaged."""
+
+    qkv_bias: Bool = Field(True, description="ClassyVision's attention always has a bias, whatever is written here.")
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first token is a class token."""
+        return self.use_class_token and self.classifier == "token"
+
+
+@register_trunk("classy_vit")
+class ClassyVitFamily(VisionTransformerFamily):
+    """timm's vision transformer in ClassyVision's form."""
+
+    Params = ClassyVitParams
+    summary = "vision transformers of ClassyVision (timm)"
+
+    def build(self, params: VisionTransformerParams, input_type: str) -> nn.Module:
+        token = self.tokens(params).class_token
+        return super().build(params.model_copy(update={"qkv_bias": True, "use_class_token": token}), input_type)
+
+    def tokens(self, params: VisionTransformerParams) -> TokenFeatures:
+        assert isinstance(params, ClassyVitParams)
+        return TokenFeatures(params.num_layers, params.has_class_token)
+
+    def find(self, name: str, params: VisionTransformerParams, trunk: nn.Module) -> Feature | None:
+        tokens = self.tokens(params)
+        if name in ("avgpool", "flatten"):
+            pooled = tokens.find(tokens.default)
+            return None if pooled is None else replace(pooled, name=name)
+        return tokens.find(name)
+
+    def vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
+        for pattern, ours in _KEYS:
+            key = re.sub(pattern if pattern.startswith(r"\.") else f"^{pattern}", ours, key)
+        return key
+
+    def vissl_tensors(
+        self, tensors: Mapping[str, torch.Tensor], params: VisionTransformerParams
+    ) -> dict[str, torch.Tensor]:
+        """A checkpoint with ClassyVision's position embedding, `(L, 1, C)`, turned into timm's, `(1, L, C)`."""
+        return {
+            key: tensor.transpose(0, 1) if key.endswith("encoder.pos_embedding") and tensor.size(1) == 1 else tensor
+            for key, tensor in tensors.items()
+        }
