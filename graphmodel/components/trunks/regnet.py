@@ -143,7 +143,7 @@ class RegNetParams(BaseModel):
     block_type: Annotated[Block, Lower] = "res_bottleneck_block"
     activation: Annotated[Activation, Lower] = "relu"
     use_se: Bool = Field(True, description="Squeeze-and-excitation in bottleneck blocks.")
-    se_ratio: float = Field(0.25, gt=0, description="Its inner width by the block's input width.")
+    se_ratio: float = Field(0.25, ge=0, description="Its inner width by the block's input width.")
     bn_epsilon: float = Field(1e-5, gt=0)
     bn_momentum: float = 0.1
     stage_checkpoints: list[list[int]] = Field(
