@@ -253,12 +253,14 @@ CODES: dict[str, Code] = dict(
             """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
-            mapping: {image: flatten}
+            mapping: {image: {flatten: a}}
+            heads: {a: {mlp: {dims: [auto, 10]}}}
             """,
             """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
-            mapping: {images: flatten}
+            mapping: {images: {flatten: a}}
+            heads: {a: {mlp: {dims: [auto, 10]}}}
             """,
         ),
         _code(
@@ -274,7 +276,7 @@ CODES: dict[str, Code] = dict(
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64], patches: [3, 32, 32]}
             heads: {a: {mlp: {dims: [auto, 10]}}}
-            mapping: {images: flatten, patches: a}
+            mapping: {images: {flatten: a}, patches: {flatten: }}
             """,
         ),
         _code(
@@ -350,12 +352,12 @@ CODES: dict[str, Code] = dict(
             """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
-            mapping: {images: res6}
+            mapping: {images: {res6: }}
             """,
             """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
-            mapping: {images: res5}
+            mapping: {images: {res5: }}
             """,
         ),
         _code(
@@ -422,6 +424,7 @@ CODES: dict[str, Code] = dict(
               FEATURE_EVAL_SETTINGS:
                 EVAL_MODE_ON: true
                 FREEZE_TRUNK_ONLY: true
+                SHOULD_FLATTEN_FEATS: false
                 LINEAR_EVAL_FEAT_POOL_OPS_MAP: [["res5", ["AveragePool", [[6, 6], 1, 0]]]]
               TRUNK: {NAME: resnet, RESNETS: {DEPTH: 18}}
               HEAD: {PARAMS: [["eval_mlp", {"in_channels": 512, "dims": [2048, 10]}]]}
@@ -431,6 +434,7 @@ CODES: dict[str, Code] = dict(
               FEATURE_EVAL_SETTINGS:
                 EVAL_MODE_ON: true
                 FREEZE_TRUNK_ONLY: true
+                SHOULD_FLATTEN_FEATS: false
                 LINEAR_EVAL_FEAT_POOL_OPS_MAP: [["res5", ["AvgPool2d", [[6, 6], 1, 0]]]]
               TRUNK: {NAME: resnet, RESNETS: {DEPTH: 18}}
               HEAD: {PARAMS: [["eval_mlp", {"in_channels": 512, "dims": [2048, 10]}]]}
@@ -446,6 +450,7 @@ CODES: dict[str, Code] = dict(
               FEATURE_EVAL_SETTINGS:
                 EVAL_MODE_ON: true
                 FREEZE_TRUNK_ONLY: true
+                SHOULD_FLATTEN_FEATS: false
                 LINEAR_EVAL_FEAT_POOL_OPS_MAP:
                   - ["res4", ["AvgPool2d", [[6, 6], 1, 0]]]
                   - ["res5", ["AvgPool2d", [[6, 6], 1, 0]]]
@@ -461,6 +466,7 @@ CODES: dict[str, Code] = dict(
               FEATURE_EVAL_SETTINGS:
                 EVAL_MODE_ON: true
                 FREEZE_TRUNK_ONLY: true
+                SHOULD_FLATTEN_FEATS: false
                 LINEAR_EVAL_FEAT_POOL_OPS_MAP:
                   - ["res4", ["AvgPool2d", [[6, 6], 1, 0]]]
                   - ["res5", ["AvgPool2d", [[6, 6], 1, 0]]]
@@ -577,12 +583,12 @@ CODES: dict[str, Code] = dict(
             "the trunk takes other inputs",
             "The trunk's family knows which shapes it takes (a fixed image size, a multiple of the patch) and says so.",
             """
-            trunk: {name: vision_transformer}
-            inputs: {images: [3, 225, 225]}
+            trunk: {name: beit, image_size: 224}
+            inputs: {images: [3, 240, 240]}
             """,
             """
-            trunk: {name: vision_transformer}
-            inputs: {images: [3, 224, 224]}
+            trunk: {name: beit, image_size: 240}
+            inputs: {images: [3, 240, 240]}
             """,
         ),
         _code(
@@ -608,8 +614,7 @@ CODES: dict[str, Code] = dict(
             """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
-            mapping: {images: [res4, res5]}
-            heads: {res4: identity, res5: identity}
+            mapping: {images: {res4: , res5: }}
             returns: tensor
             """,
             """
@@ -683,6 +688,14 @@ CODES: dict[str, Code] = dict(
             alone.""",
             "graphmodel compile spec.yaml -o .",
             "graphmodel compile spec.yaml -o build/model",
+            "shell",
+        ),
+        _code(
+            "GM530",
+            "the picture cannot be drawn",
+            """The form is unknown, the file cannot be written, or pygraphviz is missing.""",
+            "graphmodel visualize spec.yaml -o model.bmp",
+            "graphmodel visualize spec.yaml -o model.svg",
             "shell",
         ),
     )

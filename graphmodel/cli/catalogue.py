@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, Union
 
 import torch
@@ -19,7 +19,7 @@ from graphmodel.graph.values import Writer
 from graphmodel.spec.document import fail
 
 SIZES = (224, 256, 384, 299, 518, 448, 192, 240, 336)
-"""Image sizes that are tried in turn where a trunk does not say its own."""
+"""Image sizes that are tried in turn where a trunk does not say its own, with three channels and with one."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,27 @@ def type_text(annotation: Any) -> str:
 
 @dataclass(frozen=True)
 class TrunkPage:
-    """A trunk with its parameters set: what `graphmodel trunks NAME` shows."""
+    """What `graphmodel trunks NAME` shows.
+
+    Attributes:
+        name: what the user called it.
+        summary: one line.
+        source: the library's module.
+        options: its parameters.
+        needed: what must be said before the trunk can be built; it was not built then.
+        input: the per-sample shape it ran on.
+        parameters: how many it has, its own classifier included.
+        features: its features on that input.
+    """
 
     name: str
     summary: str
     source: str
-    input: tuple[int, ...]
-    parameters: int
     options: list[Parameter]
-    features: list[FeatureRow]
+    needed: str = ""
+    input: tuple[int, ...] = ()
+    parameters: int = 0
+    features: list[FeatureRow] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The form that `--format json` prints."""
@@ -117,8 +129,9 @@ class TrunkPage:
             "name": self.name,
             "summary": self.summary,
             "source": self.source,
-            "input": list(self.input),
-            "parameter_count": self.parameters,
+            "input": list(self.input) or None,
+            "parameter_count": self.parameters or None,
+            "needed": self.needed or None,
             "parameters": [asdict(p) for p in self.options],
             "features": [{**asdict(f), "aliases": list(f.aliases)} for f in self.features],
         }
@@ -138,16 +151,16 @@ def trunk_page(
     Raises:
         CompileError: GM202 where the parameters are wrong, GM302 where it cannot be built, GM303 where it cannot run.
     """
+    options = parameters(family.Params)
     try:
         params = family.Params.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise fail("GM202", f"`{name}`: `{where}`: {first['msg']}", help=_names(family)) from None
-    try:
-        module = build_on_meta(lambda: family.build(params, "rgb"))
-    except Exception as error:  # whatever a constructor refuses
-        raise fail("GM302", f"the trunk `{name}` cannot be built: {error}") from None
+        errors = error.errors(include_url=False)
+        if not given:
+            return TrunkPage(name, family.summary, family.source, options, _needed(errors))
+        where = "".join(f"`{p}`: " for p in errors[0]["loc"])
+        raise fail("GM202", f"`{name}`: {where}{errors[0]['msg']}", help=_names(family)) from None
+    module = _built(name, family, params)
     features = list(family.features(params, module))
     default = family.default(params, module)
     found: dict[str, TensorInfo] = {}
@@ -165,15 +178,27 @@ def trunk_page(
         break
     if not found or shape is None:
         raise fail("GM303", f"the trunk `{name}` cannot run: {problem}", help="give a size with --input 3x224x224")
-    return TrunkPage(
-        name,
-        family.summary,
-        family.source,
-        shape,
-        sum(p.numel() for p in module.parameters()),
-        parameters(family.Params),
-        [_row(f, found[f.name], default, shape) for f in features if f.name in found],
-    )
+    count = sum(p.numel() for p in module.parameters())
+    rows = [_row(f, found[f.name], default, shape) for f in features if f.name in found]
+    return TrunkPage(name, family.summary, family.source, options, "", shape, count, rows)
+
+
+def _needed(errors: Sequence[Any]) -> str:
+    """What a trunk cannot do without, of the errors that its parameters give when nothing is set."""
+    missing = [f"`{e['loc'][0]}`" for e in errors if e["type"] == "missing"]
+    others = [str(e["msg"]).removeprefix("Value error, ") for e in errors if e["type"] != "missing"]
+    return "; ".join([*([f"it needs {', '.join(missing)}"] if missing else []), *others])
+
+
+def _built(name: str, family: TrunkFamily[Any], params: Any) -> torch.nn.Module:
+    """The trunk on the meta device; one that takes the luminance alone is built for that."""
+    problem: Exception | None = None
+    for kind in ("rgb", "lab"):
+        try:
+            return build_on_meta(lambda kind=kind: family.build(params, kind))  # type: ignore[misc]
+        except Exception as error:  # whatever a constructor refuses
+            problem = problem or error
+    raise fail("GM302", f"the trunk `{name}` cannot be built: {problem}") from None
 
 
 def _names(family: TrunkFamily[Any]) -> str:
@@ -184,7 +209,8 @@ def _sizes(module: torch.nn.Module) -> list[tuple[int, ...]]:
     """Input shapes to try: timm's own first."""
     config = getattr(module, "default_cfg", None) or {}
     own = tuple(config.get("input_size") or ())
-    return [own, *((3, s, s) for s in SIZES)] if own else [(3, s, s) for s in SIZES]
+    sizes = [(channels, size, size) for channels in (3, 1) for size in SIZES]
+    return [own, *sizes] if own else [*sizes]
 
 
 def run_features(module: torch.nn.Module, features: Sequence[Feature], shape: tuple[int, ...]) -> dict[str, TensorInfo]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WRONG_SPEC = 1
 WRONG_USAGE = 2
-USAGE_CODES = frozenset({"GM100", "GM108", "GM520"})
+USAGE_CODES = frozenset({"GM100", "GM108", "GM520", "GM530"})
 """Findings about the command line rather than the spec: no such file, a bad `--set`, an output directory in use."""
 
 
@@ -56,7 +56,7 @@ def print_diagnostics(diagnostics: Iterable[Diagnostic], form: str = "text") -> 
     if form == "text":
         if ordered:
             colour = _stderr_colours()
-            typer.echo("\n\n".join(_coloured(d) if colour else d.render() for d in ordered), err=True)
+            typer.echo("\n\n".join(_coloured(d) if colour else d.render() for d in ordered), err=True, color=colour)
     else:
         from graphmodel.cli.findings import render
 
@@ -123,9 +123,11 @@ def print_table(
     for row in body:
         table.add_row(*(Text(row[i]) for i in used))
     out = console()
-    if title:
-        out.print(Text(title, style="bold"))
-    out.print(table)
+    with out.capture() as captured:
+        if title:
+            out.print(Text(title, style="bold"))
+        out.print(table)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=out.is_terminal)
 
 
 def amount(number: int) -> str:

@@ -116,6 +116,19 @@ def _plan(module: CompiledModel, result: Report) -> dict[str, Any]:
     }
 
 
+def _runs(part: dict[str, Any]) -> list[str]:
+    """Which modules of a component are built, and how often each runs in one forward."""
+    by_times: dict[int, list[str]] = {}
+    for run in part["runs"]:
+        by_times.setdefault(run["times"], []).append(run["module"].removeprefix(part["name"]).removeprefix("."))
+    out = []
+    for times, modules in sorted(by_times.items(), reverse=True):
+        often = "once" if times == 1 else f"{times} times"
+        named = f": {', '.join(modules)}" if modules != [""] else ""
+        out.append(f"runs {often} in a forward{named}")
+    return out
+
+
 def _is_used(stage: str, built: set[str]) -> bool:
     return any(b == stage or b.startswith(f"{stage}.") for b in built)
 
@@ -125,16 +138,11 @@ def plan_text(plan: dict[str, Any]) -> list[str]:
     from graphmodel.cli.console import amount, memory
 
     lines = [f"{plan['name']}: forward({', '.join(plan['inputs'])}) returns a {plan['returns']}"]
-    lines += ["", "inputs", *(f"  {name}  {shape}" for name, shape in plan["inputs"].items())]
-    lines += ["", "outputs", *(f"  {name}  {shape}" for name, shape in plan["outputs"].items())]
+    for title in ("inputs", "outputs"):
+        wide = max(len(name) for name in plan[title])
+        lines += ["", title, *(f"  {name:{wide}}  {shape}" for name, shape in plan[title].items())]
     for part in plan["components"]:
-        lines += ["", f"{part['name']}: {part['family']}"]
-        again = [
-            f"{r['module'].removeprefix(part['name'] + '.')} ×{r['times']}" for r in part["runs"] if r["times"] > 1
-        ]
-        lines.append(
-            f"  {len(part['runs'])} modules are built and run" + (f"; again: {', '.join(again)}" if again else "")
-        )
+        lines += ["", f"{part['name']}: {part['family']}", *(f"  {text}" for text in _runs(part))]
         if part["pruned"]:
             names = ", ".join(s.removeprefix(part["name"] + ".") for s in part["pruned"])
             lines.append(f"  never built, no output needs them: {names}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphmodel.cli import options
+
+if TYPE_CHECKING:
+    from graphmodel.cli.catalogue import TrunkPage
 
 
 def register(app: typer.Typer) -> None:
@@ -47,22 +50,24 @@ def trunks(
 def _families() -> list[dict[str, Any]]:
     from graphmodel.components.registry import find_trunk, trunk_names
 
-    groups: dict[Any, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in trunk_names():
         family = find_trunk(name)
-        key = getattr(family, "origin", None) or type(family)
-        if key in groups:
-            groups[key]["aliases"].append(name)
+        # `regnet_fsdp` and the like are VISSL's second names for one model; `alexnet_jigsaw` is a model of its own.
+        first = next((r for n, r in rows.items() if name.startswith(f"{n}_") and r["family"] is type(family)), None)
+        if first is not None:
+            first["aliases"].append(name)
             continue
         variants = getattr(family, "variants", None)
-        groups[key] = {
+        rows[name] = {
             "name": name,
             "aliases": [],
             "summary": getattr(family, "summary", ""),
             "source": getattr(family, "source", ""),
             "models": len(variants()) if variants is not None else None,
+            "family": type(family),
         }
-    return list(groups.values())
+    return [{k: v for k, v in row.items() if k != "family"} for row in rows.values()]
 
 
 def _print_list(form: options.Format, families: list[dict[str, Any]]) -> None:
@@ -124,10 +129,18 @@ def _print_page(name: str, items: Any, size: str | None, form: options.Format) -
         console.print_json(page.to_dict())
         return
     typer.echo(f"{name}: {page.summary}" + (f" [{page.source}]" if page.source else ""))
-    typer.echo(
-        f"{console.amount(page.parameters)} parameters with its own classifier; features of a "
-        f"{'×'.join(map(str, page.input))} input:\n"
-    )
+    if page.needed:
+        typer.echo(f"{page.needed}; add --set PARAM=VALUE to see its features\n")
+    else:
+        _print_features(page)
+    print_parameters([replace(p, default=str(given.get(p.name, p.default))) for p in page.options])
+
+
+def _print_features(page: TrunkPage) -> None:
+    from graphmodel.cli import console
+
+    size = "×".join(map(str, page.input))
+    typer.echo(f"{console.amount(page.parameters)} parameters, its own classifier included; its features of {size}:\n")
     console.print_table(
         ("feature", "also", "shape", "layout", "channels", "stride", ""),
         [
@@ -145,7 +158,6 @@ def _print_page(name: str, items: Any, size: str | None, form: options.Format) -
         right=("channels", "stride"),
     )
     typer.echo("any dotted module path is a feature too\n")
-    print_parameters([replace(p, default=str(given.get(p.name, p.default))) for p in page.options])
 
 
 def print_parameters(rows: Any) -> None:
