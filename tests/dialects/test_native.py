@@ -21,7 +21,9 @@ def test_short_and_long_mapping_mean_the_same(small: dict[str, Any]) -> None:
     short = {**small, "mapping": {"images": {"res4": {"pool": {"adaptive_avg_pool2d": 1}, "heads": ["head"]}}}}
     long = {**small, "mapping": [{"from": "images.res4", "pool": {"adaptive_avg_pool2d": 1}, "head": "head"}]}
     a, b = load_spec(short).edges[0], load_spec(long).edges[0]
-    assert (a.head, a.output, a.sources[0].feature) == (b.head, b.output, b.sources[0].feature) == ("head", "head", "res4")
+    assert (
+        (a.head, a.output, a.sources[0].feature) == (b.head, b.output, b.sources[0].feature) == ("head", "head", "res4")
+    )
     assert a.sources[0].pool is not None
     assert b.sources[0].pool is not None
     assert a.sources[0].pool.params == b.sources[0].pool.params == {"output_size": 1}
@@ -93,7 +95,9 @@ def test_everything_wrong_is_reported_at_once_in_source_order(tmp_path: Path) ->
         ({"mapping": [{"from": ["images.res5", "x.res4"], "head": "head"}]}, "GM207", "images"),
     ],
 )
-def test_wrong_names_get_the_nearest_right_one(small: dict[str, Any], change: dict[str, Any], code: str, near: str) -> None:
+def test_wrong_names_get_the_nearest_right_one(
+    small: dict[str, Any], change: dict[str, Any], code: str, near: str
+) -> None:
     with pytest.raises(CompileError) as caught:
         load_spec({**small, **change})
     matching = [d for d in caught.value.diagnostics if d.code == code]

@@ -39,7 +39,9 @@ def refused(source: Any, code: str) -> str:
 
 
 def test_a_flat_list_on_one_feature_is_a_chain() -> None:
-    spec = load_spec(model(HEAD={"PARAMS": [mlp(512), ["siamese_concat_view", {"num_towers": 2}], ["mlp", {"dims": [1024, 3]}]]}))
+    spec = load_spec(
+        model(HEAD={"PARAMS": [mlp(512), ["siamese_concat_view", {"num_towers": 2}], ["mlp", {"dims": [1024, 3]}]]})
+    )
     assert [c.name for c in spec.heads["head"].chain] == ["mlp", "siamese_concat_view", "mlp"]
     assert wired(spec) == [("images", None, "head")]
 
@@ -52,8 +54,14 @@ def test_nested_lists_are_heads_with_outputs_of_their_own() -> None:
 
 
 def test_as_many_heads_as_features_pair_up_in_the_order_written() -> None:
-    spec = load_spec(model(FEATURE_EVAL_SETTINGS=extractor("res5avg", "flatten", "res5avg"), HEAD={"PARAMS": [mlp()] * 3}))
-    assert wired(spec) == [("images", "res5avg", "head0"), ("images", "flatten", "head1"), ("images", "res5avg", "head2")]
+    spec = load_spec(
+        model(FEATURE_EVAL_SETTINGS=extractor("res5avg", "flatten", "res5avg"), HEAD={"PARAMS": [mlp()] * 3})
+    )
+    assert wired(spec) == [
+        ("images", "res5avg", "head0"),
+        ("images", "flatten", "head1"),
+        ("images", "res5avg", "head2"),
+    ]
     assert spec.freeze == ("trunk",)
 
 
@@ -95,7 +103,9 @@ def test_pooling_keeps_its_positional_arguments(flatten: bool) -> None:
 
 def test_the_documented_mapping_pairs_heads_with_features_in_order() -> None:
     spec = load_spec(
-        model(MULTI_INPUT_HEAD_MAPPING=[["images", ["res5", "res4"]], ["patches", ["res3"]]], HEAD={"PARAMS": [mlp()] * 3})
+        model(
+            MULTI_INPUT_HEAD_MAPPING=[["images", ["res5", "res4"]], ["patches", ["res3"]]], HEAD={"PARAMS": [mlp()] * 3}
+        )
     )
     assert wired(spec) == [("images", "res5", "head0"), ("images", "res4", "head1"), ("patches", "res3", "head2")]
     assert spec.outputs == (("head0", "head1"), "head2")
@@ -156,7 +166,13 @@ def test_multi_crop_comes_from_the_transforms_or_the_caller() -> None:
     [
         ([{"name": "RandomResizedCrop", "size": 160}], (3, 160, 160)),
         ([{"name": "CenterCrop", "size": [120, 200]}], (3, 120, 200)),
-        ([{"name": "RandomCrop", "size": 255}, {"name": "ImgPatchesFromTensor", "num_patches": 9, "patch_jitter": 21}], (3, 64, 64)),
+        (
+            [
+                {"name": "RandomCrop", "size": 255},
+                {"name": "ImgPatchesFromTensor", "num_patches": 9, "patch_jitter": 21},
+            ],
+            (3, 64, 64),
+        ),
         ([{"name": "ToTensor"}], (3, 224, 224)),
     ],
 )
@@ -232,15 +248,21 @@ def test_files_of_other_projects_are_told_apart(tmp_path: Path) -> None:
 
 def test_errors_point_into_the_users_file(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text('config:\n  MODEL:\n    HEAD:\n      PARAMS: [\n        ["mlp", {"dims": [512, 4]}],\n        ["mlp"],\n        3,\n      ]\n')
+    path.write_text(
+        'config:\n  MODEL:\n    HEAD:\n      PARAMS: [\n        ["mlp", {"dims": [512, 4]}],\n        ["mlp"],\n        3,\n      ]\n'
+    )
     with pytest.raises(CompileError) as caught:
         load_spec(path)
     assert [(d.span.line, d.span.column) for d in caught.value.diagnostics if d.span] == [(7, 9)]
 
 
 def test_overlays_merge_over_the_base(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("config: {MODEL: {TRUNK: {RESNETS: {DEPTH: 50}}, HEAD: {PARAMS: [[mlp, {dims: [2048, 8]}]]}}}")
-    (tmp_path / "over.yaml").write_text("# @package _global_\nconfig: {MODEL: {TRUNK: {RESNETS: {DEPTH: 18}}, HEAD: {PARAMS: [[mlp, {dims: [512, 8]}]]}}}")
+    (tmp_path / "base.yaml").write_text(
+        "config: {MODEL: {TRUNK: {RESNETS: {DEPTH: 50}}, HEAD: {PARAMS: [[mlp, {dims: [2048, 8]}]]}}}"
+    )
+    (tmp_path / "over.yaml").write_text(
+        "# @package _global_\nconfig: {MODEL: {TRUNK: {RESNETS: {DEPTH: 18}}, HEAD: {PARAMS: [[mlp, {dims: [512, 8]}]]}}}"
+    )
     spec = load_spec([tmp_path / "base.yaml", tmp_path / "over.yaml"], ["config.MODEL.HEAD.BATCHNORM_EPS=1e-3"])
     assert spec.trunks["trunk"].params == {"depth": 18}
     assert spec.head_defaults == {"bn_eps": 1e-3}

@@ -35,7 +35,9 @@ def test_fewer_tensors_are_kept_for_the_backward_pass(small: dict[str, Any]) -> 
             model(X)
         return sum(sizes)
 
-    assert kept(graphmodel.compile({**small, "checkpoint": True}, seed=0)) < 0.6 * kept(graphmodel.compile(small, seed=0))
+    assert kept(graphmodel.compile({**small, "checkpoint": True}, seed=0)) < 0.6 * kept(
+        graphmodel.compile(small, seed=0)
+    )
 
 
 def test_copies_recompute_their_own_stages(small: dict[str, Any]) -> None:

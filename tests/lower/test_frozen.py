@@ -37,7 +37,9 @@ def trainable(module: nn.Module) -> set[str]:
     ],
     ids=["itself", "deepcopy", "pickle", "slice", "in a container"],
 )
-def test_a_frozen_trunk_stays_in_eval_mode(small: dict[str, Any], treat: Callable[[CompiledModel], CompiledModel]) -> None:
+def test_a_frozen_trunk_stays_in_eval_mode(
+    small: dict[str, Any], treat: Callable[[CompiledModel], CompiledModel]
+) -> None:
     model = treat(graphmodel.compile({**small, "freeze": ["trunk"]}, seed=0))
     model.train()
     model.trunk.layer1.train(True)
@@ -74,7 +76,9 @@ def test_dropout_inside_a_frozen_head_is_off(small: dict[str, Any]) -> None:
         ("trunk.layer4.1", {"trunk.layer4.1"}),
     ],
 )
-def test_names_and_patterns_freeze_exactly_what_they_cover(small: dict[str, Any], freeze: Any, frozen: set[str]) -> None:
+def test_names_and_patterns_freeze_exactly_what_they_cover(
+    small: dict[str, Any], freeze: Any, frozen: set[str]
+) -> None:
     model = graphmodel.compile({**small, "freeze": freeze}, seed=0).train()
     model(X)["head"].sum().backward()
     for name, parameter in model.named_parameters():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import fx, nn
 from torchvision.models import resnet18
 
@@ -19,7 +20,11 @@ X = torch.randn(2, 3, 64, 64)
 
 
 def test_state_dict_keys_are_the_librarys_own_and_the_heads() -> None:
-    spec = {"inputs": {"images": {"shape": [3, 64, 64]}}, "trunk": "resnet", "heads": {"probe": {"mlp": {"dims": ["auto", 3]}}}}
+    spec = {
+        "inputs": {"images": {"shape": [3, 64, 64]}},
+        "trunk": "resnet",
+        "heads": {"probe": {"mlp": {"dims": ["auto", 3]}}},
+    }
     keys = list(graphmodel.compile(spec, overrides=["trunk={name: resnet, depth: 18}"], seed=0).state_dict())
     library = [f"trunk.{k}" for k in resnet18().state_dict() if not k.startswith("fc.")]
     assert keys == [*library, "heads.probe.clf.0.weight", "heads.probe.clf.0.bias"]
@@ -38,7 +43,9 @@ def test_a_seed_reproduces_and_a_new_head_changes_no_other_weight(small: dict[st
     more = {**small, "heads": {"new": {"mlp": {"dims": ["auto", 5]}}, **small["heads"]}}
     extended = graphmodel.compile(more, seed=3).state_dict()
     assert all(torch.equal(v, again[k]) and torch.equal(v, extended[k]) for k, v in first.items())
-    assert not torch.equal(first["heads.head.clf.0.weight"], graphmodel.compile(small, seed=4).state_dict()["heads.head.clf.0.weight"])
+    assert not torch.equal(
+        first["heads.head.clf.0.weight"], graphmodel.compile(small, seed=4).state_dict()["heads.head.clf.0.weight"]
+    )
 
 
 def test_compiling_leaves_the_callers_generator_alone(small: dict[str, Any]) -> None:
@@ -67,8 +74,9 @@ def test_it_is_a_graph_module_with_readable_code(two_inputs: dict[str, Any]) -> 
     model = graphmodel.compile(two_inputs, device="meta")
     assert isinstance(model, fx.GraphModule)
     assert "def forward(self, images, patches):" in model.code
-    assert "self.trunk.layer1(images_maxpool)" in model.code
-    assert model.code.count("self.trunk.layer4(") == 2
+    assert "trunk, heads = self.trunk, self.heads" in model.code
+    assert "images_layer1 = trunk.layer1(images_maxpool)" in model.code
+    assert model.code.count("trunk.layer4(") == 2
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
@@ -91,7 +99,9 @@ def test_copies_behave_and_keep_their_graph(two_inputs: dict[str, Any], way: str
     assert not other.trunk.bn1.training
     assert other.code == model.code
     assert other.slice(outputs=["image"])(X)["image"].shape == (2, 8)
-    assert [n for n, p in other.named_parameters() if p.requires_grad] == [n for n, p in model.named_parameters() if p.requires_grad]
+    assert [n for n, p in other.named_parameters() if p.requires_grad] == [
+        n for n, p in model.named_parameters() if p.requires_grad
+    ]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -101,9 +111,7 @@ def test_the_batch_size_is_free_per_input(two_inputs: dict[str, Any], batch: int
     assert (out["image"].shape, out["jigsaw"].shape) == ((batch, 8), (batch + 1, 8))
 
 
-@pytest.mark.parametrize(
-    ("returns", "kind"), [("dict", dict), ("tuple", tuple), ("list", list)]
-)
+@pytest.mark.parametrize(("returns", "kind"), [("dict", dict), ("tuple", tuple), ("list", list)])
 def test_the_form_of_the_result(two_inputs: dict[str, Any], returns: Any, kind: type) -> None:
     out = graphmodel.compile(two_inputs, seed=0, outputs=returns)(X, torch.randn(9, 3, 32, 32))
     assert type(out) is kind

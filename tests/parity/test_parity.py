@@ -34,7 +34,9 @@ def parameters() -> list[object]:
     for path in sorted(CASES.glob("*.json")):
         if path.stem not in SKIPPED:
             marks = [] if path.stem in FAST else [pytest.mark.slow]
-            found += [pytest.param(path.stem, mode, marks=marks, id=f"{path.stem}-{mode}") for mode in ("eval", "train")]
+            found += [
+                pytest.param(path.stem, mode, marks=marks, id=f"{path.stem}-{mode}") for mode in ("eval", "train")
+            ]
     return found
 
 

@@ -98,7 +98,12 @@ def test_unreadable_files_are_diagnosed(tmp_path: Path) -> None:
     large.write_text("a: " + "x" * (MAX_BYTES + 10))
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"a: 1\nb: caf\xe9\n")
-    for path, code, line in ((large, "GM104", 1), (latin, "GM101", 2), (tmp_path, "GM100", 1), (tmp_path / "no", "GM100", 1)):
+    for path, code, line in (
+        (large, "GM104", 1),
+        (latin, "GM101", 2),
+        (tmp_path, "GM100", 1),
+        (tmp_path / "no", "GM100", 1),
+    ):
         with pytest.raises(CompileError) as caught:
             read_file(path)
         assert caught.value.diagnostics[0].code == code

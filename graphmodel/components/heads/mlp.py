@@ -100,8 +100,12 @@ class Mlp(nn.Module):
         scale_linear(self, params.init_scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.clf(as_vectors(x))
-        return out
+        # Written out, since a head of one layer is called as often as a layer: no helper, no Sequential in between.
+        if x.dim() > 2:
+            x = x.flatten(1)
+        for layer in self._modules["clf"]._modules.values():  # type: ignore[union-attr]
+            x = layer(x)  # type: ignore[misc]
+        return x
 
 
 class ResidualBlock(nn.Module):

@@ -1,0 +1,72 @@
+"""What VISSL's TRUNK blocks become: keys that its code does not read, features that it does not tell apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import graphmodel
+
+
+def load(trunk: dict[str, Any], **model: Any) -> graphmodel.ModelSpec:
+    return graphmodel.load_spec({"MODEL": {"TRUNK": trunk, "HEAD": {"PARAMS": [["mlp", {"dims": [8, 2]}]]}, **model}})
+
+
+def params(trunk: dict[str, Any]) -> dict[str, Any]:
+    return load(trunk).trunks["trunk"].params
+
+
+def features(name: str, *wanted: str) -> tuple[graphmodel.ModelSpec, list[str | None]]:
+    pools = [[w, ["Identity", []]] for w in wanted]
+    settings = {
+        "EVAL_MODE_ON": True,
+        "FREEZE_TRUNK_ONLY": True,
+        "EXTRACT_TRUNK_FEATURES_ONLY": True,
+        "LINEAR_EVAL_FEAT_POOL_OPS_MAP": pools,
+    }
+    spec = load({"NAME": name}, FEATURE_EVAL_SETTINGS=settings)
+    return spec, [edge.sources[0].feature for edge in spec.edges]
+
+
+NUMBERS = {"depth": 27, "w_0": 640, "w_a": 230.83, "w_m": 2.53, "group_width": 373}
+
+
+def test_a_named_regnet_leaves_numbers_of_a_base_file_unread() -> None:
+    trunk = {"NAME": "regnet", "REGNET": {**NUMBERS, "name": "regnet_y_16gf", "use_se": False}}
+    assert params(trunk) == {"variant": "regnet_y_16gf"}
+    unread = [note for note in load(trunk).notes if "w_0" in f"{note.message} {note.path}"]
+    assert unread
+
+
+def test_an_anynet_leaves_the_five_numbers_unread_and_numbers_leave_the_lists() -> None:
+    lists = {"depths": [1], "widths": [8], "group_widths": [8], "bottleneck_multipliers": [1.0], "strides": [2]}
+    both = {**NUMBERS, **lists, "stem_width": 16}
+    assert params({"NAME": "regnet", "REGNET": {**both, "name": "anynet"}}) == {
+        "variant": "anynet",
+        "stem_width": 16,
+        **lists,
+    }
+    assert params({"NAME": "regnet_fsdp", "REGNET": both}) == {**NUMBERS, "stem_width": 16}
+
+
+@pytest.mark.parametrize(("name", "kept"), [("mobilenetv3_tv", "timm_bn"), ("mobilenetv3_timm", "trunk_only")])
+def test_each_mobilenet_reads_its_own_switch(name: str, kept: str) -> None:
+    block = {"NAME": "mobilenetv3_large_100", "TIMM_BN": True, "TRUNK_ONLY": False}
+    assert params({"NAME": name, "MOBILE_NET": block}) == {
+        "variant": "mobilenetv3_large_100",
+        kept: kept == "timm_bn",
+    }
+
+
+@pytest.mark.parametrize("name", ["resnet_sk", "convnext", "swin_transformer"])
+def test_trunks_with_one_result_give_it_for_every_name_and_say_so(name: str) -> None:
+    spec, found = features(name, "res5")
+    assert found == [None]
+    assert any("pooled vector" in note.message for note in spec.notes)
+
+
+def test_a_feature_called_trunk_is_no_trunk() -> None:
+    spec, found = features("mobilenetv3_tv", "trunk", "trunk_pool")
+    assert found == ["trunk", "trunk_pool"]
+    assert [edge.output for edge in spec.edges] == ["trunk_output", "trunk_pool"]
