@@ -142,7 +142,8 @@ def _write(
         # The first key stands behind the dash, as people write it.
         below: list[str] = []
         _write_mapping(value, path, depth, below, comment)
-        lines += [f"{start} {below[0].lstrip()}", *below[1:]]
+        first = f"{start} {below[0].lstrip()}"
+        lines += [first + (f"  # {remark}" if remark and "  # " not in first else ""), *below[1:]]
         return
     lines.append(start + (f"  # {remark}" if remark else ""))
     if isinstance(value, Mapping):

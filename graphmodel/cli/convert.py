@@ -1,0 +1,41 @@
+"""`graphmodel convert`: a VISSL configuration as a native spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphmodel.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("convert")(convert)
+
+
+def convert(
+    specs: options.Specs,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; stdout without it.")] = None,
+    set_: options.Set = None,
+    input_: options.Input = None,
+    form: options.FormatOption = options.Format.text,
+) -> None:
+    """Write the native twin of a spec, each line with the place it comes from."""
+    from graphmodel.cli import console
+    from graphmodel.dialects.convert import convert as native_text
+
+    with console.findings(form.value):
+        spec = options.load(specs, set_, input_)
+        text = native_text(spec)
+    if output is not None:
+        fresh = output.with_name(f".{output.name}.writing")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(output)
+    elif form is options.Format.json:
+        console.print_json(spec.document.data)
+    else:
+        typer.echo(text, nl=False)
+    if form is options.Format.text:
+        console.print_diagnostics(spec.notes)

@@ -1,0 +1,50 @@
+"""Writes the native twin of a spec in another dialect, each line with the place that it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from graphmodel.dialects.dump import header, to_yaml
+from graphmodel.spec.document import KeyPath
+from graphmodel.spec.model import ModelSpec
+
+DEEPEST = {"trunk": 2, "inputs": 2, "heads": 2, "mapping": 2, "freeze": 2, "head_defaults": 2, "weights": 2}
+"""How deep comments go under a top-level key: what stands below comes from the same lines."""
+
+
+def convert(spec: ModelSpec, schema: str = "") -> str:
+    """The native text of a spec.
+
+    Args:
+        spec: a spec of any dialect, as `load_spec` returned it.
+        schema: a path or address for the `yaml-language-server` line; none where empty.
+
+    Returns:
+        YAML that `load_spec` reads into the same model. Comments name the file and line of each part; warnings and
+        notes of the dialect stand at the top.
+    """
+    data = dict(spec.document.data)
+    files = [Path(f).name for f in spec.origin.files] or ["a mapping in memory"]
+    ordered: dict[str, Any] = {"graphmodel": data.pop("graphmodel", 1)}
+    ordered["name"] = data.pop("name", None) or _name(spec)
+    ordered |= {k: v for k, v in data.items() if v not in ({}, [], None)}
+    start = [f"yaml-language-server: $schema={schema}"] if schema else []
+    start += [f"converted from {' + '.join(files)} ({spec.dialect})"]
+    start += [f"{n.severity}: {n.message}" for n in spec.notes]
+
+    def comment(path: KeyPath) -> str:
+        if not path or len(path) > DEEPEST.get(str(path[0]), 1):
+            return ""
+        place = spec.document.places.get(path)
+        if place is None:
+            return ""
+        span = place.key or place.value
+        return f"{Path(span.file).name}:{span.line}"
+
+    return header(start) + to_yaml(ordered, comment)
+
+
+def _name(spec: ModelSpec) -> str:
+    stem = Path(spec.origin.files[-1]).stem if spec.origin.files else spec.name
+    return stem or spec.name
