@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphmodel.diagnostics import choices_help
 from graphmodel.graph.types import ModelGraph
 from graphmodel.spec.document import fail
 from graphmodel.visualize.compose import Options, compose, count
 from graphmodel.visualize.dot import Orientation, to_dot
+from graphmodel.visualize.forms import LEVELS, check
 from graphmodel.visualize.picture import Picture
 
 if TYPE_CHECKING:
@@ -22,13 +22,9 @@ if TYPE_CHECKING:
     from graphmodel.spec.model import ModelSpec
 
 Theme = Literal["light", "dark", "auto"]
-FORMS = ("svg", "png", "pdf", "html", "mmd", "dot", "json")
-"""Forms of a picture, by the ending of its file."""
-LEVELS = ("overview", "stages", "all stages", "everything")
-"""Levels of detail of the page, by `depth`."""
 
 
-def picture(
+def picture_of(
     source: str | Path | Sequence[str | Path] | Mapping[str, Any] | ModelSpec | ModelGraph | CompiledModel,
     options: Options | None = None,
     *,
@@ -62,7 +58,7 @@ def draw(
     """A picture in one of the `FORMS`.
 
     Args:
-        source: as for `picture`, or a picture.
+        source: as for `picture_of`, or a picture.
         form: the ending of the file that it is for.
         options: what to show; a picture shows what it shows.
         theme: `light`, `dark`, or `auto`: an SVG or page that follows the reader's system; other forms are light then.
@@ -78,11 +74,10 @@ def draw(
     Raises:
         CompileError: what is wrong with the spec; GM530 where the picture cannot be drawn.
     """
-    if form not in FORMS:
-        raise fail("GM530", f"`.{form}` is no form of a picture", help=choices_help(form, FORMS, "forms"))
+    form = check(form)
     if form == "html":
         return _page(source, options or Options(), theme, orientation, allow_imports)
-    shown = source if isinstance(source, Picture) else picture(source, options, allow_imports=allow_imports)
+    shown = source if isinstance(source, Picture) else picture_of(source, options, allow_imports=allow_imports)
     if form == "json":
         return json.dumps(shown.to_dict(), indent=2, ensure_ascii=False) + "\n"
     if form == "mmd":
@@ -115,7 +110,7 @@ def save(source: Any, path: str | Path, options: Options | None = None, **how: A
         CompileError: as `draw`; GM530 where the file cannot be written.
     """
     target = Path(path)
-    made = draw(source, target.suffix.removeprefix(".").lower(), options, **how)
+    made = draw(source, check(target.suffix), options, **how)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from graphmodel.graph.text import info_text
 from graphmodel.graph.types import ModelGraph, Node
 from graphmodel.visualize import cards, fold, words
-from graphmodel.visualize.cells import Cell, Cells, Sharing, head_frame, head_name
+from graphmodel.visualize.cells import Cell, Cells, Sharing, head_name
 from graphmodel.visualize.flows import Flows
 from graphmodel.visualize.ghosts import with_ghosts
 from graphmodel.visualize.parameters import Parameters
@@ -214,9 +214,9 @@ class _Composer:
         flops = sum(self.flops.get(n.name, 0) for n in nodes)
         if id.startswith("head:"):
             names = list(dict.fromkeys(head_name(n.component) for n in nodes if n.component))
-            title, lines = words.cut(words.names(names)), ()
+            title = words.cut(words.names(names))
             card = cards.of_component(self.graph, [n.component for n in nodes], held, flops)
-            return Frame(id, "head", title, lines, held.total, held.trainable, flops, tuple(shared), "", card)
+            return Frame(id, "head", title, (), held.total, held.trainable, flops, tuple(shared), "", card)
         component, _, scope = id.removeprefix("trunk:").partition("@")
         title, lines = self.trunk_text(component)
         if scope:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from graphmodel.visualize import words
 from graphmodel.visualize.picture import Arrow, Box, Frame, Picture
-from graphmodel.visualize.theme import FONT, THEMES, fill_role, flow_role, frame_role
+from graphmodel.visualize.theme import FONT, THEMES, fill_role, flow_role, frame_roles
 
 Orientation = Literal["portrait", "landscape"]
 FILLER = '<td cellpadding="0"></td>' * 40
@@ -72,10 +72,14 @@ class _Writer:
             "newrank": "true",
         }
         lines = ["digraph picture {", f"  graph [{_attributes(graph)}];"]
-        lines.append(f'  node [shape=box, style="rounded,filled", fontname={quoted(FONT)}, fontsize=11, penwidth=1.1, '
-                     'margin="0.09,0.055", height=0.3, width=0.4];')
-        lines.append(f"  edge [fontname={quoted(FONT)}, fontsize=8, fontcolor={quoted(c['shape'])}, "
-                     f"color={quoted(c['arrow'])}, arrowsize=0.55, penwidth=1.1];")
+        lines.append(
+            f'  node [shape=box, style="rounded,filled", fontname={quoted(FONT)}, fontsize=11, penwidth=1.1, '
+            'margin="0.09,0.055", height=0.3, width=0.4];'
+        )
+        lines.append(
+            f"  edge [fontname={quoted(FONT)}, fontsize=8, fontcolor={quoted(c['shape'])}, "
+            f"color={quoted(c['arrow'])}, arrowsize=0.55, penwidth=1.1];"
+        )
         if legend:
             lines.append(f"  label=<{self.legend()}>;")
         lines += ["  subgraph cluster_picture {", '    pencolor="transparent"; bgcolor="transparent"; margin=6;']
@@ -181,7 +185,8 @@ class _Writer:
         if box.kind in ("input", "output"):
             attributes["penwidth"] = "1.6"
         if box.count > 1:
-            return f"{quoted(box.id)} [{_attributes(attributes | {'shape': 'plain', 'style': ''})}, label=<{self.sheets(text, role)}>];"
+            attributes |= {"shape": "plain", "style": ""}
+            text = self.sheets(text, role)
         return f"{quoted(box.id)} [{_attributes(attributes)}, label=<{text}>];"
 
     def sheets(self, text: str, role: str) -> str:
@@ -197,18 +202,18 @@ class _Writer:
         )
 
     def frame(self, frame: Frame) -> list[str]:
-        role = frame_role(frame)
+        fill, line = frame_roles(frame)
         name = self.font(MARKS.get(frame.state, "") + frame.title, 11, "text", bold=True)
         first = self.row(f'<td align="left">{name}</td>', self.pills((), frame.badges))
         rest = [*frame.lines, words.sums(frame.parameters, frame.flops)]
-        rows = [f'<tr><td align="left">{self.font(line, 8, "muted")}</td></tr>' for line in rest if line]
+        rows = [f'<tr><td align="left">{self.font(text, 8, "muted")}</td></tr>' for text in rest if text]
         style = "rounded,filled,dashed" if frame.state == "removed" else "rounded,filled"
         attributes = {
             "id": f"f-{list(self.frame_of).index(frame.id)}",
             "class": f"frame {frame.kind}",
             "style": style,
-            "fillcolor": self.colours[role],
-            "pencolor": self.colours[f"{role}_line"],
+            "fillcolor": self.colours[fill],
+            "pencolor": self.colours[line],
             "penwidth": "1",
             "margin": "10",
             "labeljust": "l",
@@ -222,7 +227,9 @@ class _Writer:
         label = [
             '      label="";',
             f'      {name} [shape=plain, style="", id={quoted(node)}, class="frame-label", label=<{text}>];',
-            f"      {{rank=same; {name}; {first_box};}}" if self.landscape else f"      {name} -> {first_box} [style=invis];",
+            f"      {{rank=same; {name}; {first_box};}}"
+            if self.landscape
+            else f"      {name} -> {first_box} [style=invis];",
         ]
         return [
             f"    subgraph {quoted('cluster_' + frame.id)} {{",
@@ -301,7 +308,8 @@ def legend_entries(picture: Picture) -> list[tuple[str, str]]:
     if any(b.features for b in picture.boxes):
         entries.append(("feature", "a feature that is used"))
     entries += [(id, name) for id, name in picture.flows.items() if flow_role(id)]
-    found = dict.fromkeys(b for box in (*picture.boxes, *picture.frames) for b in box.badges if b != "frozen")
+    marked = [*(b.badges for b in picture.boxes), *(f.badges for f in picture.frames)]
+    found = dict.fromkeys(b for badges in marked for b in badges if b != "frozen")
     entries += [(words.badge(b), words.FACTS[b][1] if b in words.FACTS else b) for b in found]
     if any(a.lines and "N" in a.lines[-1] for a in picture.arrows):
         entries.append(("N", "batch size"))

@@ -21,7 +21,9 @@ class Flows:
             if node.kind == "input":
                 upstream[name] = frozenset([name])
                 continue
-            reads: frozenset[str] = frozenset().union(*(upstream[r] for r in node.refs())) if node.refs() else frozenset()
+            reads: frozenset[str] = (
+                frozenset().union(*(upstream[r] for r in node.refs())) if node.refs() else frozenset()
+            )
             if node.scope:
                 self.entries[node.scope] = self.entries.get(node.scope, frozenset()) | reads
             upstream[name] = reads

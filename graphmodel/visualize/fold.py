@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 from torch import nn
 
@@ -49,7 +48,7 @@ def fold_whole_trunks(cells: Cells) -> None:
 
 
 def fold_details(cells: Cells) -> None:
-    """Small calls of a trunk that follow each other become one cell; a feature always ends its cell."""
+    """Small calls of a trunk become one cell with the one that reads them; a feature always ends its cell."""
     graph = cells.graph
 
     def small(id: str) -> bool:
@@ -58,7 +57,8 @@ def fold_details(cells: Cells) -> None:
 
     def joins(first: str, second: str) -> bool:
         one, other = cells.cells[first], cells.cells[second]
-        return one.frame == other.frame and one.ghost == other.ghost and not ends(cells, first) and small(second)
+        together = one.frame == other.frame and one.ghost == other.ghost and len(cells.readers[first]) == 1
+        return together and not ends(cells, first) and small(second)
 
     fold_along(cells, lambda a, b: small(a) and joins(a, b))
 
@@ -83,18 +83,17 @@ def operation_name(node: Node) -> str:
     return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
 
 
-def fold_along(cells: Cells, joins: Any) -> None:
+def fold_along(cells: Cells, joins: Callable[[str, str], bool]) -> None:
     """Folds every pair of neighbours that `joins` agrees to, until none is left."""
-    pending = [c for c in cells.cells]
-    while pending:
-        first = pending.pop()
-        if first not in cells.cells:
-            continue
-        for second in sorted(cells.readers[first]):
-            if joins(first, second) and cells.can_fold(first, second):
-                cells.fold(first, second)
-                pending.append(first)
-                break
+    changed = True
+    while changed:
+        changed = False
+        for first in list(cells.cells):
+            for second in sorted(cells.readers.get(first, ())):
+                if joins(first, second) and cells.can_fold(first, second):
+                    cells.fold(first, second)
+                    changed = True
+                    break
 
 
 def ends(cells: Cells, id: str) -> bool:

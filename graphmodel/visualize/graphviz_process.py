@@ -1,4 +1,4 @@
-"""Graphviz in a process of its own: `python graphviz_process.py FORMAT DPI < dot > picture`. Imports nothing of ours."""
+"""Graphviz in a process of its own: `graphviz_process.py FORMAT DPI < dot > picture`. Imports nothing of ours."""
 
 import os
 import sys

@@ -7,7 +7,7 @@ import re
 from graphmodel.visualize import words
 from graphmodel.visualize.dot import MARKS, Orientation
 from graphmodel.visualize.picture import Box, Frame, Picture
-from graphmodel.visualize.theme import LIGHT, fill_role, flow_role, frame_role
+from graphmodel.visualize.theme import LIGHT, fill_role, flow_role, frame_roles
 
 SHAPES = {
     "input": ("([", "])"),
@@ -33,11 +33,11 @@ def to_mermaid(picture: Picture, *, orientation: Orientation = "portrait") -> st
 
     styles = []
     for i, frame in enumerate(picture.frames):
-        role = frame_role(frame)
+        fill, line = frame_roles(frame)
         lines.append(f'  subgraph f{i}["{_frame_text(frame)}"]')
         lines += [box(b, "    ") for b in picture.inside(frame.id)]
         lines.append("  end")
-        styles.append(f"  style f{i} fill:{LIGHT[role]},stroke:{LIGHT[f'{role}_line']},color:{LIGHT['text']}")
+        styles.append(f"  style f{i} fill:{LIGHT[fill]},stroke:{LIGHT[line]},color:{LIGHT['text']}")
     lines += [box(b, "  ") for b in picture.inside("")]
     for i, arrow in enumerate(picture.arrows):
         text = "<br/>".join(escaped(line) for line in arrow.lines if line)

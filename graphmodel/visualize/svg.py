@@ -1,4 +1,4 @@
-"""Finishes Graphviz's SVG: carries its own font, says on hover what a part is, follows the reader's light or dark mode."""
+"""Finishes Graphviz's SVG: it carries its font, tells on hover what a part is, and may follow the dark mode."""
 
 from __future__ import annotations
 

@@ -121,11 +121,11 @@ def fill_role(box: Box) -> str:
     return box.kind
 
 
-def frame_role(frame: Frame) -> str:
-    """The same for a frame."""
-    if frame.state:
-        return frame.state if frame.state != "same" else "frozen_frame"
-    return "frozen_frame" if "frozen" in frame.badges else f"{frame.kind}_frame"
+def frame_roles(frame: Frame) -> tuple[str, str]:
+    """The roles of a frame's fill and of its line."""
+    role = "frozen_frame" if frame.state or "frozen" in frame.badges else f"{frame.kind}_frame"
+    changed = frame.state in ("added", "removed", "changed")
+    return role, f"{frame.state if changed else role}_line"
 
 
 def flow_role(flow: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphmodel.graph.text import target_text
@@ -128,7 +127,7 @@ def settings(written: Mapping[str, Any], actual: Any) -> str:
         written: the parameters that the spec names.
         actual: the component's own, in which `auto` is filled in.
     """
-    parts = []
+    parts: list[str] = []
     for name in written:
         value = getattr(actual, name, written[name])
         if name == "dims" and isinstance(value, (list, tuple)):
@@ -160,9 +159,3 @@ def sentence(name: str, value: Any) -> str:
     """One sentence on a fact, for cards."""
     plain = "" if value is True else f" ({', '.join(map(str, value)) if isinstance(value, (tuple, list)) else value})"
     return f"{badge(name)}{plain}: {FACTS[name][1]}" if name in FACTS else f"{badge(name)}{plain}"
-
-
-def common(paths: Iterable[str]) -> str:
-    """The longest dotted prefix that all paths share."""
-    parts = [p.split(".") for p in paths]
-    return ".".join(os.path.commonprefix(parts)) if parts else ""

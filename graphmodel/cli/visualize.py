@@ -1,0 +1,223 @@
+"""`graphmodel visualize` and `graphmodel diff`: pictures of a model, and what differs between two."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphmodel.cli import options
+
+if TYPE_CHECKING:
+    from graphmodel.graph.types import ModelGraph
+    from graphmodel.visualize import Options, Picture
+
+
+LOCK = "spec.lock.yaml"
+"""The spec that `graphmodel compile -o DIR` leaves beside a model."""
+
+
+class Sharing(str, Enum):
+    """How passes through one trunk are drawn."""
+
+    MERGE = "merge"
+    SPLIT = "split"
+
+
+class Theme(str, Enum):
+    """Colours."""
+
+    light = "light"
+    dark = "dark"
+    auto = "auto"
+
+
+class Orientation(str, Enum):
+    """The direction of a picture."""
+
+    portrait = "portrait"
+    landscape = "landscape"
+
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Its ending says the form: svg, png, pdf, html, mmd (Mermaid), dot, json.",
+    ),
+]
+SharingOption = Annotated[
+    Sharing, typer.Option("--sharing", help="Draw a trunk once for all its passes, or each pass on its own.")
+]
+Depth = Annotated[
+    int,
+    typer.Option(
+        "--depth",
+        min=0,
+        max=3,
+        help="0: a trunk is one box; 1: its stages, equal ones in a row folded; 2: every stage; 3: every call.",
+    ),
+]
+Stack = Annotated[
+    int,
+    typer.Option("--stack", min=0, help="Equal heads on one feature lie in a stack from this many on; 0: never."),
+]
+Ghosts = Annotated[bool, typer.Option("--ghosts", help="Also show what the model leaves out of its trunks.")]
+ThemeOption = Annotated[
+    Theme | None,
+    typer.Option(
+        "--theme",
+        help="Colours; auto follows the reader's system in svg and html.  [default: auto for html, else light]",
+        show_default=False,
+    ),
+]
+OrientationOption = Annotated[Orientation, typer.Option("--orientation", help="From top to bottom or left to right.")]
+NoLegend = Annotated[bool, typer.Option("--no-legend", help="Leave the legend out.")]
+NoTitle = Annotated[bool, typer.Option("--no-title", help="Leave the name and the sums out.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("visualize")(visualize)
+    app.command("diff")(diff)
+
+
+def visualize(
+    specs: options.Specs,
+    output: Output = None,
+    sharing: SharingOption = Sharing.MERGE,
+    depth: Depth = 1,
+    stack: Stack = 4,
+    ghosts: Ghosts = False,
+    theme: ThemeOption = None,
+    orientation: OrientationOption = Orientation.portrait,
+    no_legend: NoLegend = False,
+    no_title: NoTitle = False,
+    set_: options.Set = None,
+    input_: options.Input = None,
+    allow_imports: options.AllowImports = False,
+    imports: options.Import = None,
+) -> None:
+    """Draw a spec: a tree in the terminal, or a picture with -o."""
+    from graphmodel.cli import console
+
+    with console.findings("text"):
+        spec = options.load(specs, set_, input_)
+        if output is not None:
+            _check_form(output)
+        options.import_modules(imports)
+        from graphmodel.api import build_graph
+        from graphmodel.visualize import Options
+
+        graph = build_graph(spec, allow_imports=allow_imports)
+        wanted = Options(sharing.value, depth, stack, ghosts)
+        _show(graph, wanted, output, theme, orientation, not no_legend, not no_title)
+    console.print_diagnostics(spec.notes)
+
+
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="A spec, or the directory of a compiled model.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The same, to compare with.")],
+    output: Output = None,
+    sharing: SharingOption = Sharing.MERGE,
+    depth: Depth = 1,
+    stack: Stack = 4,
+    theme: ThemeOption = None,
+    orientation: OrientationOption = Orientation.portrait,
+    no_legend: NoLegend = False,
+    no_title: NoTitle = False,
+    set_: options.Set = None,
+    input_: options.Input = None,
+    allow_imports: options.AllowImports = False,
+    imports: options.Import = None,
+    form: options.FormatOption = options.Format.text,
+) -> None:
+    """Say what differs between two models; with -o also draw it.
+
+    The exit code is 0 where they are the same, 1 where they differ, 2 where one cannot be read. `--set` and `--input`
+    hold for both.
+    """
+    from graphmodel.cli import console
+
+    with console.findings(form.value, usage=True):
+        specs = [options.load([_spec_of(path)], set_, input_) for path in (before, after)]
+        if output is not None:
+            _check_form(output)
+        options.import_modules(imports)
+        from graphmodel.api import build_graph
+        from graphmodel.diff import diff as differ
+
+        graphs = [build_graph(spec, allow_imports=allow_imports) for spec in specs]
+        found = differ(*graphs)
+        if output is not None:
+            from graphmodel.visualize import Options, compare_pictures, picture_of
+
+            wanted = Options(sharing.value, depth, stack)
+            both = compare_pictures(*(picture_of(graph, wanted) for graph in graphs))
+            _show(both, wanted, output, theme, orientation, not no_legend, not no_title)
+    if form is options.Format.json:
+        console.print_json(found.to_dict())
+    else:
+        typer.echo(str(found))
+    raise typer.Exit(0 if found.same else 1)
+
+
+def _spec_of(path: str) -> str:
+    """A spec file, or the locked spec in a directory that `graphmodel compile -o` wrote.
+
+    Raises:
+        CompileError: GM100 for another directory.
+    """
+    from graphmodel.spec.document import fail
+
+    if not Path(path).is_dir():
+        return path
+    lock = Path(path) / LOCK
+    if not lock.is_file():
+        raise fail("GM100", f"{path} is a directory without {LOCK}", help="name a spec, or what `compile -o` wrote")
+    return str(lock)
+
+
+def _check_form(output: Path) -> None:
+    """Refuses a file whose ending is no form, before anything is built.
+
+    Raises:
+        CompileError: GM530.
+    """
+    from graphmodel.visualize.forms import check
+
+    check(output.suffix)
+
+
+def _show(
+    source: ModelGraph | Picture,
+    wanted: Options,
+    output: Path | None,
+    theme: Theme | None,
+    orientation: Orientation,
+    legend: bool,
+    title: bool,
+) -> None:
+    from graphmodel.cli import console
+    from graphmodel.visualize import Picture, picture_of, save
+
+    if output is None:
+        from graphmodel.visualize.terminal import to_tree
+
+        console.console().print(to_tree(source if isinstance(source, Picture) else picture_of(source, wanted)))
+        return
+    default = "auto" if output.suffix.lower() == ".html" else "light"
+    save(
+        source,
+        output,
+        wanted,
+        theme=theme.value if theme else default,
+        orientation=orientation.value,
+        legend=legend,
+        title=title,
+    )
+    typer.echo(f"wrote {output}", err=True)
