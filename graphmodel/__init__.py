@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from graphmodel.loading import load_spec
     from graphmodel.lower.module import CompiledModel
     from graphmodel.spec.model import ModelSpec
+    from graphmodel.weights.export import export_weights
     from graphmodel.weights.load import load_weights
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "build_graph": "graphmodel.api",
     "compile": "graphmodel.api",
+    "export_weights": "graphmodel.weights.export",
     "load_spec": "graphmodel.loading",
     "load_weights": "graphmodel.weights.load",
     "register_head": "graphmodel.components.registry",
@@ -49,6 +51,7 @@ __all__ = [
     "TrunkFamily",
     "build_graph",
     "compile",
+    "export_weights",
     "load_spec",
     "load_weights",
     "register_head",
