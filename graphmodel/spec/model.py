@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -178,3 +179,8 @@ class ModelSpec(Part):
     def span(self, path: KeyPath, *, key: bool = False) -> Span | None:
         """The place of a path in the native document."""
         return self._document.span(path, key=key)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        # By name: a spec knows nothing of graphs, and imports no torch until somebody looks at it in a notebook.
+        bundle: dict[str, str] = import_module("graphmodel.visualize.notebook").mimebundle(self)
+        return bundle
