@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graphmodel.diagnostics import Collector
+from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.dialects import InputShapes
 from graphmodel.spec.document import Document, KeyPath
 from graphmodel.spec.merge import merge
@@ -27,6 +27,19 @@ def is_list_of_shapes(shape: Any) -> bool:
     return isinstance(shape, (list, tuple)) and bool(shape) and isinstance(shape[0], (list, tuple))
 
 
+def mapped_inputs(mapping: Any) -> list[str]:
+    """The inputs that a `mapping` names, in either form; whether it is sound is seen later."""
+    if isinstance(mapping, dict):
+        return list(mapping)
+    names: list[str] = []
+    for entry in mapping if isinstance(mapping, list) else ():
+        origins = entry.get("from") if isinstance(entry, dict) else None
+        for origin in origins if isinstance(origins, list) else [origins]:
+            text = origin.get("from") if isinstance(origin, dict) else origin
+            names += [str(text).partition(".")[0]] if text else []
+    return names
+
+
 class NativeDialect:
     """Any mapping that no other dialect claims."""
 
@@ -44,10 +57,17 @@ class NativeDialect:
         document = merge([document])
         declared = document.data.get("inputs")
         if not isinstance(declared, dict):
-            mapping = document.data.get("mapping")
-            names = list(mapping) if isinstance(mapping, dict) else []
-            declared = document.data["inputs"] = {name: {} for name in names}
+            declared = document.data["inputs"] = {name: {} for name in mapped_inputs(document.data.get("mapping"))}
+        known = list(declared)
         for name, shape in inputs.items():
+            if known and name not in known:
+                report.error(
+                    "GM207",
+                    f"a shape was given for `{name}`, which is no input of this model",
+                    None,
+                    choices_help(name, known, "inputs"),
+                )
+                continue
             old = declared.get(name)
             item = dict(old) if isinstance(old, dict) else {}
             item.pop("shape", None)

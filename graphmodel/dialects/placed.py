@@ -17,11 +17,13 @@ class At:
         value: the native value; it may hold further `At`s.
         path: where the user wrote what it comes from.
         rename: how the source spells a native key inside of `value`, for places.
+        key: where the user wrote the name that became the value's key, if that stands elsewhere.
     """
 
     value: Any
     path: KeyPath
     rename: Callable[[str], str] | None = None
+    key: KeyPath | None = None
 
 
 def placed(tree: Any, source: Document) -> Document:
@@ -39,18 +41,19 @@ def _strip(
     source: Document,
     places: dict[KeyPath, Place],
 ) -> Any:
+    key: KeyPath | None = None
     while isinstance(value, At):
-        origin, rename, value = value.path, value.rename, value.value
+        origin, rename, key, value = value.path, value.rename, value.key or key, value.value
     if origin is not None:
         span = source.span(origin)
         if span is not None:
-            places[path] = Place(span, source.span(origin, key=True))
+            places[path] = Place(span, source.span(key) if key is not None else source.span(origin, key=True))
     if isinstance(value, dict):
         out = {}
-        for key, child in value.items():
-            spelled = rename(key) if rename is not None else key
+        for name, child in value.items():
+            spelled = rename(name) if rename is not None else name
             below = (*origin, spelled) if origin is not None else None
-            out[key] = _strip(child, (*path, key), _existing(below, source), rename, source, places)
+            out[name] = _strip(child, (*path, name), _existing(below, source), rename, source, places)
         return out
     if isinstance(value, (list, tuple)):
         return [

@@ -218,7 +218,7 @@ class _Resolver:
 
     def feature_edges(self, text: str, readers: Any, path: KeyPath) -> list[Edge]:
         options = readers if isinstance(readers, FeatureYaml) else None
-        source = self.source(text, options, path, path)
+        source = self.source(text, options, path, path, key=True)
         names: list[tuple[str | None, KeyPath]] = []
         if options is not None:
             given = options.head if options.head is not None else options.heads
@@ -259,11 +259,18 @@ class _Resolver:
         return name
 
     def source(
-        self, text: str, options: SourceYaml | EdgeYaml | FeatureYaml | None, path: KeyPath, at: KeyPath
+        self,
+        text: str,
+        options: SourceYaml | EdgeYaml | FeatureYaml | None,
+        path: KeyPath,
+        at: KeyPath,
+        *,
+        key: bool = False,
     ) -> Source | None:
         name, _, rest = text.partition(".")
         if name not in self.inputs:
-            self.error("GM207", f"unknown input `{name}`", path, choices_help(name, list(self.inputs), "inputs"))
+            help = choices_help(name, list(self.inputs), "inputs")
+            self.error("GM207", f"unknown input `{name}`", path, help, key=key)
             return None
         trunk = next(iter(self.trunks), "trunk")
         first, _, tail = rest.partition(".")
@@ -276,6 +283,7 @@ class _Resolver:
                 f"`{text}` does not say which trunk" if not first else f"unknown trunk `{first}` in `{text}`",
                 path,
                 choices_help(first, list(self.trunks), "there are several trunks, write `input.trunk.feature`; trunks"),
+                key=key,
             )
             return None
         pool = self.pool(options.pool, (*at, "pool")) if options is not None else None

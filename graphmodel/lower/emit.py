@@ -83,7 +83,7 @@ def _result(graph: ModelGraph, returns: str, made: dict[str, fx.Node]) -> Any:
                 f"one tensor was asked for and the model has {len(flat)} outputs: {names}"
                 if returns == "tensor"
                 else f"`{returns}` is no form of result",
-                None,
+                graph.spec.span(("returns",)) if returns == graph.spec.returns else None,
                 "use `dict`, `tuple` or `list`, or slice the module to one output",
             )
         ]

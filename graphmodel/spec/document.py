@@ -105,8 +105,9 @@ def read_file(path: str | Path) -> Document:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise fail("GM100", f"no such file: {name}", Span(name, 1, 1), "check the path") from None
-    except OSError as error:
-        raise fail("GM100", f"cannot read {name}: {error.strerror or error}", Span(name, 1, 1)) from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise fail("GM100", f"cannot read {name!r}: {reason}", Span(name, 1, 1)) from None
     if len(raw) > MAX_BYTES:
         raise fail(
             "GM104",
@@ -135,13 +136,17 @@ def read_text(text: str, name: str = "<string>") -> Document:
     if len(text) > MAX_BYTES:
         raise fail("GM104", f"{name} is too large for a spec", Span(name, 1, 1))
     try:
+        _refuse_depth(text, name, lines)
         documents = list(yaml.compose_all(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         raise fail("GM101", *_syntax(error, name, lines)) from None
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line = before.count("\n")
+        span = Span(name, line + 1, error.position - before.rfind("\n"), 1, lines[line] if line < len(lines) else "")
+        raise fail("GM101", f"not readable as YAML: {_first_line(error)}", span, "delete the character") from None
     except yaml.YAMLError as error:
         raise fail("GM101", f"not readable as YAML: {_first_line(error)}", Span(name, 1, 1)) from None
-    except RecursionError:
-        raise fail("GM104", f"{name} is nested too deeply", Span(name, 1, 1)) from None
     if not documents or documents[0] is None:
         raise fail("GM105", "the file is empty", Span(name, 1, 1), "a spec is a YAML mapping; see `examples/native/`")
     if len(documents) > 1:
@@ -165,6 +170,19 @@ def read_text(text: str, name: str = "<string>") -> Document:
     return Document(data, reader.places, (name,))
 
 
+def _refuse_depth(text: str, name: str, lines: list[str]) -> None:
+    """Refuses deep nesting before it is composed: libyaml's composer recurses in C and would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                span = _span(event.start_mark, event.start_mark, name, lines)
+                raise fail("GM104", f"nested more than {MAX_DEPTH} levels deep", span, "a spec is never that deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 class _Reader:
     """Turns PyYAML's nodes into data, keeping places and collecting what is wrong."""
 
@@ -184,7 +202,7 @@ class _Reader:
             why = "contains itself" if id(node) in self.open else f"expand to more than {MAX_NODES} values"
             what = "this value" if id(node) in self.open else "the aliases of this file"
             raise fail("GM103", f"{what} {why}", self.span(node), "write the value out, without `&` and `*`")
-        if depth > MAX_DEPTH:
+        if depth > MAX_DEPTH:  # by way of aliases
             raise fail("GM104", f"nested more than {MAX_DEPTH} levels deep", self.span(node))
         self.places[path] = Place(self.span(node), key)
         if isinstance(node, yaml.ScalarNode):
@@ -302,7 +320,7 @@ def _syntax(error: yaml.MarkedYAMLError, name: str, lines: list[str]) -> tuple[s
     problem = (error.problem or "unreadable").strip()
     message = f"YAML syntax: {problem}" + (f" {error.context}" if error.context else "")
     hint = "check brackets, quotes, colons and indentation at and just above this line"
-    if "\\t" in problem or "tab" in problem:
+    if mark is not None and mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
         hint = "YAML is indented with spaces; replace the tab"
     elif "alias" in problem:
         hint = "an alias `*name` needs an anchor `&name` before it; quote the text if the star is meant literally"

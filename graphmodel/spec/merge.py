@@ -92,7 +92,7 @@ def read_extended(path: str | Path, chain: tuple[Path, ...] = ()) -> Document:
     chain = (*chain, here)
     bases: list[Document] = []
     for i, name in enumerate(names):
-        at = document.span(("extends", i)) or span
+        at = document.span(("extends", i)) if isinstance(data["extends"], list) else span
         if not isinstance(name, str):
             raise fail("GM107", "`extends` takes a path or a list of paths", at)
         target = (Path(path).parent / name).resolve()
@@ -159,9 +159,10 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
         if isinstance(target, list) and isinstance(part, int) and part < len(target):
             target = target[part]
         elif isinstance(target, dict):
-            target = target.setdefault(str(part), {})
-            if target is None:
-                target = document.get(path[:i])[str(part)] = {}
+            if target.get(str(part)) is None:
+                target[str(part)] = {}
+                document.places[path[: i + 1]] = Place(span, span)
+            target = target[str(part)]
         else:
             raise fail("GM108", f"`{dotted(path[: i + 1])}` cannot be set: there is nothing to step into", span)
     last = path[-1]
