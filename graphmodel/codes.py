@@ -159,6 +159,23 @@ CODES: dict[str, Code] = dict(
             "shell",
         ),
         _code(
+            "GM109",
+            "a file of the defaults list is not there",
+            """Hydra's `defaults:` list is followed as far as the files it names lie beside the configuration or in a
+            folder above it. One that is not there is left out with this warning: give it on the command line, before
+            the file that names it.""",
+            """
+            defaults:
+              - nowhere/to_be_found
+            config:
+              MODEL: {TRUNK: {NAME: resnet}, HEAD: {PARAMS: [[mlp, {dims: [2048, 10]}]]}}
+            """,
+            """
+            config:
+              MODEL: {TRUNK: {NAME: resnet}, HEAD: {PARAMS: [[mlp, {dims: [2048, 10]}]]}}
+            """,
+        ),
+        _code(
             "GM201",
             "unknown key",
             "No such key is known in this place. The nearest known key is proposed; unknown keys are never ignored.",
@@ -678,6 +695,21 @@ CODES: dict[str, Code] = dict(
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="cpu")
             some = {k: v for k, v in module.state_dict().items() if "layer4" not in k}
             graphmodel.load_weights(module, some, partial=True)
+            """,
+            "python",
+        ),
+        _code(
+            "GM513",
+            "weights cannot be exported in that layout",
+            """A trunk of one library has no names in another's layout, and a trunk that VISSL does not know has none in
+            VISSL's. With several trunks say which one is meant.""",
+            """
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="cpu")
+            graphmodel.export_weights(module, "timm")
+            """,
+            """
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="cpu")
+            graphmodel.export_weights(module, "torchvision")
             """,
             "python",
         ),

@@ -41,15 +41,27 @@ def dialect_of(document: Document) -> Dialect:
     return next((d for d in dialects() if d.recognises(document)), native)
 
 
-def read(source: str | Path | Sequence[str | Path] | Mapping[str, Any]) -> Document:
-    """One document from a path, several paths (base first, overlays after), or a mapping."""
+def read(source: str | Path | Sequence[str | Path] | Mapping[str, Any], report: Collector | None = None) -> Document:
+    """One document from a path, several paths (base first, overlays after), or a mapping.
+
+    Warnings about what a Hydra defaults list names in vain go into `report`.
+    """
     if isinstance(source, Mapping):
         return from_mapping(source)
     paths = [source] if isinstance(source, (str, Path)) else list(source)
     if not paths:
         raise fail("GM100", "no spec was given")
-    documents = [read_extended(path) for path in paths]
+    report = report if report is not None else Collector()
+    documents = [_followed(read_extended(path), path, report) for path in paths]
     return documents[0] if len(documents) == 1 else merge(documents)
+
+
+def _followed(document: Document, path: str | Path, report: Collector) -> Document:
+    if "defaults" not in document.data:
+        return document
+    from graphmodel.spec.hydra import follow_defaults
+
+    return follow_defaults(document, Path(path), report)
 
 
 def load_spec(
@@ -71,18 +83,18 @@ def load_spec(
     Raises:
         CompileError: everything that is wrong with the YAML, its structure and its names, at once.
     """
+    report = Collector()
     if not isinstance(source, (str, Path, Mapping, Sequence)):  # a ModelSpec
         if not overrides and not inputs:
             return source
         document = source.origin
     else:
-        document = read(source)
+        document = read(source, report)
     dialect = dialect_of(document)
     if overrides:
         document = apply_overrides(document, overrides, dialect.override_prefixes(document))
     from graphmodel.dialects.resolve import resolve  # Pydantic: not before the file is known to be readable
 
-    report = Collector()
     native = dialect.to_native(document, dict(inputs or {}), report)
     spec = resolve(native, report, dialect.name)
     spec._origin = document

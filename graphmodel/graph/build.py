@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphmodel.components.base import Feature, HeadMismatch
+from graphmodel.components.base import HeadMismatch
 from graphmodel.components.construct import build_on_meta
 from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.graph import ops
 from graphmodel.graph.binding import Binder, BoundModule, BoundTrunk, builder_of
 from graphmodel.graph.freezing import resolve_patterns
+from graphmodel.graph.layout import CannotArrange, Wanted
 from graphmodel.graph.trace import TraceError, open_trunk
 from graphmodel.graph.types import Component, ModelGraph, Output
 from graphmodel.graph.values import Value, Writer, version
@@ -43,6 +44,14 @@ def build_graph(
         CompileError: GM2xx and GM3xx; all that can be found at once.
     """
     return _Builder(spec, trunks or {}, allow_imports).run()
+
+
+def want(source: Source, trunk: BoundTrunk) -> Wanted | None:
+    """The feature as a source asks for it, or None where there is none, or none with (or without) the final norm."""
+    feature = trunk.find(source.feature)
+    if feature is not None and source.norm is not None:
+        feature = trunk.normed(feature, source.norm)
+    return None if feature is None else Wanted(feature, source.layout, source.tokens)
 
 
 @dataclass(frozen=True)
@@ -113,9 +122,9 @@ class _Builder:
                     key=True,
                 )
 
-    def bind_features(self) -> dict[tuple[str, str], list[Feature]]:
+    def bind_features(self) -> dict[tuple[str, str], list[Wanted]]:
         """For each input and trunk, the features that edges want of it, each once."""
-        wanted: dict[tuple[str, str], list[Feature]] = {}
+        wanted: dict[tuple[str, str], list[Wanted]] = {}
         for edge in self.spec.edges:
             for source in edge.sources:
                 trunk = self.trunks.get(source.trunk or "")
@@ -144,9 +153,19 @@ class _Builder:
                         key=True,
                     )
                     continue
+                each = want(source, trunk)
+                if each is None:
+                    state = "with" if source.norm else "without"
+                    self.error(
+                        "GM306",
+                        f"the feature `{feature.name}` of `{trunk.spec.family}` cannot be had {state} the final norm",
+                        (*source.at, "norm"),
+                        "leave `norm` out, or read another feature",
+                    )
+                    continue
                 features = wanted.setdefault((source.input, trunk.spec.name), [])
-                if feature.name not in [f.name for f in features]:
-                    features.append(feature)
+                if each.name not in [w.name for w in features]:
+                    features.append(each)
         return wanted
 
     def input_nodes(self, item: InputSpec) -> list[Value]:
@@ -186,7 +205,7 @@ class _Builder:
             for number, (indices, shape) in enumerate(groups)
         ]
 
-    def run_trunk(self, item: InputSpec, trunk: BoundTrunk, features: list[Feature]) -> None:
+    def run_trunk(self, item: InputSpec, trunk: BoundTrunk, features: list[Wanted]) -> None:
         several = len(self.trunks) > 1
         groups = self.groups(item)
         results: list[dict[str, Value]] = []
@@ -201,16 +220,25 @@ class _Builder:
             extras = {c: self.joined(self.tensors[c], group, f"{c}_{scope}") for c in item.companions}
             try:
                 opened = open_trunk(trunk.module, features, {"x": main.pair, **{k: v.pair for k, v in extras.items()}})
+            except CannotArrange as error:
+                at = self.readers(item, trunk, error.name)
+                self.error("GM306", str(error), at, error.help)
+                return
             except TraceError as error:
                 size = "×".join(str(d) for d in group.shape)
+                help = trunk.family.input_help(trunk.params, group.shape, trunk.module)
                 self.error(
-                    "GM303",
+                    "GM305" if help else "GM303",
                     f"the trunk `{trunk.spec.family}` cannot run on `{item.name}` ({size}): {error}",
                     item.at,
-                    "check the input's shape against what the trunk takes",
+                    help or "check the input's shape against what the trunk takes",
                     key=True,
                 )
                 return
+            trunk.component.extras.update(opened.extras)
+            for path, extra in opened.extras.items():
+                if isinstance(extra, nn.Module):
+                    trunk.module.add_module(path, extra)
             alone = len(groups) == 1 and len(self.spec.inputs) - len(item.companions) == 1 and not several
             results.append(
                 self.writer.embed(
@@ -226,6 +254,16 @@ class _Builder:
         for feature in features:
             values = [r[feature.name] for r in results]
             self.features[item.name, trunk.spec.name, feature.name] = (groups, values)
+
+    def readers(self, item: InputSpec, trunk: BoundTrunk, name: str) -> tuple[str | int, ...]:
+        """The place in the spec that wants a feature of an input."""
+        for edge in self.spec.edges:
+            for source in edge.sources:
+                if source.input == item.name and source.trunk == trunk.spec.name:
+                    each = want(source, trunk)
+                    if each is not None and each.name == name:
+                        return source.at
+        return item.at
 
     def joined(self, tensors: list[Value], group: _Group, scope: str) -> Value:
         """The views of a group as one batch."""
@@ -247,7 +285,7 @@ class _Builder:
             )
         return value
 
-    def in_view_order(self, source: Source, groups: list[_Group], values: list[Value], feature: Feature) -> Value:
+    def in_view_order(self, source: Source, groups: list[_Group], values: list[Value], feature: Wanted) -> Value:
         """A feature of all views as one batch, in the order in which the views came.
 
         Raises:
@@ -301,20 +339,20 @@ class _Builder:
             result = self.call_head(name, module, value, edge, last=i == len(chain) - 1)
             if result is None:
                 return None
-            value = result
+            value = self.single(result) if i < len(chain) - 1 else result
         return self.parts(edge, value, chain[-1])
 
     def read(self, source: Source, edge: Edge) -> Value | None:
         trunk = self.trunks[source.trunk or ""]
-        feature = trunk.find(source.feature)
-        assert feature is not None, "unknown features were reported before"
-        groups, values = self.features[source.input, trunk.spec.name, feature.name]
+        wanted = want(source, trunk)
+        assert wanted is not None, "unknown features were reported before"
+        groups, values = self.features[source.input, trunk.spec.name, wanted.name]
         span = self.spec.span(edge.at)
         try:
-            ready = [ops.prepare(self.writer, value, source, feature, trunk, span) for value in values]
-            return self.in_view_order(source, groups, ready, feature)
+            ready = [ops.prepare(self.writer, value, source, span) for value in values]
+            return self.in_view_order(source, groups, ready, wanted)
         except ops.CannotApply as error:
-            self.error("GM306", f"{error} (`{source.input}.{feature.name}`)", (*source.at, "pool"), error.help)
+            self.error("GM306", f"{error} (`{source.input}.{wanted.feature.name}`)", (*source.at, "pool"), error.help)
             return None
 
     def call_head(self, name: str, module: BoundModule, value: Value, edge: Edge, *, last: bool) -> Value | None:
@@ -368,6 +406,12 @@ class _Builder:
             result = self.writer.protect_last(value)
         self.components[name] = component
         return result
+
+    def single(self, value: Value) -> Value:
+        """The tensor that the next module of a chain reads; a list of one tensor is that tensor, as in VISSL."""
+        if isinstance(value.info, (list, tuple)) and len(value.info) == 1:
+            return self.writer.function("getitem", ops.getitem, (value, 0), name=f"{value.node}_value", kind="head")
+        return value
 
     def origin(self, where: str, value: Value) -> str:
         return f" (it reads {where}, of shape {value.text})"
