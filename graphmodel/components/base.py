@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 from typing_extensions import Self
+
+from graphmodel.components.construct import load_file
 
 Auto = Literal["auto"]
 """A width that is read off the feature."""
@@ -127,25 +129,83 @@ def match_width(written: int | Auto, actual: int, path: Sequence[str | int], fea
 ParamsT = TypeVar("ParamsT", bound=BaseModel)
 
 
+Compute = Callable[..., Any]
+"""Makes a feature of the trunk and the values that it taps: `compute(trunk, *tapped)`."""
+INPUT_OF = ":input"
+"""A tap with this suffix means what the module is called with, not what it returns."""
+
+
+class Running(Protocol):
+    """What a runner may ask of whoever runs the trunk: the tracer, or a plain call."""
+
+    def tapped(self, path: str) -> Any:
+        """The output of the trunk's module at `path`, or with the suffix `:input` what it was called with."""
+
+    def raw(self, value: Any) -> Any:
+        """The trunk's own value behind a map that a library reshaped from it."""
+
+    def forget(self) -> None:
+        """Starts over after a run that failed half-way."""
+
+
+Runner = Callable[[nn.Module, Sequence["Feature"], Any, Mapping[str, Any], Running], dict[str, Any]]
+"""Runs a trunk for features: `runner(trunk, features, x, extras, running)` returns each feature by its name."""
+
+
 @dataclass(frozen=True)
 class Feature:
     """A named value inside a trunk.
 
     Attributes:
         name: what specs call it.
-        taps: dotted paths of the trunk's modules whose outputs it is made of; none taps the trunk's own result.
+        taps: dotted paths of the trunk's modules whose outputs it is made of (`path:input` for what the module is
+            called with); none taps the trunk's own result.
         compute: makes the feature of the trunk and the tapped values, `compute(trunk, *tapped)`; it is traced like
             the trunk's own code, so it may call the trunk's modules. None means the one tapped value itself.
         aliases: further names.
-        layout: how its dimensions are arranged.
-        reads: parameters and modules of the trunk that `compute` uses; informative.
+        layout: how its dimensions are arranged; `other` leaves it to its shape.
+        runner: how the trunk is run for it and for the features beside it; None calls the trunk.
     """
 
     name: str
     taps: tuple[str, ...] = ()
-    compute: Callable[..., Any] | None = None
+    compute: Compute | None = None
     aliases: tuple[str, ...] = ()
     layout: Layout = "nchw"
+    runner: Runner | None = None
+
+
+def run_plain(
+    trunk: nn.Module, features: Sequence[Feature], x: Any, extras: Mapping[str, Any], running: Running
+) -> dict[str, Any]:
+    """Calls the trunk and makes every feature of what was tapped on the way."""
+    return of_taps(trunk, features, trunk(x, **extras), running)
+
+
+def of_taps(trunk: nn.Module, features: Sequence[Feature], whole: Any, running: Running) -> dict[str, Any]:
+    """Every feature of a run whose own result is `whole`.
+
+    All taps are looked up before anything is computed: a feature may call the trunk's modules once more.
+    """
+    tapped = [[running.tapped(path) for path in f.taps] or [whole] for f in features]
+    return {
+        f.name: values[0] if f.compute is None else f.compute(trunk, *values)
+        for f, values in zip(features, tapped, strict=True)
+    }
+
+
+class TrunkRefusal(Exception):
+    """Parameters or weights that a trunk's family cannot take.
+
+    Attributes:
+        message: what is wrong.
+        path: the parameter, relative to the trunk's parameters.
+        help: how to fix it.
+    """
+
+    def __init__(self, message: str, path: Sequence[str | int] = (), help: str = "") -> None:
+        super().__init__(message)
+        self.message, self.path, self.help = message, tuple(path), help
 
 
 class TrunkFamily(Generic[ParamsT]):
@@ -189,6 +249,43 @@ class TrunkFamily(Generic[ParamsT]):
         """Why the trunk cannot take inputs of this per-sample shape, or None."""
         return None
 
+    def input_help(self, params: ParamsT, shape: Sequence[int], trunk: nn.Module) -> str:
+        """What to write so that the trunk takes inputs of this per-sample shape, where it fails on them."""
+        return ""
+
+    def for_resolutions(self, params: ParamsT, shapes: Sequence[Sequence[int]]) -> ParamsT:
+        """The parameters with which the trunk takes inputs of all these per-sample shapes."""
+        return params
+
+    def normed(self, feature: Feature, params: ParamsT, trunk: nn.Module, norm: bool) -> Feature | None:
+        """The feature with the trunk's final norm applied or not, or None where it cannot be had so."""
+        return None
+
+    def pretrained(self, params: ParamsT, input_type: str, weights: bool | str, skeleton: bool = False) -> nn.Module:
+        """The trunk with the library's published weights (True), or those of a file in the library's own layout.
+
+        Args:
+            params: validated parameters.
+            input_type: as for `build`.
+            weights: what the spec's `pretrained` says.
+            skeleton: build the same module and load nothing.
+
+        Raises:
+            TrunkRefusal: where there are no published weights.
+        """
+        if not isinstance(weights, str):
+            raise TrunkRefusal(
+                f"no weights are published for `{self.name}`",
+                ("pretrained",),
+                "name a file, or take the library's model: `torchvision:NAME` or `timm:NAME`",
+            )
+        module = self.build(params, input_type)
+        return module if skeleton else load_file(module, weights)
+
     def vissl_key(self, key: str, params: ParamsT) -> str | None:
         """This library's key for a key of VISSL's trunk (without `trunk.` and `base_model.`), or None to drop it."""
         return key.removeprefix("_feature_blocks.")
+
+    def to_vissl_key(self, key: str, params: ParamsT) -> str | None:
+        """VISSL's key for one of this library's, the way back from `vissl_key`; None where VISSL has no such tensor."""
+        return f"_feature_blocks.{key}"

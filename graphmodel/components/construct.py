@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,41 @@ def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
         return module.to("meta")
 
 
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module on the meta device; no tensor is copied on the way."""
+    memo: dict[int, Any] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        moved = tensor.detach().to("meta")
+        memo[id(tensor)] = (
+            nn.Parameter(moved, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+        )
+    return copy.deepcopy(module, memo)
+
+
 def is_meta(module: nn.Module) -> bool:
     """Whether the module's tensors are all on the meta device."""
     tensors: list[Any] = [*module.parameters(), *module.buffers()]
     return bool(tensors) and all(t.is_meta for t in tensors)
+
+
+def load_file(module: nn.Module, path: str) -> nn.Module:
+    """The module with the weights of a file in its own layout; nothing may be missing or left over.
+
+    Args:
+        module: what to load into.
+        path: a `.safetensors` file, or a checkpoint of tensors and plain data, with or without `state_dict` or `model`.
+
+    Raises:
+        OSError: where the file cannot be read.
+        RuntimeError: where a key is missing, left over, or of another shape.
+    """
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import load_file as read
+
+        state: Any = read(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        state = state.get(key, state) if isinstance(state.get(key), dict) else state
+    module.load_state_dict(state)
+    return module

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, create_model
 from torch import nn
 
 from graphmodel.components.base import Auto, Feature, HeadParams, TensorInfo, TrunkFamily, match_width, width
+from graphmodel.components.library_features import default_of, features_of, naming_of
 
 T = TypeVar("T")
 
@@ -199,6 +200,11 @@ class PlainTrunk(TrunkFamily[Any], Generic[T]):
         return _by_keywords(self.origin)(params)
 
     def features(self, params: Any, trunk: nn.Module) -> list[Feature]:
-        named = getattr(trunk, "features", None)
-        table = dict(named) if isinstance(named, dict) else {}
-        return [*(Feature(name, (path,)) for name, path in table.items()), Feature("output", layout="other")]
+        return features_of(trunk)
+
+    def default(self, params: Any, trunk: nn.Module) -> str:
+        return default_of(trunk)
+
+    def normed(self, feature: Feature, params: Any, trunk: nn.Module, norm: bool) -> Feature | None:
+        naming = naming_of(trunk)
+        return naming.normed(feature, trunk, norm) if naming is not None else None

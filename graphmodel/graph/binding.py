@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from graphmodel.components.base import Feature, HeadParams, TrunkFamily
-from graphmodel.components.construct import build_on_meta, is_meta
+from graphmodel.components.base import INPUT_OF, Feature, HeadParams, TrunkFamily, TrunkRefusal
+from graphmodel.components.construct import build_on_meta, meta_copy
 from graphmodel.components.registry import HeadEntry, PlainTrunk, find_head, find_trunk, head_names, trunk_names
-from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.components.trunks.library import LibraryParams, LibraryTrunk
+from graphmodel.diagnostics import Collector, CompileError, Diagnostic, choices_help
 from graphmodel.graph.types import Component
 from graphmodel.spec.document import dotted
 from graphmodel.spec.model import HeadSpec, ModelSpec, ModuleCall, TrunkSpec
@@ -46,6 +48,10 @@ class BoundTrunk:
         if name and any(path == name for path, _ in self.module.named_modules()):
             return Feature(name, (name,), layout="other")
         return None
+
+    def normed(self, feature: Feature, norm: bool) -> Feature | None:
+        """The feature with the trunk's final norm or without, or None where it cannot be had so."""
+        return self.family.normed(feature, self.params, self.module, norm)
 
     def names(self) -> list[str]:
         """Names that a spec may use, the family's first."""
@@ -116,28 +122,72 @@ class Binder:
         params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report)
         if params is None:
             return None
-
-        def build() -> nn.Module:
-            return family.build(params, trunk.input_type)
-
+        if isinstance(trunk.pretrained, str) and not self.is_readable(trunk, family):
+            return None
         try:
-            meta = build_on_meta(build)
+            params = family.for_resolutions(params, self.shapes(trunk))
+            meta = build_on_meta(lambda: _built(family, params, trunk, skeleton=True))
+        except TrunkRefusal as error:
+            at = (*trunk.at, *error.path)
+            self.report.error("GM201", error.message, self.spec.span(at, key=True), error.help, dotted(at))
+            return None
         except Exception as error:  # a constructor's own refusal of its arguments is the user's error
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.report.error(
                 "GM302", f"the trunk `{trunk.family}` cannot be built: {text}", span, "", dotted(trunk.at)
             )
             return None
+        weights_span = self.spec.span((*trunk.at, "pretrained"))
+
+        def build() -> nn.Module:
+            try:
+                return _built(family, params, trunk)
+            except Exception as error:
+                if not trunk.pretrained:
+                    raise
+                text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                message = f"the weights of `{trunk.family}` cannot be loaded: {text}"
+                raise CompileError([Diagnostic("GM510", message, weights_span)]) from error
+
         component = Component(path, "trunk", trunk.family, params, build, meta, span=self.spec.span(trunk.at))
         return BoundTrunk(trunk, family, params, component)
 
+    def is_readable(self, trunk: TrunkSpec, family: TrunkFamily[Any]) -> bool:
+        """Whether `pretrained` names weights that the library publishes or a file that is there."""
+        weights = str(trunk.pretrained)
+        published = getattr(family, "is_published", None)
+        if Path(weights).is_file() or (published is not None and published(weights)):
+            return True
+        span = self.spec.span((*trunk.at, "pretrained"))
+        self.report.error("GM510", f"no such file: {weights}", span, "write true for published weights, or a file")
+        return False
+
+    def shapes(self, trunk: TrunkSpec) -> list[tuple[int, ...]]:
+        """The per-sample shapes of all inputs that go through a trunk."""
+        names = {s.input for edge in self.spec.edges for s in edge.sources if s.trunk == trunk.name}
+        items = [self.spec.inputs[n] for n in names if n in self.spec.inputs]
+        return [shape for item in items for shape in item.views or (item.shape,) if shape is not None]
+
     def given_trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk:
         module = self.given[trunk.name]
-        family = find_trunk(trunk.family) or PlainTrunk(trunk.family, type(module))
-        params = family.Params.model_construct(**trunk.params)
-        meta = module if is_meta(module) else _meta_copy(module)
+        meta = meta_copy(module)
+        family, params = self.family_of(trunk, meta)
         component = Component(path, "trunk", trunk.family, params, lambda: module, meta, True, self.spec.span(trunk.at))
-        return BoundTrunk(trunk, PlainTrunk(trunk.family, type(module)), params, component)
+        return BoundTrunk(trunk, family, params, component)
+
+    def family_of(self, trunk: TrunkSpec, module: nn.Module) -> tuple[TrunkFamily[Any], Any]:
+        """The family that names a given module's features: the spec's where they are all there, else any module's."""
+        family = None if trunk.imports else find_trunk(trunk.family)
+        if family is not None:
+            try:
+                params = family.Params.model_validate(trunk.params)
+                for feature in family.features(params, module):
+                    for tap in feature.taps:
+                        module.get_submodule(tap.removesuffix(INPUT_OF))
+                return family, params
+            except (ValidationError, AttributeError):
+                pass
+        return LibraryTrunk(trunk.family), LibraryParams(**trunk.params)
 
     def imported(self, trunk: TrunkSpec) -> TrunkFamily[Any] | None:
         span = self.spec.span((*trunk.at, "module"))
@@ -182,10 +232,10 @@ class Binder:
         return bound if len(bound) == len(head.chain) else None
 
 
-def _meta_copy(module: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(module).to("meta")
+def _built(family: TrunkFamily[Any], params: Any, trunk: TrunkSpec, skeleton: bool = False) -> nn.Module:
+    if trunk.pretrained:
+        return family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton)
+    return family.build(params, trunk.input_type)
 
 
 def builder_of(entry: HeadEntry, params: HeadParams) -> Callable[[], nn.Module]:

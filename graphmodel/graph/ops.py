@@ -8,9 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from graphmodel.components.base import Feature
 from graphmodel.diagnostics import Span
-from graphmodel.graph.binding import BoundTrunk
 from graphmodel.graph.values import Value, Writer
 from graphmodel.spec.model import Combine, PoolSpec, Source
 
@@ -32,15 +30,12 @@ class CannotApply(Exception):
         self.help = help
 
 
-def prepare(
-    writer: Writer, value: Value, source: Source, feature: Feature, trunk: BoundTrunk, span: Span | None
-) -> Value:
-    """The feature as its reader asked for it.
+def prepare(writer: Writer, value: Value, source: Source, span: Span | None) -> Value:
+    """The feature pooled and flattened as its reader asked; layout and tokens were seen to when the trunk was opened.
 
     Raises:
         CannotApply: where the operation does not fit the feature's shape.
     """
-    del feature, trunk
     if source.pool is not None:
         value = pool(writer, value, source.pool, span)
     if source.flatten and len(value.pair[0].shape) > 2:
@@ -54,7 +49,9 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None) -> Val
     if not isinstance(first, torch.Tensor) or first.ndim != 4:
         raise CannotApply(
             f"`{spec.op}` pools feature maps (N×C×H×W) and the feature is {value.text}",
-            "leave the pooling out, or read a feature map",
+            "reshape the tokens to a map (`layout: nchw`), or take their mean (`tokens: mean`)"
+            if isinstance(first, torch.Tensor) and first.ndim == 3
+            else "leave the pooling out, or read a feature map",
         )
     try:
         return writer.function(

@@ -7,10 +7,8 @@ differs between the runs grows with the batch and stays symbolic, and control fl
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,97 +16,290 @@ from torch import fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 from torch.overrides import TorchFunctionMode
 
-from graphmodel.components.base import Feature
+from graphmodel.components.base import INPUT_OF, Feature, run_plain
+from graphmodel.graph.layout import Arrangement, CannotArrange, Wanted, arrange, infer, strip
+from graphmodel.graph.meta_proxy import FACTORIES, MetaProxy, TraceError, constant, map_structure, tensors_in, version
+from graphmodel.graph.modes import for_both_modes, with_dropout_modules
+from graphmodel.graph.opened import ROOT, Opened, finish, relative
 
-FACTORIES = frozenset(
-    getattr(torch, name)
-    for name in (
-        "arange zeros ones full empty linspace eye tensor rand randn logspace randint randperm tril_indices "
-        "triu_indices zeros_like ones_like full_like empty_like"
-    ).split()
-)
+__all__ = ["FACTORIES", "Opened", "TraceError", "Wanted", "open_trunk"]
 
-
-class TraceError(Exception):
-    """A trunk that this tracer cannot open; `str()` says what stood in the way."""
+Pair = tuple[Any, Any]
 
 
-@dataclass
-class Opened:
-    """A traced trunk.
+def open_trunk(trunk: nn.Module, features: Sequence[Feature | Wanted], sample: Mapping[str, Pair]) -> Opened:
+    """Traces `trunk` for `features`, in eval and in training mode, so that the result acts as the trunk in both.
 
-    Attributes:
-        graph: the trunk's calls; targets are module paths relative to the trunk, dead calls removed.
-        features: the node of each requested feature.
-        inputs: placeholder names in order.
-        flags: per node, what the tracer saw, in `node.meta`: `values` (a pair), `mutates` (nodes).
+    Args:
+        trunk: the trunk on the meta device.
+        features: what is wanted of it.
+        sample: meta tensors of two batch sizes for each input; the first is the trunk's main input, the others go in
+            by keyword.
+
+    Returns:
+        The calls that the features need, nothing else.
+
+    Raises:
+        TraceError: where the trunk's own code cannot be followed, or does things in training mode that no module can
+            stand for.
+        CannotArrange: where a feature cannot be had in the layout that was asked for.
+    """
+    wanted = [f if isinstance(f, Wanted) else Wanted(f) for f in features]
+    results: dict[Any, Any] = {}
+    before = [(m, m.training) for m in trunk.modules()]
+    try:
+        moving = _traced(trunk.train(), wanted, sample, results)
+        try:
+            still = _traced(trunk.eval(), wanted, sample, results)
+        except NeverCalled:  # an auxiliary classifier is there in training alone
+            return with_dropout_modules(moving, trunk)
+    finally:
+        for module, mode in before:
+            module.training = mode
+    return for_both_modes(still, moving, trunk)
+
+
+def _traced(trunk: nn.Module, wanted: Sequence[Wanted], sample: Mapping[str, Pair], results: dict[Any, Any]) -> Opened:
+    """One trace, in the mode that the trunk is in."""
+    names = list(sample)
+    taps = [tap.removesuffix(INPUT_OF) for w in wanted for tap in w.feature.taps]
+    tracer = StageTracer(taps, {"x": sample[names[0]], **{n: sample[n] for n in names[1:]}}, results)
+    root = type("_TracedRoot", (_Root,), {"forward": _forward_of(names[1:])})(trunk, wanted, tracer)
+    tracer.name_tensors(root)
+    try:
+        graph = tracer.trace(root)
+    except (TraceError, CannotArrange):
+        raise
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise TraceError(f"{type(error).__name__}: {text}") from error
+    return finish(graph, names, tracer.arrangements, tracer.attributes)
+
+
+class NeverCalled(TraceError):
+    """A tapped module that the trunk does not call."""
+
+
+class _Root(nn.Module):
+    """The traced function: runs the trunk, then makes every feature of what was tapped on the way."""
+
+    def __init__(self, trunk: nn.Module, wanted: Sequence[Wanted], tracer: StageTracer) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self._wanted, self._tracer = tuple(wanted), [tracer]
+
+    def features_of(self, x: Any, extras: dict[str, Any]) -> dict[str, Any]:
+        """Every wanted feature by name."""
+        tracer = self._tracer[0]
+        features = list(dict.fromkeys(w.feature for w in self._wanted))
+        runner = next((f.runner for f in features if f.runner is not None), run_plain)
+        size = tuple(x.shape[-2:]) if x.ndim == 4 else None
+        out: dict[str, Any] = {}
+        with tracer.factories():
+            values = runner(self.trunk, features, x, extras, tracer)
+            for wanted in self._wanted:
+                value = values[wanted.feature.name]
+                have = tracer.known.get(getattr(value, "node", None)) or infer(value, wanted.feature, self.trunk, size)
+                try:
+                    out[wanted.name], tracer.arrangements[wanted.name] = arrange(value, have, wanted)
+                except CannotArrange as error:
+                    error.name = wanted.name
+                    raise
+        return out
+
+
+def _forward_of(extras: Sequence[str]) -> Callable[..., Any]:
+    """A forward with one named argument per input; fx makes placeholders of a function's own argument names."""
+    names = ", ".join(["x", *extras])
+    scope: dict[str, Any] = {}
+    exec(
+        f"def forward(self, {names}):\n    return self.features_of(x, dict({', '.join(f'{e}={e}' for e in extras)}))",
+        scope,
+    )
+    forward: Callable[..., Any] = scope["forward"]
+    return forward
+
+
+class StageTracer(fx.Tracer):
+    """Traces a trunk with every module closed but the root and the ancestors of tapped modules.
+
+    Args:
+        taps: paths of the tapped modules, relative to the trunk.
+        sample: for each placeholder, its meta value in either run.
+        results: closed calls and what they returned, shared by traces of the same trunk.
     """
 
-    graph: fx.Graph
-    features: dict[str, fx.Node]
-    inputs: tuple[str, ...] = field(default=())
+    def __init__(self, taps: Sequence[str], sample: Mapping[str, Pair], results: dict[Any, Any]) -> None:
+        super().__init__()
+        self.sample, self.results = dict(sample), results
+        self.open_paths = {""} | {
+            ".".join(parts[:end]) for tap in taps for parts in [tap.split(".")] for end in range(1, len(parts))
+        }
+        self.taps: dict[str, list[Any]] = {}
+        self.running = False
+        self.known: dict[fx.Node | None, Arrangement] = {}
+        self.arrangements: dict[str, Arrangement] = {}
+        self.attributes: dict[str, torch.Tensor] = {}
+        self.proxies: dict[str, Any] = {}
 
+    def name_tensors(self, root: nn.Module) -> None:
+        """Learns the names of all tensors that the trunk holds, as parameters, buffers or plain attributes."""
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.owned = {id(module) for module in root.modules()}
+        for path, module in root.named_modules():
+            plain = {k: v for k, v in vars(module).items() if isinstance(v, torch.Tensor)}
+            for name, tensor in {**module._parameters, **module._buffers, **plain}.items():
+                if tensor is not None:
+                    self.tensors[f"{path}.{name}".removeprefix(".")] = tensor
+            self.attributes |= {relative(f"{path}.{name}"): tensor for name, tensor in plain.items()}
+        self.names = {id(tensor): name for name, tensor in reversed(self.tensors.items())}
 
-class MetaProxy(fx.Proxy):
-    """A proxy that knows its value on the meta device for two batch sizes."""
+    # -- what runners ask -------------------------------------------------------------------------------------------
 
-    @property
-    def values(self) -> tuple[Any, Any]:
-        pair: tuple[Any, Any] = self.node.meta["values"]
-        return pair
+    def tapped(self, path: str) -> Any:
+        """The output of the module at `path`, or with the suffix `:input` what it was called with."""
+        calls = self.taps.get(path, [])
+        if not calls and isinstance(module := self.trunk_module(path), nn.ModuleList) and len(module):
+            return self.tapped(f"{path}.{len(module) - 1}")
+        module_path = path.removesuffix(INPUT_OF)
+        if not calls:
+            raise NeverCalled(f"the module `{module_path}` is never called on its own")
+        if len(calls) > 1:
+            raise TraceError(f"the module `{module_path}` is called {len(calls)} times, so it names no single feature")
+        return calls[0]
 
-    def constant(self) -> Any:
-        """The value, where it is a number that does not depend on the batch.
+    def raw(self, value: Any) -> Any:
+        """The trunk's own value behind a map that a library made of it."""
+        if not isinstance(value, MetaProxy):
+            return value
+        found = strip(value, self.root.get_submodule(ROOT), self.results.setdefault("plain", {}))
+        if found is None:
+            return value
+        self.known[found[0].node] = found[1]
+        return found[0]
 
-        Raises:
-            TraceError: where it does.
-        """
-        first, second = self.values
-        if isinstance(first, torch.Tensor) or first != second:
-            raise TraceError(f"control flow depends on the value of `{self.node.name}`, which changes with the batch")
-        return first
+    def forget(self) -> None:
+        """Starts over after a run that failed half-way."""
+        self.taps.clear()
 
-    @property
-    def shape(self) -> Any:
-        return self.size()
+    def trunk_module(self, path: str) -> nn.Module | None:
+        try:
+            return self.root.get_submodule(f"{ROOT}.{path}" if path else ROOT)
+        except AttributeError:
+            return None
 
-    @property
-    def ndim(self) -> int:
-        return int(self.values[0].ndim)
+    # -- what fx asks -----------------------------------------------------------------------------------------------
 
-    def dim(self) -> int:
-        return self.ndim
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return relative(module_qualified_name) not in self.open_paths or getattr(m, "stays_closed", False)
 
-    def size(self, dim: int | None = None) -> Any:
-        first, second = (v.shape for v in self.values)
-        if dim is not None:
-            return int(first[dim]) if first[dim] == second[dim] else self._size(dim)
-        return tuple(int(a) if a == b else self._size(i) for i, (a, b) in enumerate(zip(first, second, strict=True)))
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self.running or not self.has_name(m):  # a slice of a container is a module that nobody owns
+            return forward(*args, **kwargs)
+        out = super().call_module(m, forward, args, kwargs)
+        if isinstance(out, MetaProxy):
+            out = _unpacked(out)
+        path = relative(self.path_of_module(m))
+        self.taps.setdefault(path, []).append(out)
+        self.taps.setdefault(path + INPUT_OF, []).append(next(iter((*args, *kwargs.values())), None))
+        return out
 
-    def _size(self, dim: int) -> Any:
-        return self.tracer.create_proxy("call_method", "size", (self, dim), {})
+    def has_name(self, module: nn.Module) -> bool:
+        """Whether the trunk owns the module."""
+        return id(module) in self.owned
 
-    def __len__(self) -> int:
-        return len(self.values[0])
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        # Parameters and buffers of opened modules become proxies, so that arithmetic between them is traced too.
+        if self.running or not isinstance(attr_val, torch.Tensor):
+            return attr_val
+        name = self.names.get(id(attr_val))
+        return attr_val if name is None else self.tensor_proxy(name)
 
-    def __iter__(self) -> Iterator[Any]:
-        first = self.values[0]
-        if isinstance(first, (torch.Tensor, list, tuple)):
-            this: Any = self
-            return iter([this[i] for i in range(len(first))])
-        raise TraceError(f"iteration over `{self.node.name}`")
+    def tensor_proxy(self, name: str) -> Any:
+        if name not in self.proxies:
+            self.proxies[name] = self.create_proxy("get_attr", name, (), {})
+        return self.proxies[name]
 
-    def __index__(self) -> int:
-        return int(self.constant())
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, torch.Tensor) and not self.running:
+            name = self.names.get(id(a))
+            if name is None:
+                if a.is_meta:
+                    raise TraceError("a tensor is computed where the tracer cannot see it")
+                name = f"{ROOT}.constant_{sum(n.startswith('constant_') for n in self.attributes)}"
+                self.attributes[relative(name)] = self.tensors[name] = a
+                self.names[id(a)] = name
+                setattr(self.root.get_submodule(ROOT), relative(name), a)
+            return self.tensor_proxy(name).node
+        return super().create_arg(a)
 
-    def __int__(self) -> int:
-        return int(self.constant())
+    def proxy(self, node: fx.Node) -> MetaProxy:
+        return MetaProxy(node, self)
 
-    def __float__(self) -> float:
-        return float(self.constant())
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(constant(obj))
 
-    def __bool__(self) -> bool:
-        return bool(self.constant())
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        return MetaProxy.__iter__(obj)  # type: ignore[arg-type]
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        if self.running:
+            raise TraceError(f"a proxy reached the inside of a closed call ({target})")
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        node = proxy.node
+        inputs = node.all_input_nodes
+        before = [version(n.meta["values"][0]) for n in inputs]
+        node.meta["values"] = (self.run(kind, target, args, kwargs, 0), self.run(kind, target, args, kwargs, 1))
+        node.meta["version"] = version(node.meta["values"][0])
+        node.meta["mutates"] = [n for n, old in zip(inputs, before, strict=True) if version(n.meta["values"][0]) != old]
+        return proxy
+
+    # -- running calls on meta --------------------------------------------------------------------------------------
+
+    def run(self, kind: str, target: Any, args: Any, kwargs: Any, which: int) -> Any:
+        """Runs one call on the meta values of run `which`."""
+
+        def value(x: Any) -> Any:
+            if isinstance(x, fx.Proxy):
+                return x.node.meta["values"][which]
+            return x.to("meta") if isinstance(x, torch.Tensor) else x
+
+        args, kwargs = map_structure(args, value), map_structure(kwargs, value)
+        if kind == "placeholder":
+            return self.sample[str(target)][which] if str(target) in self.sample else None
+        self.running = True
+        try:
+            with torch.no_grad(), torch.device("meta"):
+                if kind == "get_attr":
+                    return self.tensors[target].to("meta")
+                if kind == "call_module":
+                    return self.run_closed(target, args, kwargs)
+                if kind == "call_method":
+                    return getattr(args[0], target)(*args[1:], **kwargs)
+                return target(*args, **kwargs)
+        finally:
+            self.running = False
+
+    def run_closed(self, target: str, args: Any, kwargs: Any) -> Any:
+        """A closed module's result; calls that only compute are remembered by the shapes that they read."""
+        key = (target, _signature(args), _signature(kwargs))
+        if key in self.results:
+            return map_structure(self.results[key], _like)
+        inputs = tensors_in((args, kwargs))
+        before = [t._version for t in inputs]
+        result = _orig_module_call(self.root.get_submodule(target), *args, **kwargs)
+        held = {t.untyped_storage()._cdata for t in inputs}
+        fresh = not any(t.untyped_storage()._cdata in held for t in tensors_in(result))
+        if fresh and before == [t._version for t in inputs]:
+            self.results[key] = result
+        return result
+
+    @contextmanager
+    def factories(self) -> Iterator[None]:
+        with _Factories(self):
+            yield
 
 
 class _Factories(TorchFunctionMode):
@@ -127,253 +318,30 @@ class _Factories(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class StageTracer(fx.Tracer):
-    """Traces a trunk with every module closed but the root and the ancestors of tapped modules."""
-
-    def __init__(self, taps: Sequence[str], sample: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        super().__init__(autowrap_modules=())  # type: ignore[arg-type]
-        self.sample = dict(sample)
-        self.open_paths = {""} | {
-            ".".join(parts[:end]) for tap in taps for parts in [tap.split(".")] for end in range(1, len(parts))
-        }
-        self.taps: dict[str, list[Any]] = {}
-        self.running = False
-        self.parameters: dict[str, Any] = {}
-        self.tensor_names: dict[str, torch.Tensor] = {}
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name.removeprefix("trunk").removeprefix(".") not in self.open_paths
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if self.running:
-            return forward(*args, **kwargs)
-        out = super().call_module(m, forward, args, kwargs)
-        path = self.path_of_module(m).removeprefix("trunk").removeprefix(".")
-        self.taps.setdefault(path, []).append(out)
-        return out
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        # Parameters and buffers of opened modules become proxies, so that arithmetic between them is traced too.
-        if self.running or not isinstance(attr_val, torch.Tensor):
-            return attr_val
-        for name, tensor in self.tensor_names.items():
-            if tensor is attr_val:
-                if name not in self.parameters:
-                    self.parameters[name] = self.create_proxy("get_attr", name, (), {})
-                return self.parameters[name]
-        return attr_val
-
-    def proxy(self, node: fx.Node) -> MetaProxy:
-        return MetaProxy(node, self)
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        return (
-            bool(obj.node.meta["values"][0]) if obj.node.meta["values"][0] == obj.node.meta["values"][1] else _no(obj)
-        )
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        return MetaProxy.__iter__(obj)  # type: ignore[arg-type]
-
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        if self.running:
-            raise TraceError(f"a proxy reached the inside of a closed call ({target})")
-        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
-        node = proxy.node
-        inputs = node.all_input_nodes
-        before = [_version(n.meta["values"][0]) for n in inputs]
-        node.meta["values"] = (self.run(kind, target, args, kwargs, 0), self.run(kind, target, args, kwargs, 1))
-        node.meta["version"] = _version(node.meta["values"][0])
-        node.meta["mutates"] = [
-            n for n, old in zip(inputs, before, strict=True) if _version(n.meta["values"][0]) != old
-        ]
-        return proxy
-
-    def run(self, kind: str, target: Any, args: Any, kwargs: Any, which: int) -> Any:
-        """Runs one call on the meta values of run `which`."""
-
-        def value(x: Any) -> Any:
-            return x.node.meta["values"][which] if isinstance(x, fx.Proxy) else x
-
-        args, kwargs = _map(args, value), _map(kwargs, value)
-        if kind == "placeholder":
-            return self.sample[str(target)][which] if str(target) in self.sample else None
-        self.running = True
-        try:
-            with torch.no_grad(), torch.device("meta"):
-                if kind == "get_attr":
-                    return self.tensor_names[target]
-                if kind == "call_module":
-                    return _orig_module_call(self.root.get_submodule(target), *args, **kwargs)
-                if kind == "call_method":
-                    return getattr(args[0], target)(*args[1:], **kwargs)
-                return target(*args, **kwargs)
-        finally:
-            self.running = False
-
-    @contextmanager
-    def factories(self) -> Iterator[None]:
-        with _Factories(self):
-            yield
+def _unpacked(proxy: MetaProxy) -> Any:
+    """A call's result with real tuples, lists, dicts and constants, so that the traced code can tell what it got."""
+    first, second = proxy.values
+    if isinstance(first, dict):
+        return {k: _unpacked(proxy[k]) for k in first}
+    if isinstance(first, (tuple, list)):
+        items = [_unpacked(proxy[i]) for i in range(len(first))]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    known = not isinstance(first, torch.Tensor) and bool(first == second)
+    return first if known else proxy
 
 
-def _no(obj: fx.Proxy) -> bool:
-    raise TraceError(f"control flow depends on the value of `{obj.node.name}`, which changes with the batch")
-
-
-def _map(value: Any, function: Callable[[Any], Any]) -> Any:
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(_map(v, function) for v in value)
-    if isinstance(value, dict):
-        return {k: _map(v, function) for k, v in value.items()}
-    if isinstance(value, builtins.slice):
-        return builtins.slice(*(_map(v, function) for v in (value.start, value.stop, value.step)))
-    return function(value)
-
-
-def _version(value: Any) -> tuple[int, ...]:
+def _signature(value: Any) -> Any:
+    """What a call's result depends on, on the meta device."""
     if isinstance(value, torch.Tensor):
-        return (value._version,)
+        return ("tensor", tuple(value.shape), value.stride(), value.dtype)
     if isinstance(value, (list, tuple)):
-        return tuple(v for item in value for v in _version(item))
+        return (type(value).__name__, *(_signature(v) for v in value))
     if isinstance(value, dict):
-        return tuple(v for item in value.values() for v in _version(item))
-    return ()
+        return tuple((k, _signature(v)) for k, v in value.items())
+    return repr(value)
 
 
-class _Root(nn.Module):
-    """The traced function: runs the trunk, then makes every feature of what was tapped on the way."""
-
-    def __init__(
-        self, trunk: nn.Module, features: Sequence[Feature], tracer: StageTracer, extras: Sequence[str]
-    ) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self._wanted, self._tracer, self._extras = tuple(features), [tracer], tuple(extras)
-
-
-def _forward_of(extras: Sequence[str]) -> Callable[..., Any]:
-    """A forward with one named argument per input; fx makes placeholders of a function's own argument names."""
-    names = ", ".join(["x", *extras])
-    scope: dict[str, Any] = {"finish": _finish}
-    exec(
-        f"def forward(self, {names}):\n    return finish(self, x, dict({', '.join(f'{e}={e}' for e in extras)}))", scope
-    )
-    forward: Callable[..., Any] = scope["forward"]
-    return forward
-
-
-def _finish(root: _Root, x: Any, extras: dict[str, Any]) -> dict[str, Any]:
-    tracer = root._tracer[0]
-    with tracer.factories():
-        whole = root.trunk(x, **extras)
-        # Every tap is looked up before anything is computed: a feature may call the trunk's modules once more.
-        tapped = [[_tapped(tracer, f, path) for path in f.taps] or [whole] for f in root._wanted]
-        out: dict[str, Any] = {}
-        for feature, values in zip(root._wanted, tapped, strict=True):
-            out[feature.name] = values[0] if feature.compute is None else feature.compute(root.trunk, *values)
-        return out
-
-
-def _tapped(tracer: StageTracer, feature: Feature, path: str) -> Any:
-    calls = tracer.taps.get(path, [])
-    if not calls:
-        raise TraceError(f"the module `{path}` of the feature `{feature.name}` is never called on its own")
-    if len(calls) > 1:
-        raise TraceError(f"the module `{path}` is called {len(calls)} times, so it names no single feature")
-    return calls[0]
-
-
-def open_trunk(
-    trunk: nn.Module,
-    features: Sequence[Feature],
-    sample: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
-) -> Opened:
-    """Traces `trunk` for `features`.
-
-    Args:
-        trunk: the trunk on the meta device.
-        features: what is wanted of it.
-        sample: meta tensors of two batch sizes for each input; the first is the trunk's main input, the others go in
-            by keyword.
-
-    Returns:
-        The calls that the features need, nothing else.
-
-    Raises:
-        TraceError: where the trunk's own code cannot be followed.
-    """
-    names = list(sample)
-    tracer = StageTracer(
-        [tap for f in features for tap in f.taps], {"x": sample[names[0]], **{n: sample[n] for n in names[1:]}}
-    )
-    root = type("_TracedRoot", (_Root,), {"forward": _forward_of(names[1:])})(trunk, features, tracer, names[1:])
-    tracer.tensor_names = {
-        name: tensor for part in (root.named_parameters(), root.named_buffers()) for name, tensor in part
-    }
-    training = [m for m in trunk.modules() if m.training]
-    trunk.eval()
-    try:
-        graph = tracer.trace(root)
-    except TraceError:
-        raise
-    except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        raise TraceError(f"{type(error).__name__}: {text}") from error
-    finally:
-        for module in training:
-            module.training = True
-    return _finished(graph, names)
-
-
-def _finished(graph: fx.Graph, names: Sequence[str]) -> Opened:
-    output = next(n for n in reversed(graph.nodes) if n.op == "output")
-    wanted: dict[str, Any] = dict(output.args[0])
-    for name, node in wanted.items():
-        if not isinstance(node, fx.Node):
-            raise TraceError(f"the feature `{name}` is not a tensor of the traced trunk")
-    graph.erase_node(output)
-    wanted = {name: _protected(graph, node) for name, node in wanted.items()}
-    alive = _alive(graph, list(wanted.values()))
-    for node in reversed(list(graph.nodes)):
-        if node not in alive and node.op != "placeholder":
-            graph.erase_node(node)
-    for node in graph.nodes:
-        if isinstance(node.target, str) and node.op in ("call_module", "get_attr"):
-            node.target = node.target.removeprefix("trunk.")
-    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    for node, name in zip(placeholders, names, strict=True):
-        node.meta["input"] = name
-    return Opened(graph, wanted, tuple(names))
-
-
-def _protected(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """The node, or a copy of its value taken at once where a later call changes it in place."""
-    value = node.meta["values"][0]
-    if not isinstance(value, torch.Tensor) or _version(value) == node.meta["version"]:
-        return node
-    with graph.inserting_after(node):
-        copy = graph.call_function(torch.clone, (node,))
-    copy.meta.update(values=node.meta["values"], version=_version(value), mutates=[])
-    return copy
-
-
-def _alive(graph: fx.Graph, wanted: Sequence[fx.Node]) -> set[fx.Node]:
-    """What the wanted nodes need, calls that change a needed value in place included."""
-    alive: set[fx.Node] = set()
-    pending = list(wanted)
-    order = {n: i for i, n in enumerate(graph.nodes)}
-    last = max(order[n] for n in wanted)
-    while pending:
-        node = pending.pop()
-        if node in alive:
-            continue
-        alive.add(node)
-        pending += node.all_input_nodes
-        pending += [
-            user
-            for user in node.users
-            if node in user.meta.get("mutates", ()) and order[user] <= last and user not in alive
-        ]
-    return alive
+def _like(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")

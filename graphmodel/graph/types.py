@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import networkx as nx
+import torch
 from torch import nn
 
 from graphmodel.components.base import TensorInfo
@@ -117,6 +119,8 @@ class Component:
         meta: it on the meta device.
         given: it was handed in by the caller and is used as it is.
         span: where the spec names it.
+        extras: what calls name and the component does not have, by path: modules without parameters that stand for
+            functions which act in training only, and constant tensors.
     """
 
     name: str
@@ -127,6 +131,7 @@ class Component:
     meta: nn.Module
     given: bool = False
     span: Span | None = None
+    extras: dict[str, nn.Module | torch.Tensor] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled module keeps its graph to be sliced and loaded into, never to build weights again.
@@ -220,6 +225,11 @@ class ModelGraph:
         from graphmodel.graph.text import to_text
 
         printer.text("ModelGraph(...)" if cycle else to_text(self))
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
+        # By name: pictures are made of graphs, not the other way round.
+        bundle: dict[str, str] = import_module("graphmodel.visualize.notebook").mimebundle(self)
+        return bundle
 
     def __str__(self) -> str:
         from graphmodel.graph.text import to_text

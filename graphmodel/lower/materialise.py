@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -35,17 +36,25 @@ def materialise(graph: ModelGraph, device: torch.device, seed: int) -> nn.Module
         targets = [
             str(n.target) for n in graph.nodes.values() if n.component == name and n.call in ("module", "attribute")
         ]
-        graft(root, name, module, targets)
+        graft(root, name, module, targets, component.extras)
     if device.type != "meta" or any(not t.is_meta for t in root.parameters()):
         root.to(device)
     return root.train()
 
 
-def graft(root: nn.Module, component: str, module: nn.Module, targets: Iterable[str]) -> None:
+def graft(
+    root: nn.Module,
+    component: str,
+    module: nn.Module,
+    targets: Iterable[str],
+    extras: Mapping[str, nn.Module | torch.Tensor] | None = None,
+) -> None:
     """Puts the called parts of `module` under `root`, in the module's own order and under its own names.
 
-    Containers between the root and a part are plain modules; a head is put in whole.
+    Containers between the root and a part are plain modules; a head is put in whole. `extras` are parts that the module
+    itself does not have.
     """
+    extras = extras or {}
     inner = {t.removeprefix(component).removeprefix(".") for t in targets}
     if "" in inner:
         attach(root, component, module)
@@ -54,6 +63,10 @@ def graft(root: nn.Module, component: str, module: nn.Module, targets: Iterable[
         if path in inner:
             attach(root, f"{component}.{path}", module.get_submodule(path))
     for path in inner:
+        extra = extras.get(path)
+        if isinstance(extra, nn.Module):
+            attach(root, f"{component}.{path}", copy.deepcopy(extra))
+            continue
         holder, _, leaf = path.rpartition(".")
         owner = module.get_submodule(holder)
         target = container(root, f"{component}.{holder}" if holder else component)
@@ -62,6 +75,8 @@ def graft(root: nn.Module, component: str, module: nn.Module, targets: Iterable[
         elif leaf in owner._buffers:
             persistent = leaf not in owner._non_persistent_buffers_set
             target.register_buffer(leaf, owner._buffers[leaf], persistent=persistent)
+        elif isinstance(constant := getattr(owner, leaf, extra), torch.Tensor):
+            target.register_buffer(leaf, constant, persistent=False)
 
 
 def attach(root: nn.Module, path: str, module: nn.Module) -> None:

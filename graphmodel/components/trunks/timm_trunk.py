@@ -1,0 +1,107 @@
+"""`timm:NAME`: any model of timm, with any keyword argument that `timm.create_model` takes.
+
+Source: timm 1.0.31, `timm.create_model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from graphmodel.components.base import TrunkRefusal
+from graphmodel.components.construct import build_on_meta
+from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks.library import LibraryParams, LibraryTrunk, keyword_names
+
+REFUSED = {
+    "pretrained": "write it as it is, beside `name`; it is no argument here",
+    "features_only": "leave it out: every stage is a feature by name already",
+    "out_indices": "leave it out: heads name the stages that they read",
+}
+FACTORY = (
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "scriptable",
+    "exportable",
+    "no_jit",
+)
+WEIGHTS = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+@register_trunk("timm")
+class TimmTrunk(LibraryTrunk):
+    """A model of timm."""
+
+    summary = "any model of timm"
+    source = "timm.create_model"
+    takes_channels = True
+
+    def bind(self, variant: str) -> TimmTrunk | None:
+        """The family of one model (`convnext_tiny`, `convnext_tiny.in12k`), or None where timm has no such model."""
+        import timm
+
+        name = variant.partition(":")[2] or variant.partition(".")[0]
+        known = variant.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(name)
+        return TimmTrunk(f"timm:{variant}", variant) if known else None
+
+    def variants(self) -> list[str]:
+        """All of timm's models."""
+        import timm
+
+        return list(timm.list_models())
+
+    def make(self, keywords: dict[str, Any], input_type: str, **more: Any) -> nn.Module:
+        import timm
+
+        if not self.variant:
+            raise TrunkRefusal("`timm` alone names no model", ("name",), "write for example `timm:convnext_tiny`")
+        for name, help in REFUSED.items():
+            if name in keywords:
+                raise TrunkRefusal(f"`{self.name}` cannot take `{name}`", (name,), help)
+        if input_type == "lab":
+            keywords = {"in_chans": 1, **keywords}
+        module: nn.Module = timm.create_model(self.variant, **keywords, **more)
+        return module
+
+    def keyword_names(self) -> list[str]:
+        return [*super().keyword_names(), *FACTORY]
+
+    def pretrained(
+        self, params: LibraryParams, input_type: str, weights: bool | str, skeleton: bool = False
+    ) -> nn.Module:
+        keywords = params.keywords()
+        if skeleton:
+            bare = {k: v for k, v in keywords.items() if k != "checkpoint_path"}
+            return self.constructed(lambda: self.make(bare, input_type), params)
+        if isinstance(weights, str):
+            # timm's own loader reads the file: it translates foreign layouts and fits the classifier and first layer.
+            overlay = dict(keywords.pop("pretrained_cfg_overlay", None) or {})
+            keywords["pretrained_cfg_overlay"] = {**overlay, "file": weights}
+        return self.constructed(lambda: self.make(keywords, input_type, pretrained=True), params)
+
+    def for_resolutions(self, params: LibraryParams, shapes: Sequence[Sequence[int]]) -> LibraryParams:
+        # timm's transformers take several sizes only where they are told so when they are built.
+        if len({tuple(s) for s in shapes}) < 2 or "dynamic_img_size" in params.keywords():
+            return params
+        model = type(build_on_meta(lambda: self.make(_without(params.keywords(), WEIGHTS), "rgb")))
+        if "dynamic_img_size" not in keyword_names(model):
+            return params
+        return LibraryParams(**params.keywords(), dynamic_img_size=True)
+
+    def built_for(self, params: LibraryParams, trunk: Any) -> Sequence[int] | None:
+        config = getattr(trunk, "default_cfg", None) or {}
+        size = list(config.get("input_size") or ())
+        if len(size) != 3:
+            return None
+        own = params.keywords().get("img_size")
+        if own is not None:
+            size[1:] = [own, own] if isinstance(own, int) else list(own)
+        return [params.keywords().get("in_chans", size[0]), *size[1:]]
+
+
+def _without(keywords: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {k: v for k, v in keywords.items() if k not in names}

@@ -1,0 +1,152 @@
+"""Proxies that know their value: each carries the results of two runs on the meta device, with two batch sizes."""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+FACTORIES = frozenset(
+    getattr(torch, name)
+    for name in (
+        "arange zeros ones full empty linspace eye tensor as_tensor from_numpy rand randn logspace randint randperm "
+        "tril_indices triu_indices zeros_like ones_like full_like empty_like rand_like randn_like bernoulli"
+    ).split()
+)
+"""Functions that make tensors, or draw random numbers: recorded as calls, never run while tracing, never merged."""
+
+
+class TraceError(Exception):
+    """A trunk that this tracer cannot open; `str()` says what stood in the way."""
+
+
+class Size(tuple[Any, ...]):
+    """A shape whose batch-dependent dimensions are proxies."""
+
+    def numel(self) -> Any:
+        """The product of all dimensions."""
+        total: Any = 1
+        for dim in self:
+            total = total * dim
+        return total
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Size(found) if isinstance(index, builtins.slice) else found
+
+
+class MetaProxy(fx.Proxy):
+    """A proxy that knows its value on the meta device for two batch sizes.
+
+    What does not depend on the batch is a plain number to the traced code, so loops over it and branches on it resolve;
+    what does stays symbolic.
+    """
+
+    @property
+    def values(self) -> tuple[Any, Any]:
+        pair: tuple[Any, Any] = self.node.meta["values"]
+        return pair
+
+    def constant(self) -> Any:
+        """The value, where it is a number that does not depend on the batch.
+
+        Raises:
+            TraceError: where it does.
+        """
+        return constant(self)
+
+    @property
+    def shape(self) -> Any:
+        return self.size()
+
+    @property
+    def ndim(self) -> int:
+        return int(self.values[0].ndim)
+
+    @property
+    def is_cuda(self) -> bool:
+        return False
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        first, second = (v.shape for v in self.values)
+        if dim is not None:
+            return int(first[dim]) if first[dim] == second[dim] else self._size(dim)
+        return Size(int(a) if a == b else self._size(i) for i, (a, b) in enumerate(zip(first, second, strict=True)))
+
+    def _size(self, dim: int) -> Any:
+        return self.tracer.create_proxy("call_method", "size", (self, dim), {})
+
+    def __len__(self) -> int:
+        return len(self.values[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+
+    def __iter__(self) -> Iterator[Any]:
+        first = self.values[0]
+        if isinstance(first, (torch.Tensor, list, tuple)):
+            return iter([self[i] for i in range(len(first))])
+        raise TraceError(f"iteration over `{self.node.name}`")
+
+    def __index__(self) -> int:
+        return int(self.constant())
+
+    def __int__(self) -> int:
+        return int(self.constant())
+
+    def __float__(self) -> float:
+        return float(self.constant())
+
+    def __bool__(self) -> bool:
+        return bool(self.constant())
+
+
+def constant(proxy: fx.Proxy) -> Any:
+    """The value of a proxy that holds a number which does not depend on the batch.
+
+    Raises:
+        TraceError: where it does, or where it is a tensor.
+    """
+    first, second = proxy.node.meta["values"]
+    if isinstance(first, torch.Tensor):
+        raise TraceError(f"control flow depends on the numbers in the tensor `{proxy.node.name}`")
+    if first != second:
+        raise TraceError(f"control flow depends on `{proxy.node.name}`, which changes with the batch")
+    return first
+
+
+def map_structure(value: Any, function: Callable[[Any], Any]) -> Any:
+    """`value` with `function` applied to everything that is no list, tuple, dict or slice."""
+    if isinstance(value, Size):
+        return tuple(map_structure(v, function) for v in value)
+    if isinstance(value, (list, tuple)):
+        items = [map_structure(v, function) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {k: map_structure(v, function) for k, v in value.items()}
+    if isinstance(value, builtins.slice):
+        return builtins.slice(*(map_structure(v, function) for v in (value.start, value.stop, value.step)))
+    return function(value)
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Every tensor in a structure of lists, tuples and dicts."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [t for item in value for t in tensors_in(item)]
+    if isinstance(value, dict):
+        return [t for item in value.values() for t in tensors_in(item)]
+    return []
+
+
+def version(value: Any) -> tuple[int, ...]:
+    """In-place change counters of all tensors in a value."""
+    return tuple(t._version for t in tensors_in(value))
