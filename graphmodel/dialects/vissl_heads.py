@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphmodel.dialects.placed import At
+from graphmodel.dialects.vissl_trunks import ONE_RESULT
 from graphmodel.spec.document import KeyPath, kind_of
 from graphmodel.spec.names import name_problem
 
@@ -106,7 +107,7 @@ def _module(t: Translation, item: Any, path: KeyPath) -> dict[str, Any] | None:
             "GM223", f"the parameters of `{item[0]}` are a mapping, this is {kind_of(kwargs)}", (*path, 1), HEAD_FORMS
         )
         return None
-    return {item[0]: At(dict(kwargs), (*path, 1) if len(item) > 1 else path)}
+    return {item[0]: At(dict(kwargs), (*path, 1) if len(item) > 1 else path, key=(*path, 0))}
 
 
 def pool_map(t: Translation) -> list[Wanted]:
@@ -134,8 +135,17 @@ def pool_map(t: Translation) -> list[Wanted]:
             continue
         values = {n: a for n, a in zip(names, arguments, strict=False) if n != "return_indices"}
         native = None if op == "identity" else At({op: values}, (*path, 1))
-        wanted.append(Wanted(item[0], path, native, settings.SHOULD_FLATTEN_FEATS))
+        wanted.append(Wanted(_feature(t, item[0], (*path, 0)), path, native, settings.SHOULD_FLATTEN_FEATS))
     return wanted
+
+
+def _feature(t: Translation, name: str, path: KeyPath) -> str | None:
+    """The feature asked for; None, which is the default one, where VISSL's trunk has one result for every name."""
+    if t.model.TRUNK.NAME not in ONE_RESULT:
+        return name
+    if name not in ("lastCLS", "avgpool", "flatten"):
+        t.note(f"VISSL's `{t.model.TRUNK.NAME}` gives its pooled vector whatever feature is asked for", path)
+    return None
 
 
 def wire(t: Translation, heads: Heads) -> Wiring:
@@ -271,12 +281,13 @@ def _pooled(t: Translation, entry: _Entry, pools: Sequence[Wanted]) -> list[Want
     wanted = []
     for i, feature in enumerate(entry.features):
         path = (*entry.feature_path, i)
-        named = [p for p in pools if p.feature == feature]
+        asked = _feature(t, feature, path)
+        named = [p for p in pools if p.feature == asked]
         if not pools:
-            wanted.append(Wanted(feature, path))
+            wanted.append(Wanted(asked, path))
         elif named or len(pools) == len(entry.features):
             pool = named[0] if named else pools[i]
-            wanted.append(Wanted(feature, path, pool.pool, pool.flatten))
+            wanted.append(Wanted(asked, path, pool.pool, pool.flatten))
         else:
             t.error(
                 "GM224",

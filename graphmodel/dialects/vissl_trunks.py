@@ -36,6 +36,9 @@ BLOCKS: dict[str, tuple[str, ...]] = {
 }
 """Trunk names and the blocks of TRUNK that they read."""
 
+ONE_RESULT = {"resnet_sk", "convnext", "convit", "classy_vit", "swin_transformer", "swin_transformer_official"}
+"""Trunks whose VISSL code ignores the names of features and gives one pooled vector."""
+
 REGNET_LADDER = {"depth", "w_0", "w_a", "w_m", "group_width", "bottleneck_multiplier"}
 REGNET_STAGES = {"depths", "widths", "group_widths", "bottleneck_multipliers", "strides"}
 

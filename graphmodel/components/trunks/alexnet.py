@@ -19,8 +19,10 @@ from torch import nn
 
 from graphmodel.components.base import Feature, TrunkFamily
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.renaming import to_ours, to_vissl
 
 LAYERS = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
+VISSL_KEYS = [(f"_feature_blocks.{number}.", f"{name}.") for number, name in enumerate(LAYERS)]
 
 
 @dataclass(frozen=True)
@@ -141,5 +143,7 @@ class AlexNetFamily(TrunkFamily[AlexNetParams]):
 
     def vissl_key(self, key: str, params: AlexNetParams) -> str | None:
         """VISSL numbers the layers, here they have the names of their features."""
-        number, _, rest = key.removeprefix("_feature_blocks.").partition(".")
-        return f"{LAYERS[int(number)]}.{rest}" if number.isdigit() and int(number) < len(LAYERS) else key
+        return to_ours(key, VISSL_KEYS)
+
+    def to_vissl_key(self, key: str, params: AlexNetParams) -> str | None:
+        return to_vissl(key, VISSL_KEYS)

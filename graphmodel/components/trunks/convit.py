@@ -170,7 +170,7 @@ class ConvitFamily(TrunkFamily[ConvitParams]):
 
     def features(self, params: ConvitParams, trunk: nn.Module) -> Sequence[Feature]:
         compute = first_token if params.classifier == "token" else mean_of_patches_and_token
-        aliases = ("avgpool", "flatten", *(("lastCLS",) if params.classifier == "token" else ()))
+        aliases = ("avgpool", "flatten", "lastCLS" if params.classifier == "token" else "lastPOOL")
         return Feature("lastBLK", ("norm",), layout="nlc"), Feature("pooled", ("norm",), compute, aliases, "nc")
 
     def check_input(self, params: ConvitParams, shape: Sequence[int], trunk: nn.Module) -> str | None:

@@ -15,8 +15,15 @@ from torch import nn
 
 from graphmodel.components.base import Feature, TrunkFamily
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.renaming import to_ours, to_vissl
 from graphmodel.spec.validate import PositiveInt
 
+OUTSIDE_BLOCKS = [
+    ("norm.", "head.norm."),
+    ("downsample_layers.0.", "stem."),
+    *((f"downsample_layers.{i}.", f"stages.{i}.downsample.") for i in range(1, 4)),
+]
+INSIDE_BLOCKS = [("dwconv.", "conv_dw."), ("pwconv1.", "mlp.fc1."), ("pwconv2.", "mlp.fc2.")]
 FourSizes = Annotated[list[PositiveInt], Field(min_length=4, max_length=4)]
 
 
@@ -60,15 +67,13 @@ class ConvNeXtFamily(TrunkFamily[ConvNeXtParams]):
 
     def vissl_key(self, key: str, params: ConvNeXtParams) -> str | None:
         """The authors' own names, which VISSL keeps, as timm's."""
-        for theirs, ours in (
-            (r"^norm\.", "head.norm."),
-            (r"^downsample_layers\.0\.", "stem."),
-            (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
-            (r"^stages\.(\d+)\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv_dw."),
-            (r"^stages\.(\d+)\.(\d+)\.pwconv(\d)\.", r"stages.\1.blocks.\2.mlp.fc\3."),
-            (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
-        ):
-            key, changed = re.subn(theirs, ours, key)
-            if changed:
-                break
-        return key
+        block = re.fullmatch(r"stages\.(\d+)\.(\d+)\.(.*)", key)
+        if block:
+            return f"stages.{block[1]}.blocks.{block[2]}.{to_ours(block[3], INSIDE_BLOCKS)}"
+        return to_ours(key, OUTSIDE_BLOCKS)
+
+    def to_vissl_key(self, key: str, params: ConvNeXtParams) -> str | None:
+        block = re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.(.*)", key)
+        if block:
+            return f"stages.{block[1]}.{block[2]}.{to_vissl(block[3], INSIDE_BLOCKS)}"
+        return None if key.startswith("head.fc.") else to_vissl(key, OUTSIDE_BLOCKS)

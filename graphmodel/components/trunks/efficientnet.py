@@ -7,7 +7,8 @@ Source: Tan and Le 2019 (arXiv:1905.11946); torchvision >= 0.19, `torchvision.mo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
 
 from graphmodel.components.base import Feature, TrunkFamily
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.renaming import to_ours, to_vissl
 from graphmodel.components.trunks.resnet import flatten
 from graphmodel.spec.validate import Bool, PositiveInt
 
@@ -75,9 +77,13 @@ class EfficientNetParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model_version: Annotated[Literal["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"], BeforeValidator(_version)]
-    bn_momentum: float = 0.01
-    bn_epsilon: float = Field(1e-3, gt=0)
+    model_version: Annotated[
+        Literal["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"],
+        BeforeValidator(_version),
+        Field(description="Sets width, depth and dropout."),
+    ]
+    bn_momentum: float = Field(0.01, description="Momentum of every BatchNorm.")
+    bn_epsilon: float = Field(1e-3, gt=0, description="Epsilon of every BatchNorm.")
     drop_connect_rate: float = Field(0.2, ge=0, lt=1, description="Stochastic depth of the last block.")
     width_divisor: PositiveInt = Field(8, description="Widths are multiples of it.")
     min_width: PositiveInt | None = Field(None, description="The smallest width; `width_divisor` where not set.")
@@ -148,8 +154,7 @@ class EfficientNetFamily(TrunkFamily[EfficientNetParams]):
     def features(self, params: EfficientNetParams, trunk: nn.Module) -> Sequence[Feature]:
         return (
             Feature("conv1", ("features.0",)),
-            *(Feature(f"block{n}", (f"features.{s}.{i}",)) for n, (s, i) in enumerate(params.blocks())),
-            *(Feature(f"stage{n}", (f"features.{s}",)) for n, s in enumerate(PYRAMID, 1)),
+            *_blocks_and_stages(params),
             Feature("conv_final", (f"features.{len(ROWS) + 1}",)),
             Feature("avgpool", ("avgpool",)),
             Feature("flatten", ("avgpool",), flatten, ("pre_logits",), "nc"),
@@ -158,26 +163,43 @@ class EfficientNetFamily(TrunkFamily[EfficientNetParams]):
 
     def vissl_key(self, key: str, params: EfficientNetParams) -> str | None:
         """ClassyVision's flat blocks and named layers as torchvision's stages and positions."""
-        part, _, rest = key.removeprefix("_feature_blocks.").partition(".")
-        if part == "conv1":
-            return f"features.0.{rest}"
-        if part == "conv_final":
-            return f"features.{len(ROWS) + 1}.{rest}"
-        blocks = params.blocks()
-        number = int(part.removeprefix("block")) if part.removeprefix("block").isdigit() else len(blocks)
-        if number >= len(blocks):
-            return part if not rest else f"{part}.{rest}"
-        stage, position = blocks[number]
-        layer, _, leaf = rest.partition(".")
-        first = 0 if ROWS[stage - 1].expansion == 1 else 1
-        inner = {
-            "expand_conv": "0.0",
-            "bn0": "0.1",
-            "depthwise_conv": f"{first}.0",
-            "bn1": f"{first}.1",
-            "se_reduce": f"{first + 1}.fc1",
-            "se_expand": f"{first + 1}.fc2",
-            "project_conv": f"{first + 2}.0",
-            "bn2": f"{first + 2}.1",
-        }.get(layer, layer)
-        return f"features.{stage}.{position}.block.{inner}.{leaf}"
+        key = key.removeprefix("_feature_blocks.")
+        block = re.fullmatch(r"block(\d+)\.(.*)", key)
+        if block and int(block[1]) < len(params.blocks()):
+            stage, position = params.blocks()[int(block[1])]
+            return f"features.{stage}.{position}.block.{to_ours(block[2], _inside(stage))}"
+        return to_ours(key, OUTSIDE_BLOCKS)
+
+    def to_vissl_key(self, key: str, params: EfficientNetParams) -> str | None:
+        block = re.fullmatch(r"features\.(\d+)\.(\d+)\.block\.(.*)", key)
+        if block:
+            stage, position = int(block[1]), int(block[2])
+            number = params.blocks().index((stage, position))
+            return f"_feature_blocks.block{number}.{to_vissl(block[3], _inside(stage))}"
+        return None if key.startswith("classifier.") else f"_feature_blocks.{to_vissl(key, OUTSIDE_BLOCKS)}"
+
+
+def _blocks_and_stages(params: EfficientNetParams) -> Iterator[Feature]:
+    """VISSL's flat blocks, and behind the last one of a resolution its stage."""
+    for number, (row, position) in enumerate(params.blocks()):
+        yield Feature(f"block{number}", (f"features.{row}.{position}",))
+        if row in PYRAMID and position == params.depths()[row - 1] - 1:
+            yield Feature(f"stage{PYRAMID.index(row) + 1}", (f"features.{row}",))
+
+
+OUTSIDE_BLOCKS = (("conv1.", "features.0."), ("conv_final.", f"features.{len(ROWS) + 1}."))
+
+
+def _inside(stage: int) -> list[tuple[str, str]]:
+    """The layers of a stage's blocks; the first stage does not expand."""
+    first = 0 if ROWS[stage - 1].expansion == 1 else 1
+    expansion = [("expand_conv.", "0.0."), ("bn0.", "0.1.")] if first else []
+    return [
+        *expansion,
+        ("depthwise_conv.", f"{first}.0."),
+        ("bn1.", f"{first}.1."),
+        ("se_reduce.", f"{first + 1}.fc1."),
+        ("se_expand.", f"{first + 1}.fc2."),
+        ("project_conv.", f"{first + 2}.0."),
+        ("bn2.", f"{first + 2}.1."),
+    ]

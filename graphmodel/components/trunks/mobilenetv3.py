@@ -43,7 +43,9 @@ class MobileNetV3TorchvisionParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    variant: Literal["mobilenetv3_large_100", "mobilenetv3_small_100"] = "mobilenetv3_large_100"
+    variant: Literal["mobilenetv3_large_100", "mobilenetv3_small_100"] = Field(
+        "mobilenetv3_large_100", description="The model, as timm names it."
+    )
     timm_bn: Bool = Field(False, description="BatchNorm with timm's epsilon and momentum, which are PyTorch's.")
 
 
@@ -80,6 +82,9 @@ class MobileNetV3TorchvisionFamily(TrunkFamily[MobileNetV3TorchvisionParams]):
         """VISSL keeps the library's keys under `model.`."""
         return key.removeprefix("model.")
 
+    def to_vissl_key(self, key: str, params: MobileNetV3TorchvisionParams) -> str | None:
+        return None if key.startswith("classifier.") else f"model.{key}"
+
 
 class MobileNetV3TimmParams(BaseModel):
     """Parameters of timm's MobileNetV3."""
@@ -92,7 +97,7 @@ class MobileNetV3TimmParams(BaseModel):
         "mobilenetv3_small_050",
         "mobilenetv3_small_075",
         "mobilenetv3_small_100",
-    ] = "mobilenetv3_large_100"
+    ] = Field("mobilenetv3_large_100", description="The model.")
     trunk_only: Bool = Field(True, description="Without the 1×1 convolution behind the pooling.")
 
 
@@ -135,6 +140,9 @@ class MobileNetV3TimmFamily(TrunkFamily[MobileNetV3TimmParams]):
     def vissl_key(self, key: str, params: MobileNetV3TimmParams) -> str | None:
         """VISSL keeps the library's keys under `model.`."""
         return key.removeprefix("model.")
+
+    def to_vissl_key(self, key: str, params: MobileNetV3TimmParams) -> str | None:
+        return None if key.startswith("classifier.") else f"model.{key}"
 
 
 def _pyramid(layers: nn.Module, path: str) -> list[Feature]:

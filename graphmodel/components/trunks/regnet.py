@@ -20,6 +20,7 @@ from torchvision.models.regnet import BlockParams, RegNet, ResBottleneckBlock, S
 
 from graphmodel.components.base import Feature, TrunkFamily
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.renaming import to_ours, to_vissl
 from graphmodel.components.trunks.regnet_blocks import (
     CifarStem,
     ImageNetStem,
@@ -138,14 +139,14 @@ class RegNetParams(BaseModel):
     group_widths: list[PositiveInt] | None = Field(None, description="AnyNet: group width of each stage.")
     bottleneck_multipliers: list[float] | None = Field(None, description="AnyNet: multiplier of each stage.")
     strides: list[PositiveInt] | None = Field(None, description="AnyNet: stride of each stage.")
-    stem_type: Annotated[Stem, Lower] = "simple_stem_in"
-    stem_width: PositiveInt = 32
-    block_type: Annotated[Block, Lower] = "res_bottleneck_block"
-    activation: Annotated[Activation, Lower] = "relu"
+    stem_type: Annotated[Stem, Lower] = Field("simple_stem_in", description="3×3 of stride 1 or 2, or a ResNet's stem.")
+    stem_width: PositiveInt = Field(32, description="Width of the stem.")
+    block_type: Annotated[Block, Lower] = Field("res_bottleneck_block", description="The block of every stage.")
+    activation: Annotated[Activation, Lower] = Field("relu", description="The activation everywhere.")
     use_se: Bool = Field(True, description="Squeeze-and-excitation in bottleneck blocks.")
     se_ratio: float = Field(0.25, ge=0, description="Its inner width by the block's input width.")
-    bn_epsilon: float = Field(1e-5, gt=0)
-    bn_momentum: float = 0.1
+    bn_epsilon: float = Field(1e-5, gt=0, description="Epsilon of every BatchNorm.")
+    bn_momentum: float = Field(0.1, description="Momentum of every BatchNorm.")
     stage_checkpoints: list[list[int]] = Field(
         default_factory=list, description="Ends of VISSL's block groups; they name its keys, they change no number."
     )
@@ -263,20 +264,39 @@ class RegNetFamily(TrunkFamily[RegNetParams]):
     def vissl_key(self, key: str, params: RegNetParams) -> str | None:
         """ClassyVision's key, with or without VISSL's block groups (`block1-part0.`), as torchvision's."""
         key = key.removeprefix("_feature_blocks.")
-        key = re.sub(r"^conv1\.stem\.", "stem.", key)
-        key = re.sub(r"^res(\d+)\.", lambda m: f"trunk_output.block{int(m[1]) - 1}.", key)
-        key = re.sub(r"\.block\d+-part\d+\.", ".", key)
-        last = "b" if params.resolved().block_type == "res_basic_block" else "c"
-        for theirs, ours in (
-            (r"(block\d+-\d+)\.proj\.", r"\1.proj.0."),
-            (r"(block\d+-\d+)\.bn\.", r"\1.proj.1."),
-            (r"\.f\.se\.excitation\.0\.", ".f.se.fc1."),
-            (r"\.f\.se\.excitation\.2\.", ".f.se.fc2."),
-            (r"\.f\.c\.", ".f.c.0."),
-            (r"\.f\.a\.3\.", ".f.b.0."),
-            (r"\.f\.final_bn\.", f".f.{last}.1."),
-        ):
-            key, changed = re.subn(theirs, ours, key)
-            if changed:
-                break
-        return key
+        block = re.fullmatch(r"res\d+\.(?:block\d+-part\d+\.)?block(\d+)-(\d+)\.(.*)", key)
+        if block:
+            return f"trunk_output.block{block[1]}.block{block[1]}-{block[2]}.{to_ours(block[3], _inside(params))}"
+        return to_ours(key, STEM_KEYS)
+
+    def to_vissl_key(self, key: str, params: RegNetParams) -> str | None:
+        block = re.fullmatch(r"trunk_output\.block(\d+)\.block\d+-(\d+)\.(.*)", key)
+        if block:
+            stage, number = int(block[1]), int(block[2])
+            group = "" if self.name == "regnet" else f"block{stage}-part{_group(params, stage, number)}."
+            inner = to_vissl(block[3], _inside(params))
+            return f"_feature_blocks.res{stage + 1}.{group}block{stage}-{number}.{inner}"
+        return None if key.startswith("fc.") else f"_feature_blocks.{to_vissl(key, STEM_KEYS)}"
+
+
+STEM_KEYS = (("conv1.stem.", "stem."),)
+
+
+def _inside(params: RegNetParams) -> list[tuple[str, str]]:
+    """Layers inside a block that ClassyVision names otherwise."""
+    basic = params.resolved().block_type == "res_basic_block"
+    last = "f.b." if basic else "f.c."
+    return [
+        ("proj.", "proj.0."),
+        ("bn.", "proj.1."),
+        ("f.se.excitation.0.", "f.se.fc1."),
+        ("f.se.excitation.2.", "f.se.fc2."),
+        ("f.a.3." if basic else "f.c.", f"{last}0."),
+        ("f.final_bn.", f"{last}1."),
+    ]
+
+
+def _group(params: RegNetParams, stage: int, block: int) -> int:
+    """The group of VISSL's that holds a block; `stage_checkpoints` has the ends of each stage's groups."""
+    ends = params.stage_checkpoints[stage - 1] if len(params.stage_checkpoints) >= stage else []
+    return sum(end <= block for end in ends)

@@ -34,12 +34,12 @@ class ResNetParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    depth: Literal[18, 34, 50, 101, 152, 200] = 50
+    depth: Literal[18, 34, 50, 101, 152, 200] = Field(50, description="Number of layers; 18 and 34 have basic blocks.")
     width_multiplier: PositiveInt = Field(1, description="All widths times this.")
     groups: PositiveInt = Field(1, description="Groups of the 3×3 convolutions (ResNeXt: 32).")
     width_per_group: PositiveInt = Field(64, description="Width of a group at the first stage (ResNeXt-50 32x4d: 4).")
-    norm: Literal["BatchNorm", "LayerNorm", "GroupNorm"] = "BatchNorm"
-    groupnorm_groups: PositiveInt = 32
+    norm: Literal["BatchNorm", "LayerNorm", "GroupNorm"] = Field("BatchNorm", description="Every normalisation layer.")
+    groupnorm_groups: PositiveInt = Field(32, description="Groups of `GroupNorm`.")
     standardize_convolutions: Bool = Field(False, description="Weight-standardised convolutions.")
     zero_init_residual: Bool = Field(False, description="Each residual branch starts at zero.")
     layer4_stride: Literal[1, 2] = Field(2, description="Stride of the last stage.")
@@ -77,7 +77,12 @@ def flatten(trunk: nn.Module, pooled: torch.Tensor) -> torch.Tensor:
 
 @register_trunk("resnet")
 class ResNetFamily(TrunkFamily[ResNetParams]):
-    """torchvision's ResNet, its width, norm, convolutions and last stride set as asked."""
+    """torchvision's ResNet, its width, norm, convolutions and last stride set as asked.
+
+    Every key of VISSL's RESNETS is used, as VISSL documents it. VISSL's own code does not read
+    `STANDARDIZE_CONVOLUTIONS`, and it makes the stages anew after torchvision's initialisation: its initial weights are
+    PyTorch's plain ones and `ZERO_INIT_RESIDUAL` has no effect. Here both are torchvision's.
+    """
 
     Params = ResNetParams
     summary = "ResNet and ResNeXt (torchvision), depths 18 to 200"
@@ -111,6 +116,9 @@ class ResNetFamily(TrunkFamily[ResNetParams]):
             Feature("res5avg", ("avgpool",)),
             Feature("flatten", ("avgpool",), flatten, ("pre_logits",), "nc"),
         )
+
+    def to_vissl_key(self, key: str, params: ResNetParams) -> str | None:
+        return None if key.startswith("fc.") else f"_feature_blocks.{key}"
 
 
 def _kaiming(conv: nn.Conv2d) -> nn.Conv2d:

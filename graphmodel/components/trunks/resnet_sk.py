@@ -20,6 +20,7 @@ from torch import nn
 
 from graphmodel.components.base import Feature, TrunkFamily
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.renaming import to_ours, to_vissl
 from graphmodel.components.trunks.resnet import LAYERS, flatten
 from graphmodel.spec.validate import PositiveInt
 
@@ -32,7 +33,7 @@ class ResNetSKParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    depth: Literal[50, 101, 152, 200] = 152
+    depth: Literal[50, 101, 152, 200] = Field(152, description="Number of layers.")
     width_multiplier: PositiveInt = Field(3, description="All widths times this.")
     sk_ratio: float = Field(
         0.0625, ge=0, description="Inner width of the kernel selection by the width; 0 for a plain ResNet."
@@ -155,23 +156,28 @@ class ResNetSKFamily(TrunkFamily[ResNetSKParams]):
 
     def vissl_key(self, key: str, params: ResNetSKParams) -> str | None:
         """VISSL's nested sequences as the layers' names."""
-        stem = re.fullmatch(r"net\.0\.(\d+)\.(.*)", key)
-        if stem:
-            # VISSL: convolutions at even places, BatchNorm inside the odd ones. Here: convolution, BatchNorm, ReLU.
-            place, leaf = int(stem[1]), stem[2]
-            inner, leaf = (1, leaf.removeprefix("0.")) if place % 2 else (0, leaf)
-            return f"conv1.{place // 2 * 3 + inner}.{leaf}"
         block = re.fullmatch(r"net\.(\d)\.blocks\.(\d+)\.(.*)", key)
-        if not block:
-            return key
-        inside = block[3]
-        for theirs, ours in (_SELECTIVE if params.sk_ratio else _PLAIN) + _BOTH:
-            if inside.startswith(theirs):
-                inside = ours + inside.removeprefix(theirs)
-                break
-        return f"layer{block[1]}.{block[2]}.{inside}"
+        if block:
+            return f"layer{block[1]}.{block[2]}.{to_ours(block[3], _inside(params))}"
+        return to_ours(key, STEM)
+
+    def to_vissl_key(self, key: str, params: ResNetSKParams) -> str | None:
+        block = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", key)
+        if block:
+            return f"net.{block[1]}.blocks.{block[2]}.{to_vissl(block[3], _inside(params))}"
+        return to_vissl(key, STEM)
 
 
+def _inside(params: ResNetSKParams) -> tuple[tuple[str, str], ...]:
+    return (*_SELECTIVE, *_BOTH) if params.sk_ratio else (*_PLAIN, *_BOTH)
+
+
+# VISSL: convolutions at even places, BatchNorm inside the odd ones. Here: convolution, BatchNorm, ReLU.
+STEM = [
+    pair
+    for i in range(3)
+    for pair in ((f"net.0.{2 * i}.", f"conv1.{3 * i}."), (f"net.0.{2 * i + 1}.0.", f"conv1.{3 * i + 1}."))
+]
 _BOTH = (
     ("projection.bn.0.", "downsample.bn."),
     ("net.0.", "conv1.0."),

@@ -178,7 +178,7 @@ class SwinFamily(TrunkFamily[SwinParams]):
         return (
             *(Feature(f"stage{i + 1}", (f"layers.{i}",), layout="nhwc") for i in range(len(params.depths))),
             Feature("lastMAP", ("norm",), layout="nhwc"),
-            Feature("pooled", ("norm",), _mean_of_map, ("avgpool", "flatten", "lastPOOL"), "nc"),
+            Feature("pooled", ("norm",), _mean_of_map, ("avgpool", "flatten", "lastCLS", "lastPOOL"), "nc"),
         )
 
     def check_input(self, params: SwinParams, shape: Sequence[int], trunk: nn.Module) -> str | None:
