@@ -1,0 +1,21 @@
+"""Renames state-dict keys by tables of prefixes that work in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+Table = Iterable[tuple[str, str]]
+"""Pairs of prefixes: VISSL's and ours. The first that fits decides, so a longer one stands before its beginning."""
+
+
+def to_ours(key: str, table: Table) -> str:
+    """The key with VISSL's prefix replaced by ours; unchanged where none fits."""
+    for theirs, ours in table:
+        if key.startswith(theirs):
+            return ours + key[len(theirs) :]
+    return key
+
+
+def to_vissl(key: str, table: Table) -> str:
+    """The key with our prefix replaced by VISSL's; unchanged where none fits."""
+    return to_ours(key, [(ours, theirs) for theirs, ours in table])
