@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,16 @@ def compile_command(
     ] = None,
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Build no weights: they stay on the meta device and none are written.")
+    ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Load a checkpoint; how its keys map is inferred and printed."),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept a checkpoint that does not cover the whole trunk.")
+    ] = False,
+    interpolate: Annotated[
+        bool, typer.Option("--interpolate", help="Resize position embeddings of another size (bicubic).")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the initial weights.")] = 0,
     outputs: options.Outputs = None,
@@ -57,6 +68,11 @@ def compile_command(
             allow_imports=allow_imports,
         )
         result = report(module.model_graph)
+        loaded = None
+        if weights is not None:
+            from graphmodel.weights.load import load_weights
+
+            loaded = load_weights(module, weights, partial=partial, interpolate=interpolate)
         files: list[Path] = []
         if output is not None:
             from graphmodel.artifact import write_artifact
@@ -65,10 +81,14 @@ def compile_command(
 
     if form is options.FindingsFormat.json:
         data = {"ok": True, **result.to_dict(), "diagnostics": [d.to_dict() for d in spec.notes]}
+        if loaded is not None:
+            data["weights"] = asdict(loaded)
         console.print_json({**data, "seed": seed, "files": [str(f) for f in files]})
         return
     if form is options.FindingsFormat.text:
         print_report(result)
+        if loaded is not None:
+            typer.echo(f"\nweights     {loaded}")
     console.print_diagnostics(spec.notes, form.value)
     if form is options.FindingsFormat.text:
         for file in files:
