@@ -82,7 +82,8 @@ def test_a_feature_that_begins_with_the_trunks_name_is_not_taken_for_the_trunk()
 @pytest.mark.parametrize(
     "value",
     ["no", "1e-5", "1_000", "0o17", "0x1f", "null", "~", "true", "", " a", "a: b", "a #b", "*a", "&a", "it's", "-",
-     "- a", "l1\nl2", "ü", "2026-11-24", "1:30", "[", "{a", "a, b]", "%x", "@x", "?", "<<", "=", "\t", "a\\b", '"q"', "!t",
+     "- a", "l1\nl2", "ü", "2026-11-24", "1:30", "[", "{a", "a, b]", "%x", "@x", "?", "<<", "=", "\t", "a\\b", '"q"',
+     "!t",
      1, -3, 0.1, 1e-30, 1e300, float("inf"), True, False, None, [], {}, [1, [2, [3]]], [{"a": 1}, [{"b": [2]}]],
      {"k": {"l": {}}}, list(range(80)), {"true": 1, "~": 2, "1": 3, "a b": 4, "'": 5, "x:y": 6}],
 )  # fmt: skip
