@@ -5,14 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphmodel.codes import to_markdown
+from graphmodel.dialects import vissl_keys
 from graphmodel.schema import write_schemas
 
 DOCS = Path(__file__).resolve().parent
 
 
+def vissl_page(text: str) -> str:
+    """docs/vissl.md with its table of keys made anew."""
+    written, mark, _ = text.partition("vissl_keys.py -->\n")
+    return f"{written}{mark}\n{vissl_keys.to_markdown()}"
+
+
 def main() -> None:
-    """Writes docs/diagnostics.md and schemas/."""
+    """Writes docs/diagnostics.md, the table of docs/vissl.md, and schemas/."""
     (DOCS / "diagnostics.md").write_text(to_markdown(), "utf-8")
+    page = DOCS / "vissl.md"
+    page.write_text(vissl_page(page.read_text("utf-8")), "utf-8")
     write_schemas(DOCS.parent / "schemas")
 
 
