@@ -2,14 +2,14 @@
 
 `blkCLS3` is the class token behind block 3, `concatCLS4` those of the last four blocks side by side, `lastBLK` all
 tokens, `lastMAP` the patches as a map `(N, H, W, C)`, `lastPOOL` their mean. Every one has gone through the trunk's
-final norm.
+final norm, unless it is asked for without (`norm: false`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -59,20 +59,38 @@ class TokenFeatures:
         last = ["lastBLK", "lastMAP", "lastPOOL", *(["lastCLS"] if self.class_token else [])]
         return [f for f in (*classes, *(self.find(name) for name in last)) if f is not None]
 
-    def find(self, name: str) -> Feature | None:
-        """The feature of that name; None where there is none, such as a class token in a trunk without."""
+    def find(self, name: str, norm: bool = True) -> Feature | None:
+        """The feature of that name; None where there is none, such as a class token in a trunk without.
+
+        Args:
+            name: what specs call it.
+            norm: apply the trunk's final norm; without it the feature's name ends in `_raw`.
+        """
+        feature = self._last(name, norm) or self._open_ended(name, norm)
+        return feature if norm or feature is None else replace(feature, name=f"{name}_raw")
+
+    def normed(self, feature: Feature, norm: bool) -> Feature | None:
+        """One of these features, or a block's output, with or without the trunk's final norm."""
+        if self.find(feature.name) is not None:
+            return feature if norm else self.find(feature.name, norm=False)
+        if feature.compute is not None or not feature.taps[:1] or not feature.taps[0].startswith("blocks."):
+            return None
+        return replace(feature, name=f"{feature.name}_norm", compute=_all_tokens) if norm else feature
+
+    def _last(self, name: str, norm: bool) -> Feature | None:
+        end = "norm" if norm else f"blocks.{self.depth - 1}"
         skip = 1 if self.class_token else 0
         if name == "lastBLK":
-            return Feature(name, ("norm",), layout="nlc")
+            return Feature(name, (end,), layout="nlc")
         if name == "lastMAP":
-            return Feature(name, ("patch_embed", "norm"), partial(as_map, skip, self.grid), layout="nhwc")
+            return Feature(name, ("patch_embed", end), partial(as_map, skip, self.grid), layout="nhwc")
         if name == "lastPOOL":
-            return Feature(name, ("norm",), partial(mean_of_patches, skip), layout="nc")
-        if name == "lastCLS":
-            return Feature(name, ("norm",), first_token, layout="nc") if self.class_token else None
-        return self._open_ended(name)
+            return Feature(name, (end,), partial(mean_of_patches, skip), layout="nc")
+        if name == "lastCLS" and self.class_token:
+            return Feature(name, (end,), first_token, layout="nc")
+        return None
 
-    def _open_ended(self, name: str) -> Feature | None:
+    def _open_ended(self, name: str, norm: bool) -> Feature | None:
         match = _OPEN_ENDED.fullmatch(name)
         if match is None:
             return None
@@ -82,10 +100,10 @@ class TokenFeatures:
             return None
         taps = tuple(f"blocks.{i}" for i in blocks)
         if kind.endswith("CLS"):
-            return Feature(name, taps, _classes, layout="nc")
+            return Feature(name, taps, partial(_classes, norm=norm), layout="nc")
         if kind == "concatBLK":
-            return Feature(name, taps, _all_tokens, layout="nlc")
-        return Feature(name, taps, partial(_means, 1 if self.class_token else 0), layout="nc")
+            return Feature(name, taps, partial(_all_tokens, norm=norm), layout="nlc")
+        return Feature(name, taps, partial(_means, 1 if self.class_token else 0, norm=norm), layout="nc")
 
     def _blocks(self, kind: str, number: int, stride: int | None) -> list[int]:
         """The blocks that a name speaks of, in the order in which they are put side by side."""
@@ -119,17 +137,22 @@ def as_map(skip: int, grid: Grid, trunk: nn.Module, embedded: torch.Tensor, toke
     return torch.unflatten(patches, 1, tuple(grid(trunk, embedded)))
 
 
-def _classes(trunk: Any, *blocks: torch.Tensor) -> torch.Tensor:
+def _classes(trunk: Any, *blocks: torch.Tensor, norm: bool) -> torch.Tensor:
     # The norm acts on each token alone, so it is spared all tokens but the first.
-    return _side_by_side([trunk.norm(tokens.select(1, 0)) for tokens in blocks])
+    return _side_by_side([_normed(trunk, tokens.select(1, 0), norm) for tokens in blocks])
 
 
-def _all_tokens(trunk: Any, *blocks: torch.Tensor) -> torch.Tensor:
-    return _side_by_side([trunk.norm(tokens) for tokens in blocks])
+def _all_tokens(trunk: Any, *blocks: torch.Tensor, norm: bool = True) -> torch.Tensor:
+    return _side_by_side([_normed(trunk, tokens, norm) for tokens in blocks])
 
 
-def _means(skip: int, trunk: Any, *blocks: torch.Tensor) -> torch.Tensor:
-    return _side_by_side([mean_of_patches(skip, trunk, trunk.norm(tokens)) for tokens in blocks])
+def _means(skip: int, trunk: Any, *blocks: torch.Tensor, norm: bool) -> torch.Tensor:
+    return _side_by_side([mean_of_patches(skip, trunk, _normed(trunk, tokens, norm)) for tokens in blocks])
+
+
+def _normed(trunk: Any, tokens: torch.Tensor, norm: bool) -> torch.Tensor:
+    out: torch.Tensor = trunk.norm(tokens) if norm else tokens
+    return out
 
 
 def _side_by_side(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

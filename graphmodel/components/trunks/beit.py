@@ -83,6 +83,9 @@ class BeitFamily(TrunkFamily[BeitParams]):
     def find(self, name: str, params: BeitParams, trunk: nn.Module) -> Feature | None:
         return self.tokens(params).find(name)
 
+    def normed(self, feature: Feature, params: BeitParams, trunk: nn.Module, norm: bool) -> Feature | None:
+        return self.tokens(params).normed(feature, norm)
+
     def check_input(self, params: BeitParams, shape: Sequence[int], trunk: nn.Module) -> str | None:
         problem = image_problem(shape, trunk.get_parameter("patch_embed.proj.weight"), params.patch_size)
         if problem is None and set(shape[1:]) != {params.image_size}:
@@ -95,3 +98,6 @@ class BeitFamily(TrunkFamily[BeitParams]):
 
     def vissl_key(self, key: str, params: BeitParams) -> str | None:
         return None if key.endswith("relative_position_index") else key
+
+    def to_vissl_key(self, key: str, params: BeitParams) -> str | None:
+        return None if key.startswith("fc_norm.") else key

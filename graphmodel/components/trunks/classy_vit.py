@@ -16,23 +16,26 @@ from torch import nn
 
 from graphmodel.components.base import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.renaming import to_ours, to_vissl
 from graphmodel.components.token_features import TokenFeatures
 from graphmodel.components.trunks.vision_transformer import VisionTransformerFamily, VisionTransformerParams
 from graphmodel.spec.validate import Bool
 
-_KEYS = (
-    (r"model\.", ""),
-    (r"class_token$", "cls_token"),
-    (r"conv_proj\.", "patch_embed.proj."),
-    (r"encoder\.pos_embedding$", "pos_embed"),
-    (r"encoder\.layers\.layer_(\d+)\.", r"blocks.\1."),
-    (r"encoder\.ln\.", "norm."),
-    (r"\.ln_([12])\.", r".norm\1."),
-    (r"\.self_attention\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
-    (r"\.self_attention\.out_proj\.", ".attn.proj."),
-    (r"\.mlp\.linear_([12])\.", r".mlp.fc\1."),
-)
-"""Patterns of ClassyVision's keys and what they are in timm, tried in order."""
+_BLOCK = re.compile(r"encoder\.layers\.layer_(\d+)\.(.*)")
+_OUTSIDE = [
+    ("class_token", "cls_token"),
+    ("conv_proj.", "patch_embed.proj."),
+    ("encoder.pos_embedding", "pos_embed"),
+    ("encoder.ln.", "norm."),
+]
+_INSIDE = [
+    ("ln_1.", "norm1."),
+    ("ln_2.", "norm2."),
+    ("self_attention.in_proj_", "attn.qkv."),
+    ("self_attention.out_proj.", "attn.proj."),
+    ("mlp.linear_1.", "mlp.fc1."),
+    ("mlp.linear_2.", "mlp.fc2."),
+]
 
 
 class ClassyVitParams(VisionTransformerParams):
@@ -69,9 +72,14 @@ class ClassyVitFamily(VisionTransformerFamily):
         return tokens.find(name)
 
     def vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
-        for pattern, ours in _KEYS:
-            key = re.sub(pattern if pattern.startswith(r"\.") else f"^{pattern}", ours, key)
-        return key
+        key = key.removeprefix("model.")
+        block = _BLOCK.fullmatch(key)
+        return f"blocks.{block[1]}.{to_ours(block[2], _INSIDE)}" if block else to_ours(key, _OUTSIDE)
+
+    def to_vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
+        block = re.fullmatch(r"blocks\.(\d+)\.(.*)", key)
+        inner = f"encoder.layers.layer_{block[1]}.{to_vissl(block[2], _INSIDE)}" if block else to_vissl(key, _OUTSIDE)
+        return f"model.{inner}"
 
     def vissl_tensors(
         self, tensors: Mapping[str, torch.Tensor], params: VisionTransformerParams
@@ -81,3 +89,9 @@ class ClassyVitFamily(VisionTransformerFamily):
             key: tensor.transpose(0, 1) if key.endswith("encoder.pos_embedding") and tensor.size(1) == 1 else tensor
             for key, tensor in tensors.items()
         }
+
+    def to_vissl_tensors(
+        self, tensors: Mapping[str, torch.Tensor], params: VisionTransformerParams
+    ) -> dict[str, torch.Tensor]:
+        """The way back."""
+        return {k: t.transpose(0, 1) if k.endswith("encoder.pos_embedding") else t for k, t in tensors.items()}

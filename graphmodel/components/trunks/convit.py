@@ -18,6 +18,7 @@ from torch import nn
 from graphmodel.components.base import Feature, TrunkFamily
 from graphmodel.components.position_embedding import for_grid
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.renaming import to_ours, to_vissl
 from graphmodel.components.token_features import first_token, mean_of_patches
 from graphmodel.components.trunks.vision_transformer import (
     SizedViTParams,
@@ -28,13 +29,9 @@ from graphmodel.components.trunks.vision_transformer import (
 )
 from graphmodel.spec.validate import Bool, Int, PositiveInt
 
-_KEYS = {
-    r"^class_token$": "cls_token",
-    r"^pos_embedding$": "pos_embed",
-    r"\.attn\.alpha$": ".attn.gating_param",
-    r"\.mlp\.linear_([12])\.": r".mlp.fc\1.",
-}
-"""Patterns of VISSL's keys and what they are in timm."""
+_BLOCK = re.compile(r"(blocks\.\d+\.)(.*)")
+_OUTSIDE = [("class_token", "cls_token"), ("pos_embedding", "pos_embed")]
+_INSIDE = [("attn.alpha", "attn.gating_param"), ("mlp.linear_1.", "mlp.fc1."), ("mlp.linear_2.", "mlp.fc2.")]
 
 
 class ConvitParams(SizedViTParams):
@@ -150,6 +147,7 @@ class ConvitFamily(TrunkFamily[ConvitParams]):
             locality_strength=params.locality_strength,
         )
         model.token_at = 0 if params.class_token_in_local_layers else params.n_gpsa_layers
+        model.num_prefix_tokens = int(model.token_at < params.num_layers)
         model.patch_embed.strict_img_size = False
         for block in model.blocks:
             if isinstance(block.attn, GPSA):
@@ -180,13 +178,20 @@ class ConvitFamily(TrunkFamily[ConvitParams]):
         return problem
 
     def vissl_key(self, key: str, params: ConvitParams) -> str | None:
-        for pattern, ours in _KEYS.items():
-            key = re.sub(pattern, ours, key)
-        return key
+        block = _BLOCK.fullmatch(key)
+        return block[1] + to_ours(block[2], _INSIDE) if block else to_ours(key, _OUTSIDE)
+
+    def to_vissl_key(self, key: str, params: ConvitParams) -> str | None:
+        block = _BLOCK.fullmatch(key)
+        return block[1] + to_vissl(block[2], _INSIDE) if block else to_vissl(key, _OUTSIDE)
 
     def vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: ConvitParams) -> dict[str, torch.Tensor]:
         """A checkpoint with VISSL's gates, `(1, heads, 1, 1)`, in timm's form, `(heads,)`."""
         return {k: t.flatten() if k.endswith(".attn.alpha") else t for k, t in tensors.items()}
+
+    def to_vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: ConvitParams) -> dict[str, torch.Tensor]:
+        """The way back."""
+        return {k: t.view(1, -1, 1, 1) if k.endswith(".attn.alpha") else t for k, t in tensors.items()}
 
 
 def mean_of_patches_and_token(trunk: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

@@ -190,6 +190,9 @@ class SwinFamily(TrunkFamily[SwinParams]):
         # VISSL downsamples at the end of a stage, timm at the start of the next.
         return _DOWNSAMPLE.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", key)
 
+    def to_vissl_key(self, key: str, params: SwinParams) -> str | None:
+        return _DOWNSAMPLE.sub(lambda match: f"layers.{int(match[1]) - 1}.downsample.", key)
+
 
 def _mean_of_map(trunk: nn.Module, features: torch.Tensor) -> torch.Tensor:
     return features.mean((1, 2))

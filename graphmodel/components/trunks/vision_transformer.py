@@ -252,5 +252,14 @@ class VisionTransformerFamily(TrunkFamily[VisionTransformerParams]):
     def find(self, name: str, params: VisionTransformerParams, trunk: nn.Module) -> Feature | None:
         return self.tokens(params).find(name)
 
+    def normed(self, feature: Feature, params: VisionTransformerParams, trunk: nn.Module, norm: bool) -> Feature | None:
+        return self.tokens(params).normed(feature, norm)
+
     def check_input(self, params: VisionTransformerParams, shape: Sequence[int], trunk: nn.Module) -> str | None:
         return image_problem(shape, trunk.get_parameter("patch_embed.proj.weight"), params.patch_size)
+
+    def vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
+        return key
+
+    def to_vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
+        return key

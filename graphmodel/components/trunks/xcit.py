@@ -17,11 +17,14 @@ from torch import nn
 
 from graphmodel.components.base import Feature, TrunkFamily
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.renaming import to_ours, to_vissl
 from graphmodel.components.token_features import as_map, first_token, mean_of_patches
 from graphmodel.components.trunks.vision_transformer import Rate, Scale, image_problem, set_attention_scale
 from graphmodel.spec.validate import Bool, PositiveInt
 
+_KEYS = [("pos_embeder.", "pos_embed.")]
 _CLASS_QKV = re.compile(r"(.*\bcls_attn_blocks\.\d+\.attn\.)qkv\.(weight|bias)")
+_CLASS_Q_K_V = re.compile(r"(.*\bcls_attn_blocks\.\d+\.attn\.)[qkv]\.(weight|bias)")
 
 
 class XcitParams(BaseModel):
@@ -105,7 +108,10 @@ class XcitFamily(TrunkFamily[XcitParams]):
         return image_problem(shape, trunk.get_parameter("patch_embed.proj.0.0.weight"), 1)
 
     def vissl_key(self, key: str, params: XcitParams) -> str | None:
-        return key.replace("pos_embeder.", "pos_embed.")
+        return to_ours(key, _KEYS)
+
+    def to_vissl_key(self, key: str, params: XcitParams) -> str | None:
+        return to_vissl(key, _KEYS)
 
     def vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: XcitParams) -> dict[str, torch.Tensor]:
         """A checkpoint whose class attention has one matrix for queries, keys and values, with three as in timm."""
@@ -117,6 +123,18 @@ class XcitFamily(TrunkFamily[XcitParams]):
                 continue
             for name, part in zip("qkv", tensor.chunk(3), strict=True):
                 out[f"{match[1]}{name}.{match[2]}"] = part
+        return out
+
+    def to_vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: XcitParams) -> dict[str, torch.Tensor]:
+        """The way back: three matrices of the class attention as one."""
+        out: dict[str, torch.Tensor] = {}
+        for key, tensor in tensors.items():
+            match = _CLASS_Q_K_V.fullmatch(key)
+            if match is None:
+                out[key] = tensor
+            else:
+                parts = [tensors[f"{match[1]}{name}.{match[2]}"] for name in "qkv"]
+                out[f"{match[1]}qkv.{match[2]}"] = torch.cat(parts)
         return out
 
 
