@@ -54,7 +54,8 @@ def compile(
 
     Args:
         spec_or_path: a path, several (a base and overlays), a mapping already loaded, or a `ModelSpec`.
-        device: where the weights go; torch's default device where None; `meta` builds no weights.
+        device: where the weights go; None is the device of the modules given in `trunks`, else torch's default
+            device; `meta` builds no weights.
         seed: makes the weights reproducible. Each component draws from its own stream; a trunk gets what the
             library's own constructor gives under `torch.manual_seed(seed)`. None draws a seed from torch's global
             generator.
@@ -63,7 +64,8 @@ def compile(
         inputs: per-sample shapes such as `{"images": (3, 224, 224)}`, over what the file says; a list of shapes is
             an input of views.
         overrides: `path=value` items.
-        trunks: modules to use for the spec's trunks of these names, as they are.
+        trunks: modules to use for the spec's trunks of these names, as they are: shared and not copied, their weights
+            kept, moved only where `device` says so.
         allow_imports: whether the spec may name Python code to import.
 
     Returns:
@@ -76,10 +78,17 @@ def compile(
     graph = build_graph(spec, trunks=trunks, allow_imports=allow_imports)
     returns = outputs or spec.returns
     code = emit(graph, returns)
-    target = torch.device(device) if device is not None else torch.get_default_device()
+    target = torch.device(device) if device is not None else _device_beside(trunks or {})
     if seed is None:
         seed = int(torch.randint(0, 2**31 - 1, (), device="cpu"))
-    root = materialise(graph, target, seed)
+    root = materialise(graph, target, seed, move_given=device is not None)
     hold_still(root, graph.frozen)
     recompute(root, [str(n.target) for n in graph.nodes.values() if n.facts.get("checkpoint")])
     return make(code, root, {"graph": graph, "returns": returns, "seed": seed, "spec": spec})
+
+
+def _device_beside(trunks: Mapping[str, nn.Module]) -> torch.device:
+    """The device of the first tensor of the given modules, else torch's default device."""
+    tensors = (t for module in trunks.values() for t in (*module.parameters(), *module.buffers()))
+    first = next(tensors, None)
+    return torch.get_default_device() if first is None or first.is_meta else first.device

@@ -12,10 +12,10 @@ import torch
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
-from graphmodel.components.base import Feature, TensorInfo, TrunkFamily
+from graphmodel.components.base import TrunkFamily
 from graphmodel.components.construct import build_on_meta
-from graphmodel.graph.trace import TraceError, open_trunk
-from graphmodel.graph.values import Writer
+from graphmodel.graph.describe import FeatureDescription, describe
+from graphmodel.graph.trace import TraceError
 from graphmodel.spec.document import fail
 
 SIZES = (224, 256, 384, 299, 518, 448, 192, 240, 336)
@@ -41,9 +41,11 @@ class FeatureRow:
         aliases: further names.
         default: it is read where the spec names none.
         shape: for one batch of N images.
-        layout: how its dimensions are arranged.
+        layout: how its dimensions are arranged, with the number of prefix tokens.
         channels: its width.
-        stride: input pixels per step, for feature maps.
+        stride: input pixels per step, for feature maps and tokens on a grid.
+        module: the path of the module that makes it.
+        disagrees: where the library publishes otherwise than what running it gives.
     """
 
     name: str
@@ -53,6 +55,8 @@ class FeatureRow:
     layout: str
     channels: int | None
     stride: int | None
+    module: str = ""
+    disagrees: tuple[str, ...] = ()
 
 
 def parameters(model: type[BaseModel]) -> list[Parameter]:
@@ -69,6 +73,14 @@ def parameters(model: type[BaseModel]) -> list[Parameter]:
             )
         )
     return rows
+
+
+def library_parameters(family: TrunkFamily[Any]) -> list[Parameter]:
+    """The keyword arguments of a library's model, whose types and meanings the library alone knows."""
+    keywords = getattr(family, "keywords", None)
+    if keywords is None:
+        return []
+    return [Parameter(name, "anything", _default(default), "") for name, default in keywords().items()]
 
 
 def _default(value: Any) -> str:
@@ -151,7 +163,7 @@ def trunk_page(
     Raises:
         CompileError: GM202 where the parameters are wrong, GM302 where it cannot be built, GM303 where it cannot run.
     """
-    options = parameters(family.Params)
+    options = parameters(family.Params) or library_parameters(family)
     try:
         params = family.Params.model_validate(given)
     except ValidationError as error:
@@ -163,14 +175,14 @@ def trunk_page(
     module = _built(name, family, params)
     features = list(family.features(params, module))
     default = family.default(params, module)
-    found: dict[str, TensorInfo] = {}
+    found: list[FeatureDescription] = []
     problem = ""
     for size in [shape] if shape is not None else _sizes(module):
         problem = family.check_input(params, size, module) or ""
         if problem:
             continue
         try:
-            found = run_features(module, features, size)
+            found = describe(module, features, size)
         except TraceError as error:
             problem = problem or str(error)
             continue
@@ -179,7 +191,7 @@ def trunk_page(
     if not found or shape is None:
         raise fail("GM303", f"the trunk `{name}` cannot run: {problem}", help="give a size with --input 3x224x224")
     count = sum(p.numel() for p in module.parameters())
-    rows = [_row(f, found[f.name], default, shape) for f in features if f.name in found]
+    rows = [_row(f, default) for f in found]
     return TrunkPage(name, family.summary, family.source, options, "", shape, count, rows)
 
 
@@ -213,42 +225,16 @@ def _sizes(module: torch.nn.Module) -> list[tuple[int, ...]]:
     return [own, *sizes] if own else [*sizes]
 
 
-def run_features(module: torch.nn.Module, features: Sequence[Feature], shape: tuple[int, ...]) -> dict[str, TensorInfo]:
-    """The shape of each feature; those that cannot be run together with the others are run alone or left out.
-
-    Raises:
-        TraceError: where none can be run.
-    """
-    pair = tuple(torch.empty((b, *shape), device="meta") for b in (2, 3))
-    writer = Writer((2, 3), [])
-
-    def run(wanted: Sequence[Feature]) -> dict[str, TensorInfo]:
-        opened = open_trunk(module, wanted, {"x": (pair[0], pair[1])})
-        infos = {name: writer.info(node.meta["values"]) for name, node in opened.features.items()}
-        return {name: info for name, info in infos.items() if isinstance(info, TensorInfo)}
-
-    try:
-        return run(features)
-    except TraceError as error:
-        found: dict[str, TensorInfo] = {}
-        for feature in features:
-            try:
-                found |= run([feature])
-            except TraceError:
-                continue
-        if not found:
-            raise error
-        return found
-
-
-def _row(feature: Feature, info: TensorInfo, default: str, shape: tuple[int, ...]) -> FeatureRow:
-    sizes = info.sample
-    layout: str = feature.layout
-    channels = stride = None
-    if layout == "nchw" and len(sizes) == 3:
-        channels, stride = sizes[0], round(shape[1] / sizes[1])
-    elif layout == "nhwc" and len(sizes) == 3:
-        channels, stride = sizes[2], round(shape[1] / sizes[0])
-    elif sizes and layout in ("nlc", "nc"):
-        channels = sizes[-1]
-    return FeatureRow(feature.name, feature.aliases, feature.name == default, str(info), layout, channels, stride)
+def _row(feature: FeatureDescription, default: str) -> FeatureRow:
+    layout = feature.layout.layout + (f", {feature.layout.prefix} prefix" if feature.layout.prefix else "")
+    return FeatureRow(
+        feature.name,
+        feature.aliases,
+        feature.name == default,
+        str(feature.shape),
+        layout,
+        feature.channels,
+        feature.stride,
+        feature.module,
+        feature.disagrees,
+    )

@@ -142,7 +142,7 @@ def _print_features(page: TrunkPage) -> None:
     size = "×".join(map(str, page.input))
     typer.echo(f"{console.amount(page.parameters)} parameters, its own classifier included; its features of {size}:\n")
     console.print_table(
-        ("feature", "also", "shape", "layout", "channels", "stride", ""),
+        ("feature", "also", "shape", "layout", "channels", "stride", "module", ""),
         [
             (
                 f.name,
@@ -151,7 +151,8 @@ def _print_features(page: TrunkPage) -> None:
                 f.layout,
                 str(f.channels or ""),
                 str(f.stride or ""),
-                "default" if f.default else "",
+                f.module,
+                ", ".join(("default",) * f.default + f.disagrees),
             )
             for f in page.features
         ],

@@ -15,10 +15,11 @@ from graphmodel.components.base import INPUT_OF, Feature, HeadParams, TrunkFamil
 from graphmodel.components.construct import build_on_meta, meta_copy
 from graphmodel.components.registry import HeadEntry, PlainTrunk, find_head, find_trunk, head_names, trunk_names
 from graphmodel.components.trunks.library import LibraryParams, LibraryTrunk
-from graphmodel.diagnostics import Collector, CompileError, Diagnostic, choices_help
+from graphmodel.diagnostics import Collector, CompileError, Diagnostic, choices_help, did_you_mean
+from graphmodel.graph.layout import Wanted
 from graphmodel.graph.types import Component
 from graphmodel.spec.document import dotted
-from graphmodel.spec.model import HeadSpec, ModelSpec, ModuleCall, TrunkSpec
+from graphmodel.spec.model import HeadSpec, ModelSpec, ModuleCall, Source, TrunkSpec
 from graphmodel.spec.validate import diagnose
 
 
@@ -49,9 +50,18 @@ class BoundTrunk:
             return Feature(name, (name,), layout="other")
         return None
 
-    def normed(self, feature: Feature, norm: bool) -> Feature | None:
-        """The feature with the trunk's final norm or without, or None where it cannot be had so."""
-        return self.family.normed(feature, self.params, self.module, norm)
+    def want(self, source: Source) -> Wanted | None:
+        """The feature as a source asks for it; None where there is none, or none with (or without) the final norm."""
+        feature = self.find(source.feature)
+        if feature is not None and source.norm is not None:
+            feature = self.family.normed(feature, self.params, self.module, source.norm)
+        return None if feature is None else Wanted(feature, source.layout, source.tokens)
+
+    def feature_help(self, name: str | None) -> str:
+        """What to write instead of a name that no feature has."""
+        named = ", ".join(f.name for f in self.features())
+        near = did_you_mean(name, self.names())
+        return " ".join(part for part in (near, f"features: {named}; or any dotted module path") if part)
 
     def names(self) -> list[str]:
         """Names that a spec may use, the family's first."""
@@ -145,8 +155,8 @@ class Binder:
             except Exception as error:
                 if not trunk.pretrained:
                     raise
-                text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                message = f"the weights of `{trunk.family}` cannot be loaded: {text}"
+                lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+                message = f"the weights of `{trunk.family}` cannot be loaded: {' '.join(lines[:2])[:300]}"
                 raise CompileError([Diagnostic("GM510", message, weights_span)]) from error
 
         component = Component(path, "trunk", trunk.family, params, build, meta, span=self.spec.span(trunk.at))
@@ -170,6 +180,13 @@ class Binder:
 
     def given_trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk:
         module = self.given[trunk.name]
+        if trunk.pretrained:
+            self.report.error(
+                "GM205",
+                f"a module was given for the trunk `{trunk.name}`, and the spec wants `pretrained` weights for it",
+                self.spec.span((*trunk.at, "pretrained")),
+                "leave one of them out: a given module keeps its weights",
+            )
         meta = meta_copy(module)
         family, params = self.family_of(trunk, meta)
         component = Component(path, "trunk", trunk.family, params, lambda: module, meta, True, self.spec.span(trunk.at))

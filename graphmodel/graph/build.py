@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from graphmodel.components.base import HeadMismatch
 from graphmodel.components.construct import build_on_meta
-from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.diagnostics import Collector
 from graphmodel.graph import ops
 from graphmodel.graph.binding import Binder, BoundModule, BoundTrunk, builder_of
 from graphmodel.graph.freezing import resolve_patterns
@@ -21,6 +20,7 @@ from graphmodel.graph.trace import TraceError, open_trunk
 from graphmodel.graph.types import Component, ModelGraph, Output
 from graphmodel.graph.values import Value, Writer, version
 from graphmodel.graph.verify import verify
+from graphmodel.graph.views import Group, groups_of
 from graphmodel.spec.document import dotted
 from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
 
@@ -46,29 +46,13 @@ def build_graph(
     return _Builder(spec, trunks or {}, allow_imports).run()
 
 
-def want(source: Source, trunk: BoundTrunk) -> Wanted | None:
-    """The feature as a source asks for it, or None where there is none, or none with (or without) the final norm."""
-    feature = trunk.find(source.feature)
-    if feature is not None and source.norm is not None:
-        feature = trunk.normed(feature, source.norm)
-    return None if feature is None else Wanted(feature, source.layout, source.tokens)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """One trunk pass over views of an input: the indices of its views, the label of its nodes."""
-
-    indices: tuple[int, ...]
-    shape: tuple[int, ...]
-    label: str
-
-
 class _Builder:
     def __init__(self, spec: ModelSpec, given: Mapping[str, nn.Module], allow_imports: bool) -> None:
         self.spec = spec
         self.report = Collector()
         self.binder = Binder(spec, self.report, given, allow_imports)
         self.components: dict[str, Component] = {}
+        self.layouts: dict[tuple[str, str, str], str] = {}
 
     def error(self, code: str, message: str, path: tuple[str | int, ...], help: str = "", *, key: bool = False) -> None:
         self.report.error(code, message, self.spec.span(path, key=key), help, dotted(path))
@@ -85,7 +69,7 @@ class _Builder:
         for trunk in self.trunks.values():
             self.components[trunk.component.name] = trunk.component
         self.tensors = {name: self.input_nodes(item) for name, item in spec.inputs.items()}
-        self.features: dict[tuple[str, str, str], tuple[list[_Group], list[Value]]] = {}
+        self.features: dict[tuple[str, str, str], tuple[list[Group], list[Value]]] = {}
         for (name, trunk_name), features in self.wanted.items():
             self.run_trunk(spec.inputs[name], self.trunks[trunk_name], features)
         self.report.raise_errors()
@@ -132,28 +116,10 @@ class _Builder:
                     continue
                 feature = trunk.find(source.feature)
                 if feature is None:
-                    named = [f.name for f in trunk.features()]
-                    help = choices_help(source.feature, trunk.names(), "any module path is a feature too; names")
-                    if len(named) < len(trunk.names()):
-                        near = choices_help(source.feature, trunk.names(), "").rstrip(": ")
-                        near = near if near.startswith("did you mean") else ""
-                        help = " ".join(
-                            p
-                            for p in (
-                                near.split("?")[0] + "?" if near else "",
-                                f"features: {', '.join(named)}; or any dotted module path",
-                            )
-                            if p
-                        )
-                    self.error(
-                        "GM213",
-                        f"the trunk `{trunk.spec.family}` has no feature `{source.feature}`",
-                        source.at,
-                        help,
-                        key=True,
-                    )
+                    message = f"the trunk `{trunk.spec.family}` has no feature `{source.feature}`"
+                    self.error("GM213", message, source.at, trunk.feature_help(source.feature), key=True)
                     continue
-                each = want(source, trunk)
+                each = trunk.want(source)
                 if each is None:
                     state = "with" if source.norm else "without"
                     self.error(
@@ -182,32 +148,9 @@ class _Builder:
 
     # -- trunk passes -------------------------------------------------------------------------------------------------
 
-    def groups(self, item: InputSpec) -> list[_Group]:
-        if item.views is None:
-            return [_Group((0,), item.shape or (), item.name)]
-        groups: list[tuple[list[int], tuple[int, ...]]] = []
-        for i, shape in enumerate(item.views):
-            same = [g for g in groups if g[1] == shape]
-            if item.passes == "consecutive":
-                same = [groups[-1]] if groups and groups[-1][1] == shape else []
-            elif item.passes == "crop":
-                same = []
-            if same:
-                same[0][0].append(i)
-            else:
-                groups.append(([i], shape))
-        if len(groups) == 1:
-            return [_Group(tuple(groups[0][0]), groups[0][1], item.name)]
-        sizes = [g[1][-1] for g in groups]
-        unique = len(set(sizes)) == len(sizes)
-        return [
-            _Group(tuple(indices), shape, f"{item.name}_{shape[-1] if unique else number}")
-            for number, (indices, shape) in enumerate(groups)
-        ]
-
     def run_trunk(self, item: InputSpec, trunk: BoundTrunk, features: list[Wanted]) -> None:
         several = len(self.trunks) > 1
-        groups = self.groups(item)
+        groups = groups_of(item)
         results: list[dict[str, Value]] = []
         for group in groups:
             problem = trunk.family.check_input(trunk.params, group.shape, trunk.module)
@@ -235,6 +178,8 @@ class _Builder:
                     key=True,
                 )
                 return
+            for wanted in features:
+                self.layouts[item.name, trunk.spec.name, wanted.name] = opened.arrangements[wanted.name].layout
             trunk.component.extras.update(opened.extras)
             for path, extra in opened.extras.items():
                 if isinstance(extra, nn.Module):
@@ -260,12 +205,12 @@ class _Builder:
         for edge in self.spec.edges:
             for source in edge.sources:
                 if source.input == item.name and source.trunk == trunk.spec.name:
-                    each = want(source, trunk)
+                    each = trunk.want(source)
                     if each is not None and each.name == name:
                         return source.at
         return item.at
 
-    def joined(self, tensors: list[Value], group: _Group, scope: str) -> Value:
+    def joined(self, tensors: list[Value], group: Group, scope: str) -> Value:
         """The views of a group as one batch."""
         chosen = [tensors[i] for i in group.indices] if len(tensors) > 1 else tensors
         if len(chosen) == 1:
@@ -285,7 +230,7 @@ class _Builder:
             )
         return value
 
-    def in_view_order(self, source: Source, groups: list[_Group], values: list[Value], feature: Wanted) -> Value:
+    def in_view_order(self, source: Source, groups: list[Group], values: list[Value], feature: Wanted) -> Value:
         """A feature of all views as one batch, in the order in which the views came.
 
         Raises:
@@ -325,11 +270,15 @@ class _Builder:
             values.append(value)
         value = values[0]
         if len(values) > 1:
-            combined = ops.combine(self.writer, edge.combine, values, edge.output)
-            if isinstance(combined, str):
-                self.error("GM306", combined, edge.at)
+            axes = [ops.channel_axis(self.layout(source), source.flatten) for source in edge.sources]
+            try:
+                value = ops.combine(self.writer, edge.combine, values, edge.output, axes)
+            except ops.CannotApply as error:
+                self.error("GM306", str(error), edge.at, error.help)
                 return None
-            value = combined
+        if edge.head is None and isinstance(value.info, list):
+            self.error("GM306", "`combine: list` is for a head and this output has none", (*edge.at, "combine"))
+            return None
         if edge.head is None:
             return Output(edge.output, {edge.output: value.node})
         chain = self.heads[edge.head]
@@ -342,9 +291,16 @@ class _Builder:
             value = self.single(result) if i < len(chain) - 1 else result
         return self.parts(edge, value, chain[-1])
 
+    def layout(self, source: Source) -> str:
+        """How a feature is arranged."""
+        trunk = self.trunks[source.trunk or ""]
+        wanted = trunk.want(source)
+        assert wanted is not None, "unknown features were reported before"
+        return self.layouts.get((source.input, trunk.spec.name, wanted.name), "other")
+
     def read(self, source: Source, edge: Edge) -> Value | None:
         trunk = self.trunks[source.trunk or ""]
-        wanted = want(source, trunk)
+        wanted = trunk.want(source)
         assert wanted is not None, "unknown features were reported before"
         groups, values = self.features[source.input, trunk.spec.name, wanted.name]
         span = self.spec.span(edge.at)
@@ -398,7 +354,7 @@ class _Builder:
                 "GM304",
                 f"the head `{module.call.name}` cannot read {where} of shape {value.text}: {text}",
                 module.call.at,
-                "",
+                ops.layout_help(value, [self.layout(s) for s in edge.sources]),
                 key=True,
             )
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -67,21 +68,54 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None) -> Val
         raise CannotApply(f"`{spec.op}` cannot pool a feature of shape {value.text}: {text}") from None
 
 
-def combine(writer: Writer, how: Combine, values: list[Value], name: str) -> Value | str:
-    """Several features as one value, or why they cannot be combined."""
+def channel_axis(layout: str, flattened: bool) -> int:
+    """Where a prepared feature has its channels: behind the batch, or last where its layout says so."""
+    return -1 if layout in ("nhwc", "nlc") and not flattened else 1
+
+
+def layout_help(value: Value, layouts: Sequence[str]) -> str:
+    """What to write where a head cannot read tokens or a map with channels last."""
+    first = value.pair[0]
+    if "nlc" in layouts and isinstance(first, torch.Tensor) and first.ndim == 3:
+        return "for a map of the tokens write `layout: nchw`, for one vector `tokens: class` or `tokens: mean`"
+    if "nhwc" in layouts and isinstance(first, torch.Tensor) and first.ndim == 4:
+        return "its channels are last; write `layout: nchw` for a map with channels first"
+    return ""
+
+
+def combine(writer: Writer, how: Combine, values: list[Value], name: str, axes: Sequence[int]) -> Value:
+    """Several features as one value.
+
+    Args:
+        writer: where the calls go.
+        how: `concat` along the channels, `sum`, `stack` behind the batch, or a `list` for a head that takes one.
+        values: the features.
+        name: the output's name, for the call.
+        axes: the channel axis of each feature.
+
+    Raises:
+        CannotApply: where they do not fit together.
+    """
     label = f"{name}_{how}"
     shapes = ", ".join(v.text for v in values)
+    if how == "list":
+        return writer.function("list", list, (tuple(values),), name=label)
+    if len({len(v.pair[0].shape) for v in values}) > 1 or (how == "concat" and len(set(axes)) > 1):
+        raise CannotApply(
+            f"`combine: {how}` needs features of one layout, these are {shapes}",
+            "give each the same `layout` or pooling: the long form of `from` takes them for each feature",
+        )
+    if how != "concat" and len({tuple(v.pair[0].shape) for v in values}) > 1:
+        raise CannotApply(f"`combine: {how}` needs features of one shape, these are {shapes}", "try `combine: concat`")
     try:
-        if how == "concat":
-            return writer.function("cat", torch.cat, (values, 1), name=label)
         if how == "stack":
             return writer.function("stack", torch.stack, (values, 1), name=label)
-        if len({tuple(v.pair[0].shape) for v in values}) > 1:
-            return f"`combine: {how}` needs features of one shape, these are {shapes}"
+        if how == "concat":
+            return writer.function("cat", torch.cat, (values, axes[0]), name=label)
         total = values[0]
         for i, value in enumerate(values[1:], 1):
             total = writer.function("add", operator.add, (total, value), name=label if i == len(values) - 1 else "")
         return total
     except (RuntimeError, TypeError) as error:
         text = (str(error).strip().splitlines() or [""])[0]
-        return f"`combine: {how}` cannot join {shapes}: {text}"
+        raise CannotApply(f"`combine: {how}` cannot join {shapes}: {text}") from None

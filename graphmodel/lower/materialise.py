@@ -12,13 +12,14 @@ from graphmodel.components.construct import component_seed, seeded
 from graphmodel.graph.types import ModelGraph
 
 
-def materialise(graph: ModelGraph, device: torch.device, seed: int) -> nn.Module:
+def materialise(graph: ModelGraph, device: torch.device, seed: int, *, move_given: bool = True) -> nn.Module:
     """A root module whose children are the trunk stages and heads that the graph calls, and nothing else.
 
     Args:
         graph: the graph after its passes.
         device: where the weights go; on `meta` none are built.
         seed: the seed that every component derives its own stream from.
+        move_given: modules that the caller gave go to `device` too.
 
     Returns:
         The root, in training mode.
@@ -37,8 +38,8 @@ def materialise(graph: ModelGraph, device: torch.device, seed: int) -> nn.Module
             str(n.target) for n in graph.nodes.values() if n.component == name and n.call in ("module", "attribute")
         ]
         graft(root, name, module, targets, component.extras)
-    if device.type != "meta" or any(not t.is_meta for t in root.parameters()):
-        root.to(device)
+        if not component.given or move_given:
+            container(root, name).to(device)
     return root.train()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -52,12 +52,12 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
             unknown = UNEXPECTED.search(str(error))
             if unknown is None or unknown[1] not in params.keywords():
                 raise
-            help = choices_help(unknown[1], self.keyword_names(), "the library takes")
+            help = choices_help(unknown[1], list(self.keywords()), "the library takes")
             raise TrunkRefusal(f"`{self.name}` takes no `{unknown[1]}`", (unknown[1],), help) from error
 
-    def keyword_names(self) -> list[str]:
-        """Names of the arguments that the library's model takes."""
-        return keyword_names(type(build_on_meta(lambda: self.make({}, "rgb"))))
+    def keywords(self) -> dict[str, Any]:
+        """The arguments that the library's model takes, with the defaults of its class."""
+        return keywords_of(type(build_on_meta(lambda: self.make({}, "rgb"))))
 
     def features(self, params: LibraryParams, trunk: nn.Module) -> Sequence[Feature]:
         return features_of(trunk)
@@ -70,7 +70,7 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         return naming.normed(feature, trunk, norm) if naming is not None else None
 
     def input_help(self, params: LibraryParams, shape: Sequence[int], trunk: nn.Module) -> str:
-        names = keyword_names(type(trunk))
+        names = keywords_of(type(trunk))
         size = self.built_for(params, trunk)
         if len(shape) != 3 or size is None or tuple(shape) == tuple(size):
             return ""
@@ -95,19 +95,17 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         return None
 
 
-def keyword_names(model: type[Any]) -> list[str]:
-    """The keyword arguments of a class, those that it passes on to its bases included."""
-    names: dict[str, None] = {}
+def keywords_of(model: type[Any]) -> dict[str, Any]:
+    """The keyword arguments of a class with their defaults, those that it passes on to its bases included."""
+    found: dict[str, Any] = {}
     for owner in model.__mro__:
         if owner is nn.Module or "__init__" not in vars(owner):
             continue
-        parameters = inspect.signature(vars(owner)["__init__"]).parameters
-        passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        names |= dict.fromkeys(_keywords(parameters.values()))
-        if not passes_on:
+        parameters = list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                default = None if parameter.default is parameter.empty else parameter.default
+                found.setdefault(parameter.name, default)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return list(names)
-
-
-def _keywords(parameters: Iterable[inspect.Parameter]) -> list[str]:
-    return [p.name for p in parameters if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return found

@@ -13,7 +13,7 @@ from torch import nn
 from graphmodel.components.base import TrunkRefusal
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.trunks.library import LibraryParams, LibraryTrunk, keyword_names
+from graphmodel.components.trunks.library import LibraryParams, LibraryTrunk, keywords_of
 
 REFUSED = {
     "pretrained": "write it as it is, beside `name`; it is no argument here",
@@ -67,8 +67,8 @@ class TimmTrunk(LibraryTrunk):
         module: nn.Module = timm.create_model(self.variant, **keywords, **more)
         return module
 
-    def keyword_names(self) -> list[str]:
-        return [*super().keyword_names(), *FACTORY]
+    def keywords(self) -> dict[str, Any]:
+        return {**super().keywords(), **dict.fromkeys(FACTORY)}
 
     def pretrained(
         self, params: LibraryParams, input_type: str, weights: bool | str, skeleton: bool = False
@@ -88,7 +88,7 @@ class TimmTrunk(LibraryTrunk):
         if len({tuple(s) for s in shapes}) < 2 or "dynamic_img_size" in params.keywords():
             return params
         model = type(build_on_meta(lambda: self.make(_without(params.keywords(), WEIGHTS), "rgb")))
-        if "dynamic_img_size" not in keyword_names(model):
+        if "dynamic_img_size" not in keywords_of(model):
             return params
         return LibraryParams(**params.keywords(), dynamic_img_size=True)
 
