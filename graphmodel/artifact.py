@@ -84,7 +84,7 @@ def write_artifact(
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    return [target / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
+    return [Path(directory) / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
 
 
 def _open_up(directory: Path) -> None:

@@ -77,7 +77,7 @@ def compile_command(
         if output is not None:
             from graphmodel.artifact import write_artifact
 
-            files = write_artifact(module, output, weights=not no_weights)
+            files = write_artifact(module, output, weights=not no_weights, imports=imports or ())
 
     if form is options.FindingsFormat.json:
         data = {"ok": True, **result.to_dict(), "diagnostics": [d.to_dict() for d in spec.notes]}

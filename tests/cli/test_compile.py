@@ -106,6 +106,27 @@ def test_one_tensor_of_several_outputs_is_refused(run, write, two_inputs):
     assert "GM501" in result.stderr
 
 
+def test_weights_are_reported_and_with_an_output_written(run, write, small, tmp_path):
+    source = graphmodel.compile(small, seed=11)
+    torch.save({"model": source.state_dict()}, tmp_path / "checkpoint.pt")
+    path = write(small)
+    assert "weights     loaded" in run("compile", path, "--weights", tmp_path / "checkpoint.pt").stdout
+    data = json.loads(
+        run("compile", path, "--weights", tmp_path / "checkpoint.pt", "-o", tmp_path / "out", "--format", "json").stdout
+    )
+    assert data["weights"]["missing"] == []
+    assert set(data["weights"]["matched"]) == set(source.state_dict())
+    module = load_model_file(tmp_path / "out").load()
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), source.parameters(), strict=True))
+
+
+def test_weights_that_leave_the_trunk_out_are_an_error_unless_partial(run, write, small, tmp_path):
+    state = {k: v for k, v in graphmodel.compile(small).state_dict().items() if "layer4" not in k}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert "GM512" in run("compile", write(small), "--weights", tmp_path / "checkpoint.pt", code=1).stderr
+    run("compile", write(small), "--weights", tmp_path / "checkpoint.pt", "--partial")
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
