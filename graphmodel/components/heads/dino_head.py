@@ -63,9 +63,9 @@ class DinoParams(HeadParams):
     ]
     use_bn: Bool = Field(False, description="BatchNorm behind the hidden linear layers.")
     normalize_last_layer: Bool = Field(True, description="Keep prototypes at length 1.")
-    num_layers: PositiveInt = 3
-    hidden_dim: PositiveInt = 2048
-    bottleneck_dim: PositiveInt = 256
+    num_layers: PositiveInt = Field(3, description="Linear layers before the prototypes.")
+    hidden_dim: PositiveInt = Field(2048, description="Width of the hidden layers.")
+    bottleneck_dim: PositiveInt = Field(256, description="Width of the normalised vectors.")
 
     def infer(self, feature: TensorInfo) -> Self:
         if self.use_bn and len(feature.shape) == 3:

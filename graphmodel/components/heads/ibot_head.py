@@ -33,10 +33,10 @@ class TokenParams(HeadParams):
         None,
         description="Normalisation in the MLP; one module serves all its layers, as in iBOT. `syncbn` is `bn` here.",
     )
-    act: Literal["gelu", "relu"] = "gelu"
+    act: Literal["gelu", "relu"] = Field("gelu", description="Activation in the MLP.")
     last_norm: Norm | None = Field(None, description="Normalisation of the outputs, without parameters.")
-    num_layers: PositiveInt = 3
-    hidden_dim: PositiveInt = 2048
+    num_layers: PositiveInt = Field(3, description="Linear layers before the outputs, the bottleneck included.")
+    hidden_dim: PositiveInt = Field(2048, description="Width of the hidden layers.")
     shared_head: Bool = Field(False, description="The class token and the patches share the last layer.")
 
     def infer(self, feature: TensorInfo) -> Self:
@@ -65,7 +65,7 @@ class IbotParams(TokenParams):
     """A projection head with prototypes for the class token and for patches."""
 
     normalize_last_layer: Bool = Field(True, description="Keep prototypes at length 1.")
-    bottleneck_dim: PositiveInt = 256
+    bottleneck_dim: PositiveInt = Field(256, description="Width of the normalised vectors.")
 
 
 class IbotDistillationParams(TokenParams):

@@ -25,13 +25,13 @@ class MsnParams(HeadParams):
     """A projection head and prototypes."""
 
     in_dim: PositiveInt | Auto = Field("auto", description="Width of the feature.")
-    num_prototypes: PositiveInt
+    num_prototypes: PositiveInt = Field(description="Number of prototypes.")
     use_bn: Bool = Field(False, description="BatchNorm behind the hidden linear layers.")
-    hidden_dim: PositiveInt = 2048
-    output_dim: PositiveInt = 256
-    freeze_prototypes: Bool = False
+    hidden_dim: PositiveInt = Field(2048, description="Width of the hidden layers.")
+    output_dim: PositiveInt = Field(256, description="Width of the query and the prototypes.")
+    freeze_prototypes: Bool = Field(False, description="Prototypes do not train.")
     label_smoothing: float = Field(0.0, ge=0, le=1, description="Smoothing of each prototype's label.")
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.1, gt=0, description="Divides the scores before the softmax.")
     return_query: Bool = Field(False, description="Return the normalised projection instead of assignments.")
 
     def infer(self, feature: TensorInfo) -> Self:

@@ -23,7 +23,7 @@ class VisionTransformerHeadParams(HeadParams):
     """A linear classifier, or one with a hidden layer and tanh."""
 
     in_plane: PositiveInt | Auto = Field("auto", description="Width of the feature.")
-    num_classes: PositiveInt
+    num_classes: PositiveInt = Field(description="Number of outputs.")
     hidden_dim: PositiveInt | None = Field(None, description="Width of the hidden layer; none by default.")
 
     def infer(self, feature: TensorInfo) -> Self:

@@ -24,13 +24,13 @@ class BeitParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: PositiveInt = Field(224, description="Side of the images; the trunk takes no other.")
-    patch_size: PositiveInt = 16
-    num_layers: PositiveInt = 12
-    num_heads: PositiveInt = 12
-    hidden_dim: PositiveInt = 768
+    patch_size: PositiveInt = Field(16, description="Side of a patch, in pixels.")
+    num_layers: PositiveInt = Field(12, description="Number of blocks.")
+    num_heads: PositiveInt = Field(12, description="Attention heads of each block.")
+    hidden_dim: PositiveInt = Field(768, description="Width of the tokens.")
     mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLP over `hidden_dim`.")
-    dropout_rate: Rate = 0.0
-    attention_dropout_rate: Rate = 0.0
+    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
+    attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
     drop_path_rate: Rate = Field(0.0, description="Stochastic depth of the last block; it grows from 0.")
     qkv_bias: Bool = Field(False, description="Bias of queries and values.")
     qk_scale: Scale = Field(None, description="Scale of the attention scores; the default is head width ** -0.5.")

@@ -36,16 +36,16 @@ class SwinParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: PositiveInt = Field(224, description="Usual side of the images; the trunk takes any.")
-    patch_size: PositiveInt = 4
+    patch_size: PositiveInt = Field(4, description="Side of a patch, in pixels.")
     embed_dim: PositiveInt = Field(96, description="Width of the first stage; it doubles with each.")
     depths: Annotated[list[PositiveInt], Field(min_length=1, description="Blocks of each stage.")] = [2, 2, 6, 2]
     num_heads: Annotated[list[PositiveInt], Field(min_length=1, description="Heads of each stage.")] = [3, 6, 12, 24]
-    window_size: PositiveInt = 7
+    window_size: PositiveInt = Field(7, description="Side of a window, in patches.")
     mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLP over the stage's width.")
-    dropout_rate: Rate = 0.0
-    attention_dropout_rate: Rate = 0.0
+    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
+    attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
     drop_path_rate: Rate = Field(0.1, description="Stochastic depth of the last block; it grows from 0.")
-    qkv_bias: Bool = True
+    qkv_bias: Bool = Field(True, description="Bias of queries, keys and values.")
     qk_scale: Scale = Field(None, description="Scale of the attention scores; the default is head width ** -0.5.")
 
     @model_validator(mode="after")

@@ -52,8 +52,10 @@ class MaskedImageModeling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[Literal["ibot", "msn"] | None, BeforeValidator(lambda value: value or None)] = None
-    params: MaskingParams = MaskingParams()
+    name: Annotated[Literal["ibot", "msn"] | None, BeforeValidator(lambda value: value or None)] = Field(
+        None, description="The method; none by default."
+    )
+    params: MaskingParams = Field(MaskingParams(), description="What MSN drops.")
 
 
 class SizedViTParams(BaseModel):
@@ -65,16 +67,18 @@ class SizedViTParams(BaseModel):
         None, description="A published size; it overrides `patch_size`, layers, heads and widths."
     )
     image_size: PositiveInt = Field(224, description="Side of the images that the position embedding is stored for.")
-    patch_size: PositiveInt = 16
-    num_layers: PositiveInt = 12
-    num_heads: PositiveInt = 12
-    hidden_dim: PositiveInt = 768
-    mlp_dim: PositiveInt = 3072
-    dropout_rate: Rate = 0.0
-    attention_dropout_rate: Rate = 0.0
-    classifier: Literal["token", "gap"] = "token"
+    patch_size: PositiveInt = Field(16, description="Side of a patch, in pixels.")
+    num_layers: PositiveInt = Field(12, description="Number of blocks.")
+    num_heads: PositiveInt = Field(12, description="Attention heads of each block.")
+    hidden_dim: PositiveInt = Field(768, description="Width of the tokens.")
+    mlp_dim: PositiveInt = Field(3072, description="Width of the MLP in each block.")
+    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
+    attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
+    classifier: Literal["token", "gap"] = Field(
+        "token", description="The default feature: the class token, or the mean over tokens (`gap`)."
+    )
     drop_path_rate: Rate = Field(0.0, description="Stochastic depth of the last block; it grows from 0.")
-    qkv_bias: Bool = False
+    qkv_bias: Bool = Field(False, description="Bias of queries, keys and values.")
     qk_scale: Scale = Field(None, description="Scale of the attention scores; the default is head width ** -0.5.")
 
     @model_validator(mode="before")
@@ -98,7 +102,9 @@ class VisionTransformerParams(SizedViTParams):
     """Parameters of a vision transformer."""
 
     use_class_token: Bool = Field(True, description="Without one the default feature is the mean of the patches.")
-    masked_image_modeling: MaskedImageModeling = MaskedImageModeling()
+    masked_image_modeling: MaskedImageModeling = Field(
+        MaskedImageModeling(), description="Masked or dropped patches, as in iBOT and MSN."
+    )
 
 
 class PatchMasking(nn.Module):
@@ -247,7 +253,8 @@ class VisionTransformerFamily(TrunkFamily[VisionTransformerParams]):
         return self.tokens(params).named()
 
     def default(self, params: VisionTransformerParams, trunk: nn.Module) -> str:
-        return self.tokens(params).default
+        # VISSL's `vision_transformer` reads the class token whatever `classifier` says; its ClassyVision twin does not.
+        return "lastPOOL" if params.classifier == "gap" else self.tokens(params).default
 
     def find(self, name: str, params: VisionTransformerParams, trunk: nn.Module) -> Feature | None:
         return self.tokens(params).find(name)

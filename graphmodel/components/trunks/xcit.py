@@ -33,17 +33,17 @@ class XcitParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: PositiveInt = Field(224, description="Usual side of the images; the trunk takes any.")
-    patch_size: Literal[8, 16] = 16
-    hidden_dim: PositiveInt = 384
-    num_layers: PositiveInt = 12
-    num_heads: PositiveInt = 8
+    patch_size: Literal[8, 16] = Field(16, description="Side of a patch, in pixels.")
+    hidden_dim: PositiveInt = Field(384, description="Width of the tokens.")
+    num_layers: PositiveInt = Field(12, description="Number of blocks.")
+    num_heads: PositiveInt = Field(8, description="Attention heads of each block.")
     mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLP over `hidden_dim`.")
-    dropout_rate: Rate = 0.0
-    attention_dropout_rate: Rate = 0.0
+    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
+    attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
     drop_path_rate: Rate = Field(0.05, description="Stochastic depth, the same for all blocks but the class attention.")
     eta: float = Field(1.0, description="Initial layer scale.")
     tokens_norm: Bool = Field(True, description="Class attention normalises all tokens, not the class token alone.")
-    qkv_bias: Bool = True
+    qkv_bias: Bool = Field(True, description="Bias of queries, keys and values.")
     qk_scale: Scale = Field(
         None, description="Scale of the class attention's scores; the default is head width ** -0.5."
     )

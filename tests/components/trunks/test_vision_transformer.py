@@ -82,11 +82,15 @@ def test_strided_features_go_back_from_the_last_block(name: str, blocks: list[in
 
 def test_the_default_feature_is_the_class_token_or_the_mean_of_the_patches() -> None:
     x = torch.randn(2, 3, 64, 64)
-    for token, name in ((True, "lastCLS"), (False, "lastPOOL")):
-        spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": VIT, **TINY, "use_class_token": token}}
+    for params, name in (
+        ({}, "lastCLS"),
+        ({"use_class_token": False}, "lastPOOL"),
+        ({"classifier": "gap"}, "lastPOOL"),
+    ):
+        spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": VIT, **TINY, **params}}
         with torch.no_grad():
             default = graphmodel.compile(spec, seed=0, outputs="tensor").eval()(x)
-        torch.testing.assert_close(default, read(VIT, [name], x, **TINY, use_class_token=token)[0])
+        torch.testing.assert_close(default, read(VIT, [name], x, **TINY, **params)[0])
 
 
 def test_numbers_are_those_of_torchvisions_vision_transformer() -> None:
