@@ -35,16 +35,19 @@ def to_dot(
     return _Writer(picture, THEMES[theme], orientation).write(legend, title)
 
 
+def printable(text: str) -> str:
+    """Text with a space for each character that shows nothing: XML may hold few of them, and some turn text around."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def quoted(text: str) -> str:
     """A DOT string."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
-    return f'"{escaped}"'
+    return '"' + printable(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def escaped(text: str) -> str:
-    """Text inside of an HTML-like label. Control characters, which no XML may hold, become spaces."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    """Text inside of an HTML-like label."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
 
 class _Writer:
@@ -123,8 +126,10 @@ class _Writer:
         )
 
     def heading(self) -> str:
-        rows = [f'<tr><td align="left">{self.font(words.cut(self.picture.title, 60), 15, "text", bold=True)}</td></tr>']
-        rows += [f'<tr><td align="left">{self.font(line, 9, "muted")}</td></tr>' for line in self.picture.lines]
+        spare = '<td width="16"></td>'  # Graphviz measures long lines one percent short
+        name = self.font(words.cut(self.picture.title, 60), 15, "text", bold=True)
+        rows = [f'<tr><td align="left">{name}</td>{spare}</tr>']
+        rows += [f'<tr><td align="left">{self.font(line, 9, "muted")}</td>{spare}</tr>' for line in self.picture.lines]
         return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{"".join(rows)}</table>'
 
     def legend(self) -> str:
@@ -166,7 +171,7 @@ class _Writer:
         size = 10 if box.kind in ("op", "output") else 11
         name = self.font(MARKS.get(box.state, "") + box.title, size, strong, bold=box.kind != "op")
         many = box.count if box.count > 1 else box.repeats
-        times = f'<td align="right">{self.font(f"  ×{many}", 11, strong, bold=True)}</td>' if many > 1 else ""
+        times = f'<td width="9"></td><td>{self.font(f"×{many}", 11, strong, bold=True)}</td>' if many > 1 else ""
         first = self.row(f'<td align="left">{name}</td>', times, self.pills(box.features, self.picture.badges_of(box)))
         sums = words.sums(box.parameters, box.flops)
         rest = [(line, 9) for line in box.lines] + ([(sums, 8)] if sums else [])

@@ -7,7 +7,7 @@ import re
 from functools import cache
 from xml.etree import ElementTree
 
-from graphmodel.visualize.dot import tooltip
+from graphmodel.visualize.dot import printable, tooltip
 from graphmodel.visualize.layout import VENDOR
 from graphmodel.visualize.picture import Picture
 from graphmodel.visualize.theme import DARK, LIGHT
@@ -28,7 +28,7 @@ def finish(drawn: str, picture: Picture, *, fonts: bool = True, follow: bool = F
     """
     root = ElementTree.fromstring(drawn)
     root.set("role", "img")
-    root.set("aria-label", picture.title)
+    root.set("aria-label", printable(picture.title))
     boxes, frames, arrows = picture.boxes, picture.frames, picture.arrows
     for group in root.iter(f"{{{SVG}}}g"):
         title = group.find(f"{{{SVG}}}title")
@@ -48,14 +48,19 @@ def finish(drawn: str, picture: Picture, *, fonts: bool = True, follow: bool = F
         else:
             group.attrib.pop("id", None)
         if title is not None:
-            title.text = text
+            title.text = "\n".join(map(printable, text.splitlines()))
             if not text:
                 group.remove(title)
-    rules = (font_faces() if fonts else "") + (dark_rules("@media (prefers-color-scheme: dark)") if follow else "")
-    if rules:
-        style = ElementTree.Element(f"{{{SVG}}}style")
-        style.text = rules
-        root.insert(0, style)
+    # Browsers else round the widths of small letters up, and long lines leave their boxes.
+    precise = "text{text-rendering:geometricPrecision}"
+    rules = (
+        precise
+        + (font_faces() if fonts else "")
+        + (dark_rules("@media (prefers-color-scheme: dark)") if follow else "")
+    )
+    style = ElementTree.Element(f"{{{SVG}}}style")
+    style.text = rules
+    root.insert(0, style)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 

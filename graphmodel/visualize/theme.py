@@ -31,7 +31,7 @@ LIGHT: dict[str, str] = {
     "frozen_line": "#7c8895",
     "ghost": "#fcfcfc",
     "ghost_line": "#b3bcc6",
-    "ghost_text": "#69747f",
+    "ghost_text": "#626d78",
     "trunk_frame": "#f5f9fd",
     "trunk_frame_line": "#b7cfe6",
     "head_frame": "#fef9f0",
@@ -56,7 +56,7 @@ LIGHT: dict[str, str] = {
     "removed": "#fbe2d5",
     "removed_line": "#b64a02",
     "changed": "#fff3c4",
-    "changed_line": "#937600",
+    "changed_line": "#7d6400",
 }
 
 DARK: dict[str, str] = {
@@ -99,7 +99,7 @@ DARK: dict[str, str] = {
     "flow5": "#c3c9d1",
     "same": "#20262d",
     "same_line": "#5c6773",
-    "added": "#0d3a2d",
+    "added": "#0b4534",
     "added_line": "#41c79e",
     "removed": "#43210f",
     "removed_line": "#f08a4e",

@@ -118,7 +118,9 @@ def test_merged_passes_share_boxes_and_keep_their_own_arrows(two_inputs: dict[st
         ("images", "N×64×16×16"),
         ("patches", "N×64×8×8"),
     }
-    into_heads = {a.target: picture.flows[a.flow] for a in picture.arrows if a.source == one(picture, "avgpool · flatten").id}
+    into_heads = {
+        a.target: picture.flows[a.flow] for a in picture.arrows if a.source == one(picture, "avgpool · flatten").id
+    }
     assert into_heads == {"head:heads.image": "images", "head:heads.jigsaw.0": "patches"}
 
 
@@ -152,7 +154,10 @@ def test_interleaved_views_are_regrouped_in_one_box(crops: dict[str, Any]) -> No
 
 
 def test_several_trunks_stand_side_by_side(two_inputs: dict[str, Any]) -> None:
-    two_inputs["trunks"] = {"student": two_inputs.pop("trunk"), "teacher": {"name": "resnet", "depth": 34, "freeze": True}}
+    two_inputs["trunks"] = {
+        "student": two_inputs.pop("trunk"),
+        "teacher": {"name": "resnet", "depth": 34, "freeze": True},
+    }
     two_inputs["mapping"] = [
         {"from": "images.student.flatten", "head": "image"},
         {"from": "images.teacher.res4", "as": "target"},
@@ -315,7 +320,9 @@ def test_cards_tell_where_a_box_comes_from(two_inputs: dict[str, Any], tmp_path:
     card = one(picture, "layer1").card
     assert card["paths"] == ["trunk.layer1"]
     assert card["yaml"] == [{"place": f"{file}:2:8", "text": "trunk: {name: resnet, depth: 18}"}]
-    assert card["contents"] == [[n, "BasicBlock", size(m)] for n, m in torchvision.models.resnet18().layer1.named_children()]
+    assert card["contents"] == [
+        [n, "BasicBlock", size(m)] for n, m in torchvision.models.resnet18().layer1.named_children()
+    ]
     (head,) = [b for b in picture.boxes if b.kind == "head"]
     assert head.card["yaml"][0]["text"] == "probe: {mlp: {dims: [auto, 10]}}"
     assert head.card["settings"]["dims"] == [512, 10]

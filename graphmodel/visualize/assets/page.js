@@ -43,12 +43,12 @@
         if (element) element.addEventListener("click", () => tell(frame, frame.kind));
       }
     });
-    zoom = svgPanZoom(svg, { zoomScaleSensitivity: 0.25, minZoom: 0.2, maxZoom: 30, dblClickZoomEnabled: false, fit: true, center: true });
-    if (zoom.getSizes().realZoom > 1.6) { zoom.zoom(1.6 / zoom.getSizes().realZoom); zoom.center(); }
     $("sums").textContent = view.lines.join(" · ");
     press($("detail"), state.level);
     press($("passes"), state.passes);
     choices();
+    zoom = svgPanZoom(svg, { zoomScaleSensitivity: 0.25, minZoom: 0.2, maxZoom: 30, dblClickZoomEnabled: false, fit: true, center: true });
+    if (zoom.getSizes().realZoom > 1.6) { zoom.zoom(1.6 / zoom.getSizes().realZoom); zoom.center(); }
     state.span = null;
     search();
     if (keep) {

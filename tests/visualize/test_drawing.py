@@ -1,0 +1,195 @@
+"""Drawings are readable: nothing overlaps or overflows, contrast is high, text is only ever text."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+pytest.importorskip("pygraphviz")
+
+from graphmodel.visualize import Options, Picture, compare_pictures, draw
+from graphmodel.visualize.compose import compose
+from graphmodel.visualize.svg import SVG
+from graphmodel.visualize.theme import DARK, LIGHT, contrast
+from tests.visualize.conftest import NATIVE, drawn, example_graph, probes
+from tests.visualize.geometry import Area, groups, points, shape_area, shapes, text_area, texts
+
+LOOKS = [
+    (Options(), {}),
+    pytest.param(Options(sharing="split", ghosts=True), {"theme": "dark"}, marks=pytest.mark.slow),
+    pytest.param(Options(), {"orientation": "landscape"}, marks=pytest.mark.slow),
+    pytest.param(Options(depth=3), {"orientation": "landscape"}, marks=pytest.mark.slow),
+]
+
+
+def root_of(picture: Picture, **how: Any) -> ElementTree.Element:
+    return ElementTree.fromstring(str(draw(picture, "svg", **how)))
+
+
+def check_geometry(root: ElementTree.Element) -> None:
+    """Texts stay inside of their boxes and apart from each other; boxes stay apart; labels touch no box."""
+    boxes = [(shape_area(shapes(g)[0]), g) for g in groups(root, "box")]
+    assert boxes
+    every: list[Area] = []
+    for area, group in boxes:
+        whole = Area(
+            min(shape_area(s).left for s in shapes(group)), area.top, max(shape_area(s).right for s in shapes(group)),
+            max(shape_area(s).bottom for s in shapes(group)),
+        )  # fmt: skip
+        for text in texts(group):
+            place = text_area(text)
+            assert whole.holds(place), f"`{place.what}` overflows its box"
+            every.append(place)
+    for one, other in combinations([area for area, _ in boxes], 2):
+        assert not one.overlaps(other)
+    labels = [text_area(t) for name in ("arrow-text", "frame-label") for g in groups(root, name) for t in texts(g)]
+    for label in labels:
+        for area, _ in boxes:
+            assert not label.overlaps(area), f"`{label.what}` lies on a box"
+    for one, other in combinations([*every, *labels], 2):
+        assert not one.overlaps(other), f"`{one.what}` and `{other.what}` overlap"
+    for arrow in groups(root, "arrow"):
+        for path in (s for s in shapes(arrow) if "C" in s.get("d", "")):
+            along = points(path.get("d", ""))
+            assert along
+            for label in labels:
+                assert not any(label.has(p) for p in along), f"a line runs through `{label.what}`"
+            for area, group in boxes:
+                assert sum(area.has(p, 3) for p in along) == 0, f"a line runs through the box {group.get('id')}"
+    paper = shapes(groups(root, "graph")[0])[0]
+    for text in texts(root):
+        assert shape_area(paper).holds(text_area(text)), f"`{text.text}` leaves the page"
+
+
+@pytest.mark.parametrize(("look", "how"), LOOKS, ids=str)
+@pytest.mark.parametrize("name", NATIVE)
+def test_nothing_overlaps_or_overflows(name: str, look: Options, how: dict[str, Any]) -> None:
+    check_geometry(root_of(compose(example_graph(name), look, {}), **how))
+
+
+@pytest.mark.parametrize(("name", "text"), [("title", "W" * 90), ("title", "名前" * 40), ("title", "i l | . " * 20)])
+def test_long_names_are_cut_and_fit(small: dict[str, Any], name: str, text: str) -> None:
+    small["name"] = text
+    small["heads"] = {"h" * 120: {"mlp": {"dims": ["auto", 10]}}}
+    check_geometry(root_of(drawn(small)))
+
+
+def test_a_comparison_is_as_readable(two_inputs: dict[str, Any], small: dict[str, Any]) -> None:
+    check_geometry(root_of(compare_pictures(drawn(two_inputs), drawn(small))))
+
+
+def test_many_single_heads_are_as_readable() -> None:
+    check_geometry(root_of(drawn(probes(3, 12, unlike=True))))
+
+
+def test_frames_hold_their_boxes(two_inputs: dict[str, Any]) -> None:
+    picture = drawn(two_inputs, sharing="split")
+    root = root_of(picture)
+    frames = {g.get("id"): shape_area(shapes(g)[0]) for g in groups(root, "frame")}
+    boxes = {g.get("id"): shape_area(shapes(g)[0]) for g in groups(root, "box")}
+    assert len(frames) == len(picture.frames)
+    for f, frame in enumerate(picture.frames):
+        for b, box in enumerate(picture.boxes):
+            area, border = boxes[f"b-{b}"], frames[f"f-{f}"]
+            assert border.holds(area) if box.frame == frame.id else not border.overlaps(area)
+
+
+# -- colours ----------------------------------------------------------------------------------------------------------
+
+GROUNDS = ["paper", "trunk_frame", "head_frame", "frozen_frame"]
+FILLS = ["input", "stage", "op", "head", "output", "frozen", "same", "added", "removed", "changed"]
+ON = [
+    *((text, ground) for text in ("text", "muted") for ground in (*GROUNDS, *FILLS)),
+    *((f"flow{i}", ground) for i in range(6) for ground in GROUNDS),
+    *((text, ground) for text in ("shape", "added_line", "removed_line", "changed_line") for ground in GROUNDS[::3]),
+    *(("ghost_text", ground) for ground in ("ghost", "trunk_frame", "frozen_frame")),
+    ("feature_text", "feature"),
+    ("badge_text", "badge"),
+]
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize(("text", "ground"), ON)
+def test_text_stands_out(palette: dict[str, str], text: str, ground: str) -> None:
+    assert contrast(palette[text], palette[ground]) >= 4.5
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_lines_stand_out(palette: dict[str, str]) -> None:
+    for role in ("arrow", "input_line", "stage_line", "head_line", "output_line", "frozen_line"):
+        assert contrast(palette[role], palette["paper"]) >= 3
+
+
+def protanope(colour: str) -> tuple[float, ...]:
+    """A colour as dichromats without long-wave cones see it (Viénot, Brettel and Mollon 1999)."""
+    r, g, b = (((int(colour[i : i + 2], 16) / 255) ** 2.2) for i in (1, 3, 5))
+    seen = 0.11238 * r + 0.88762 * g
+    return seen, seen, 0.00401 * r - 0.00401 * g + b
+
+
+def deuteranope(colour: str) -> tuple[float, ...]:
+    """The same without middle-wave cones."""
+    r, g, b = (((int(colour[i : i + 2], 16) / 255) ** 2.2) for i in (1, 3, 5))
+    seen = 0.29275 * r + 0.70725 * g
+    return seen, seen, -0.02234 * r + 0.02234 * g + b
+
+
+@pytest.mark.parametrize("sight", [protanope, deuteranope])
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "pair", [("flow0", "flow1"), ("stage", "head"), ("added", "removed"), ("stage_line", "head_line")]
+)
+def test_colour_blind_readers_can_tell_pairs_apart(palette: dict[str, str], sight: Any, pair: tuple[str, str]) -> None:
+    one, other = (sight(palette[role]) for role in pair)
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) > 0.02
+
+
+def test_every_role_has_a_colour_of_its_own() -> None:
+    assert LIGHT.keys() == DARK.keys()
+    assert len(set(LIGHT.values())) == len(LIGHT)
+    assert len(set(DARK.values())) == len(DARK)
+
+
+# -- escaping ---------------------------------------------------------------------------------------------------------
+
+NASTY = [
+    '<script>alert("x")</script>',
+    "\"quoted\" & 'more'",
+    "a -> b; }",
+    "back\\slash \\n \\",
+    "]]>",
+    "<!-- x -->",
+    "&lt;",
+    "{a|b}",
+    "%00 \x00\x07 \u202e bidi",
+    "<b>",
+    "label=<x>",
+    "𝔘nicode ✓ ❄",
+]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_names_are_only_text_in_a_drawing(small: dict[str, Any], name: str, tmp_path: Any) -> None:
+    """What a spec may call freely: its name, its file, and (without a check of names) whatever a graph holds."""
+    from dataclasses import replace
+
+    picture = drawn(small)
+    nasty = replace(
+        picture,
+        title=name,
+        boxes=tuple(replace(b, title=name, lines=(name,), features=(name,), id=b.id + name) for b in picture.boxes[:1]),
+        frames=(),
+        arrows=(),
+    )
+    root = root_of(nasty)
+    plain = "".join(c if c.isprintable() else " " for c in name)
+    shown = {" ".join((t.text or "").split()) for t in texts(root)}
+    assert " ".join(plain.split()) in shown
+    allowed = {"svg", "g", "title", "path", "polygon", "text", "style", "polyline"}
+    assert {e.tag.removeprefix(f"{{{SVG}}}") for e in root.iter()} <= allowed
+    for element in root.iter():
+        assert not any(k.lower().startswith("on") or k.endswith("href") for k in element.attrib)
+        assert element.tag != f"{{{SVG}}}style" or name not in (element.text or "")
