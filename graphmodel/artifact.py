@@ -68,9 +68,10 @@ def write_artifact(
         The files.
 
     Raises:
-        CompileError: GM520 where the directory holds something else.
+        CompileError: GM520 where the directory holds something else, GM521 where a spec cannot say what the module is.
     """
     refuse_foreign(directory)
+    _refuse_given(module)
     target = Path(directory).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -85,6 +86,16 @@ def write_artifact(
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     return [Path(directory) / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
+
+
+def _refuse_given(module: CompiledModel) -> None:
+    given = [name for name, component in module.model_graph.components.items() if component.given]
+    if given:
+        message = f"`{given[0]}` was handed in as a module, which no spec can name"
+        help = (
+            "save its `state_dict()`, or register the trunk with `@graphmodel.register_trunk` and name it in the spec"
+        )
+        raise CompileError([Diagnostic("GM521", message, None, help)])
 
 
 def _open_up(directory: Path) -> None:

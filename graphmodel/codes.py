@@ -723,6 +723,20 @@ CODES: dict[str, Code] = dict(
             "shell",
         ),
         _code(
+            "GM521",
+            "a model that a spec cannot name",
+            """The files of `write_artifact` build the model again from its spec. A trunk that was handed in as a module
+            (`compile(…, trunks=…)`) is in no spec.""",
+            """
+            from graphmodel.artifact import write_artifact
+            spec = {"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}
+            given = {"trunk": torch.nn.Conv2d(3, 8, 3)}
+            write_artifact(graphmodel.compile(spec, trunks=given), "build/model")
+            """,
+            "",
+            "python",
+        ),
+        _code(
             "GM530",
             "the picture cannot be drawn",
             """The form is unknown, the file cannot be written, or pygraphviz is missing.""",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.freezing import trunk_patterns
@@ -62,7 +62,15 @@ def _source(source: Source, components: Any, paths: dict[str, str]) -> Source:
 
 
 def plain_params(params: Any) -> dict[str, Any]:
-    """Validated parameters as plain data, under the names that a spec uses."""
-    if isinstance(params, BaseModel):
-        return params.model_dump(mode="json", by_alias=True)
-    return dict(params)
+    """Validated parameters as plain data, under the names that a spec uses; they validate to the same again.
+
+    All of them, unless the family takes either a name or the numbers behind it (RegNet): then those that were said.
+    """
+    if not isinstance(params, BaseModel):
+        return dict(params)
+    whole = params.model_dump(mode="json", by_alias=True)
+    try:
+        type(params).model_validate(whole)
+    except ValidationError:
+        return params.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return whole

@@ -71,6 +71,13 @@ def test_a_resolved_spec_builds_the_same_graph(two_inputs: dict[str, Any]) -> No
     assert str(graphmodel.build_graph(again(resolved_spec(graph)))) == str(graph)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_a_resolved_example_builds_the_same_graph(path: Path) -> None:
+    graph = graphmodel.build_graph(graphmodel.load_spec(path))
+    assert str(graphmodel.build_graph(again(resolved_spec(graph)))) == str(graph)
+
+
 def test_a_feature_that_begins_with_the_trunks_name_is_not_taken_for_the_trunk() -> None:
     spec = graphmodel.load_spec(
         {"inputs": {"x": [3, 8, 8]}, "trunk": "resnet", "mapping": {"x": {"trunk.trunk.layer1": None}}}
