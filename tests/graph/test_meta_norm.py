@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from graphmodel.graph.meta_norm import ShapesOfNorms
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_norms_keep_shape_dtype_and_strides(training: bool, channels_last: bool) -> None:
+    x = torch.empty(2, 8, 4, 4, device="meta", dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    for norm in (nn.BatchNorm2d(8), nn.InstanceNorm2d(8, affine=True, track_running_stats=True)):
+        norm = norm.to("meta", torch.bfloat16).train(training)
+        with ShapesOfNorms():
+            out = norm(x)
+        assert (out.shape, out.dtype, out.stride(), out.device) == (x.shape, x.dtype, x.stride(), x.device)
+
+
+def test_wrong_channels_fail_as_they_do_for_real() -> None:
+    norm = nn.BatchNorm2d(4).to("meta").eval()
+    with ShapesOfNorms(), pytest.raises(RuntimeError, match=r"4|8"):
+        norm(torch.empty(2, 8, 4, 4, device="meta"))
+
+
+def test_real_tensors_are_really_normalised() -> None:
+    norm, x = nn.BatchNorm2d(3).train(), torch.randn(4, 3, 5, 5)
+    with ShapesOfNorms():
+        out = norm(x)
+    torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    assert int(norm.num_batches_tracked) == 1
