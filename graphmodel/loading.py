@@ -93,9 +93,13 @@ def load_spec(
     dialect = dialect_of(document)
     if overrides:
         document = apply_overrides(document, overrides, dialect.override_prefixes(document))
-    from graphmodel.dialects.resolve import resolve  # Pydantic: not before the file is known to be readable
-
+    # Pydantic builds its models while it is imported: nothing is imported before the step in front of it went well.
     native = dialect.to_native(document, dict(inputs or {}), report)
-    spec = resolve(native, report, dialect.name)
+    from graphmodel.dialects.native import read_surface
+
+    surface = read_surface(native, report)
+    from graphmodel.dialects.resolve import resolve
+
+    spec = resolve(native, surface, report, dialect.name)
     spec._origin = document
     return spec

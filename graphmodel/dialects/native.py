@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
 
-from graphmodel.spec.model import Combine, Dtype, InputType, Layout, Passes, Returns, Tokens
+from graphmodel.diagnostics import Collector
+from graphmodel.spec.document import Document
+from graphmodel.spec.terms import Combine, Dtype, InputType, Layout, Passes, Returns, Tokens
 from graphmodel.spec.validate import (
     BOOL,
     BY_SHAPE,
@@ -20,6 +22,7 @@ from graphmodel.spec.validate import (
     PositiveInt,
     ShapeField,
     Surface,
+    validate,
 )
 
 POOLS: dict[str, tuple[str, ...]] = {
@@ -266,3 +269,18 @@ class NativeSpec(Surface):
         if self.trunk is None and self.trunks is None:
             raise ValueError("has no trunk; help: add for example `trunk: {name: resnet, depth: 50}`")
         return self
+
+
+def read_surface(document: Document, report: Collector) -> NativeSpec:
+    """What a native document says, before any name is bound.
+
+    Raises:
+        CompileError: GM2xx; every finding of the document at once.
+    """
+    surface = validate(NativeSpec, document)
+    if isinstance(surface, list):
+        for finding in surface:
+            report.add(finding)
+        report.raise_errors()
+        raise AssertionError("validation failed without an error")
+    return surface

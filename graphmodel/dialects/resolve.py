@@ -28,21 +28,20 @@ from graphmodel.spec.model import (
     WeightsSpec,
 )
 from graphmodel.spec.names import name_problem
-from graphmodel.spec.validate import validate
 
 
-def resolve(document: Document, report: Collector, dialect: str = "native") -> ModelSpec:
+def resolve(document: Document, surface: NativeSpec, report: Collector, dialect: str = "native") -> ModelSpec:
     """The spec that a native document describes.
 
+    Args:
+        document: the document, for places.
+        surface: what it says.
+        report: where findings go.
+        dialect: what it was written in.
+
     Raises:
-        CompileError: GM2xx; every finding of the document at once.
+        CompileError: GM2xx; every finding at once.
     """
-    surface = validate(NativeSpec, document)
-    if isinstance(surface, list):
-        for finding in surface:
-            report.add(finding)
-        report.raise_errors()
-        raise AssertionError("validation failed without an error")
     return _Resolver(document, surface, report, dialect).run()
 
 

@@ -12,8 +12,8 @@ from torch import fx, nn
 
 from graphmodel.components.base import Feature, Layout
 from graphmodel.graph.meta_proxy import MetaProxy, map_structure
-from graphmodel.spec.model import Layout as WantedLayout
-from graphmodel.spec.model import Tokens
+from graphmodel.spec.terms import Layout as WantedLayout
+from graphmodel.spec.terms import Tokens
 
 Grid = tuple[int, int]
 

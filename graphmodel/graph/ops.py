@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from graphmodel.diagnostics import Span
 from graphmodel.graph.values import Value, Writer
-from graphmodel.spec.model import Combine, PoolSpec, Source
+from graphmodel.spec.model import PoolSpec, Source
+from graphmodel.spec.terms import Combine
 
 getitem = operator.getitem
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from graphmodel.diagnostics import Diagnostic, Span
 from graphmodel.spec.document import Document, KeyPath
+from graphmodel.spec.terms import Combine, Dtype, InputType, Layout, Passes, Returns, Tokens
 
-Returns = Literal["dict", "tuple", "list", "tensor"]
-Passes = Literal["resolution", "consecutive", "crop"]
-Dtype = Literal["float32", "float16", "bfloat16", "uint8", "int64", "bool"]
-InputType = Literal["rgb", "bgr", "lab"]
-Combine = Literal["concat", "sum", "stack", "list"]
-Layout = Literal["nchw", "nhwc", "nlc"]
-Tokens = Literal["class", "patch", "mean", "all"]
 Shape = tuple[int, ...]
 
 
