@@ -42,6 +42,7 @@ class HeadEntry:
 
 _heads: dict[str, HeadEntry] = {}
 _trunks: dict[str, TrunkFamily[Any]] = {}
+_owners: dict[tuple[int, str], str] = {}
 
 
 def register_head(name: str, *aliases: str, params: type[HeadParams] | None = None) -> Callable[[T], T]:
@@ -94,11 +95,12 @@ def register_trunk(name: str, *aliases: str) -> Callable[[T], T]:
 
 
 def _claim(table: dict[str, Any], name: str, builder: Any) -> None:
-    held = table.get(name)
-    origin = getattr(held, "origin", None) or getattr(held, "build", held)
-    same = held is not None and getattr(origin, "__qualname__", "") == getattr(builder, "__qualname__", None)
-    if held is not None and not same and type(held).__qualname__ != getattr(builder, "__qualname__", None):
-        raise AlreadyRegistered(f"`{name}` is registered already, by {origin!r}")
+    """Lets the same class register again (a notebook cell run twice), and nobody else."""
+    owner = f"{builder.__module__}.{builder.__qualname__}"
+    held = _owners.get((id(table), name))
+    if name in table and held != owner:
+        raise AlreadyRegistered(f"`{name}` is registered already, by {held}")
+    _owners[id(table), name] = owner
 
 
 def head_names() -> list[str]:
