@@ -118,7 +118,8 @@ def test_a_module_class_is_a_trunk_with_features_of_its_own() -> None:
             return self.body(torch.relu(self.stem(x))).mean((2, 3))
 
     tiny = {
-        "inputs": {"images": [3, 8, 8]}, "trunk": {"name": "tiny", "width": 6}, "heads": {"head": {"mlp": {"dims": ["auto", 2]}}},
+        "inputs": {"images": [3, 8, 8]}, "trunk": {"name": "tiny", "width": 6},
+        "heads": {"head": {"mlp": {"dims": ["auto", 2]}}},
         "mapping": {"images": {"output": "head", "early": None, "body": None}},
     }  # fmt: skip
     model = graphmodel.compile(tiny, seed=0)
