@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -115,7 +115,7 @@ class _Composer:
         nodes = self.cells.nodes(cell)
         title, lines = self.text(cell, nodes)
         held = self.parameters.of(nodes)
-        features = tuple(dict.fromkeys(f for n in nodes for f in n.facts.get("features", ())))
+        features = self.features(nodes)
         names = [c.removeprefix("output:") for c in cell.stacked] if cell.kind == "output" else []
         flops = sum(self.flops.get(n.name, 0) for n in nodes)
         return Box(
@@ -135,6 +135,16 @@ class _Composer:
             members=tuple(cell.members) or tuple(cell.stacked) or (cell.id,),
             card=cards.of_box(self.graph, cell, nodes, held, flops, names, self.parameters),
         )
+
+    def features(self, nodes: Iterable[Node]) -> tuple[str, ...]:
+        """Names of the features among some calls, in the order of the trunk, whichever pass they belong to."""
+        place: Counter[str] = Counter()
+        found: dict[str, int] = {}
+        for node in nodes:
+            place[node.scope] += 1
+            for feature in node.facts.get("features", ()):
+                found.setdefault(feature, place[node.scope])
+        return tuple(sorted(found, key=found.__getitem__))
 
     def badges(self, nodes: Iterable[Node]) -> tuple[str, ...]:
         """Facts that hold for every module of a cell; for its operations, where it calls no module."""
@@ -258,6 +268,9 @@ class _Composer:
         """What stands on the arrow between two nodes."""
         node = self.graph.nodes[source]
         reader = self.graph.nodes.get(target)
+        named = node.facts.get("features", ())
+        if named and len(self.features(self.cells.nodes(self.cells.owner[source]))) > 1:
+            return ", ".join(named), info_text(node.info)  # the box alone does not say which feature this is
         if node.kind == "input" and reader is not None:
             joint = next((r for r in reader.refs() if r in self.cells.joints and source in self.cells.through(r)), None)
             if joint is not None:

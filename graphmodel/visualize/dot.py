@@ -99,7 +99,8 @@ class _Writer:
     # -- text ---------------------------------------------------------------------------------------------------------
 
     def font(self, text: str, size: int, role: str, bold: bool = False) -> str:
-        inner = f"<b>{escaped(text)}</b>" if bold else escaped(text)
+        spare = "&#160;" if len(text) > 20 else ""  # Graphviz measures long lines one percent short
+        inner = f"<b>{escaped(text)}{spare}</b>" if bold else f"{escaped(text)}{spare}"
         return f'<font point-size="{size}" color="{self.colours[role]}">{inner}</font>'
 
     def pill(self, text: str, role: str, line: str) -> str:
@@ -126,7 +127,7 @@ class _Writer:
         )
 
     def heading(self) -> str:
-        spare = '<td width="16"></td>'  # Graphviz measures long lines one percent short
+        spare = '<td width="12"></td>'
         name = self.font(words.cut(self.picture.title, 60), 15, "text", bold=True)
         rows = [f'<tr><td align="left">{name}</td>{spare}</tr>']
         rows += [f'<tr><td align="left">{self.font(line, 9, "muted")}</td>{spare}</tr>' for line in self.picture.lines]

@@ -16,13 +16,15 @@ SHAPES = {
     "op": ("(", ")"),
     "head": ("[", "]"),
 }
+WIDE = '%%{init: {"flowchart": {"wrappingWidth": 420}}}%%'
+"""Keeps lines whole; Mermaid breaks them at 200 pixels on its own."""
 STACK = ("[[", "]]")
 
 
 def to_mermaid(picture: Picture, *, orientation: Orientation = "portrait") -> str:
     """The picture as a Mermaid flowchart; text is escaped down to letters, digits and a few signs."""
     numbers = {b.id: i for i, b in enumerate(picture.boxes)}
-    lines = [f"flowchart {'LR' if orientation == 'landscape' else 'TB'}"]
+    lines = [WIDE, f"flowchart {'LR' if orientation == 'landscape' else 'TB'}"]
     roles: dict[str, None] = {}
 
     def box(item: Box, indent: str) -> str:

@@ -51,6 +51,8 @@ def finish(drawn: str, picture: Picture, *, fonts: bool = True, follow: bool = F
             title.text = "\n".join(map(printable, text.splitlines()))
             if not text:
                 group.remove(title)
+    for element in root.iter(f"{{{SVG}}}text"):
+        element.text = (element.text or "").rstrip("\xa0")  # spare room for Graphviz, none of the reader's business
     # Browsers else round the widths of small letters up, and long lines leave their boxes.
     precise = "text{text-rendering:geometricPrecision}"
     rules = (

@@ -55,7 +55,7 @@ def test_a_tree_is_printed_where_no_file_is_named(run: Any, spec: Path) -> None:
 def test_the_ending_says_the_form(run: Any, spec: Path, tmp_path: Path) -> None:
     for form, start in (
         ("svg", "<svg"),
-        ("mmd", "flowchart"),
+        ("mmd", "%%{init"),
         ("dot", "digraph"),
         ("json", "{"),
         ("html", "<!doctype"),

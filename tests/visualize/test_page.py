@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,12 @@ class Page:
     def pressed(self, group: str) -> str:
         (button,) = self.all(f"#{group} button[aria-pressed=true]")
         return str(button.text)
+
+    def soon(self, true: Callable[[], bool]) -> bool:
+        """Whether something comes true within a few frames of the browser's."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        return bool(WebDriverWait(self.browser, 5).until(lambda _: true()))
 
     def complaints(self) -> list[str]:
         return [entry["message"] for entry in self.browser.get_log("browser")]
@@ -258,9 +264,9 @@ def test_zoom_and_fit(opened: Page) -> None:
     scale = "return document.querySelector('.svg-pan-zoom_viewport').getCTM().a"
     fitted = opened.run(scale)
     opened.press("+")
-    assert opened.run(scale) > fitted
+    assert opened.soon(lambda: opened.run(scale) > fitted)
     opened.press("0")
-    assert opened.run(scale) == pytest.approx(fitted, rel=1e-3)
+    assert opened.soon(lambda: opened.run(scale) == pytest.approx(fitted, rel=1e-3))
 
 
 @pytest.mark.slow
