@@ -75,14 +75,14 @@ def library_features(module: Any) -> list[Any]:
     return [f for f in naming.features(module) if f.kind != "features"]  # type: ignore[attr-defined]
 
 
-def spec_of(name: str, shape: tuple[int, ...], features: list[Any], layout: str | None = None) -> dict[str, Any]:
+def spec_of(name: str, shape: tuple[int, ...], features: list[Any], layout: str | None = None, **keywords: Any) -> Any:
     def edge(feature: Any) -> dict[str, Any]:
         maps = {"layout": layout} if layout and feature.kind == "stage" else {}
         return {"from": {"from": f"images.{feature.name}", **maps}, "as": feature.name}
 
     return {
         "inputs": {"images": {"shape": list(shape)}},
-        "trunk": name,
+        "trunk": {"name": name, **keywords},
         "mapping": [edge(f) for f in features],
     }
 
@@ -147,17 +147,17 @@ def shake(module: Any) -> None:
                 tensor.add_(noise.abs() if name.endswith("running_var") else noise)
 
 
-def equal(name: str) -> Result:
+def equal(name: str, shape: tuple[int, ...] | None = None, **keywords: Any) -> Result:
     """Compiles with real weights and compares every feature with the library's own functions, bit for bit."""
     import torch
 
     import graphmodel
 
     torch.manual_seed(0)
-    module = build_library(name)
-    shape = shape_of(module, name)
+    module = build_library(name, **keywords)
+    shape = shape or shape_of(module, name)
     features = library_features(module)
-    compiled = graphmodel.compile(spec_of(name, shape, features, "nchw"), seed=0, device="cpu").eval()
+    compiled = graphmodel.compile(spec_of(name, shape, features, "nchw", **keywords), seed=0, device="cpu").eval()
     own = {f"trunk.{k}": v for k, v in module.state_dict().items()}
     fresh = all(torch.equal(v, own[k]) for k, v in compiled.state_dict().items())
     module.eval()

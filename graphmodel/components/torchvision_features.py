@@ -5,6 +5,7 @@ Source: torchvision 0.29, `torchvision.models`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,7 +74,8 @@ def _ends(trunk: Any, container: str, behind: int) -> Sequence[tuple[str, int]]:
         with torch.no_grad():
             for i, item in enumerate(items[: len(items) - behind]):
                 x = item(x)
-                ends[round(256 / x.shape[-1])] = f"{container}.{i}"
+                # To the nearest power of two: some models do not pad.
+                ends[2 ** round(math.log2(256 / x.shape[-1]))] = f"{container}.{i}"
         trunk.train(training)
         _found[trunk] = [(path, stride) for stride, path in ends.items() if stride > 1]
     return _found[trunk]

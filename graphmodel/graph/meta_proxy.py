@@ -24,6 +24,22 @@ class TraceError(Exception):
     """A trunk that this tracer cannot open; `str()` says what stood in the way."""
 
 
+class Failed:
+    """The value of a call that cannot run on these shapes; it matters only where a feature needs it.
+
+    A trunk's head may not fit the image while its stages do, and a classifier that helps training may want more pixels.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        text = (str(error).strip().splitlines() or [""])[0]
+        self.__dict__["reason"] = f"{type(error).__name__}: {text}"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise TraceError(self.__dict__["reason"])
+
+
 class Size(tuple[Any, ...]):
     """A shape whose batch-dependent dimensions are proxies."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from graphmodel.graph.layout import Arrangement
-from graphmodel.graph.meta_proxy import TraceError, version
+from graphmodel.graph.meta_proxy import Failed, TraceError, version
 
 ROOT = "trunk"
 """The attribute that holds the trunk inside of the traced root."""
@@ -59,6 +59,8 @@ def finish(
     wanted = dict(output.args[0])
     for name, node in wanted.items():
         value = node.meta["values"][0] if isinstance(node, fx.Node) else node
+        if isinstance(value, Failed):
+            raise TraceError(value.reason)
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
             raise TraceError(f"the feature `{name}` is no tensor, it is {_kind(value)}")
     graph.erase_node(output)

@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from graphmodel.components.base import INPUT_OF, Feature, run_plain
 from graphmodel.graph.layout import Arrangement, CannotArrange, Wanted, arrange, infer, strip
-from graphmodel.graph.meta_proxy import FACTORIES, MetaProxy, TraceError, constant, map_structure, tensors_in, version
+from graphmodel.graph.meta_proxy import FACTORIES, Failed, MetaProxy, TraceError, constant, map_structure, tensors_in, version
 from graphmodel.graph.modes import for_both_modes, with_dropout_modules
+from graphmodel.graph.meta_norm import ShapesOfNorms
 from graphmodel.graph.opened import ROOT, Opened, finish, relative
 
 __all__ = ["FACTORIES", "Opened", "TraceError", "Wanted", "open_trunk"]
@@ -269,13 +270,19 @@ class StageTracer(fx.Tracer):
         args, kwargs = map_structure(args, value), map_structure(kwargs, value)
         if kind == "placeholder":
             return self.sample[str(target)][which] if str(target) in self.sample else None
+        failed = _failed_in((args, kwargs))
+        if failed is not None:
+            return failed
         self.running = True
         try:
             with torch.no_grad(), torch.device("meta"):
                 if kind == "get_attr":
                     return self.tensors[target].to("meta")
                 if kind == "call_module":
-                    return self.run_closed(target, args, kwargs)
+                    try:
+                        return self.run_closed(target, args, kwargs)
+                    except Exception as error:
+                        return Failed(error)
                 if kind == "call_method":
                     return getattr(args[0], target)(*args[1:], **kwargs)
                 return target(*args, **kwargs)
@@ -289,7 +296,8 @@ class StageTracer(fx.Tracer):
             return map_structure(self.results[key], _like)
         inputs = tensors_in((args, kwargs))
         before = [t._version for t in inputs]
-        result = _orig_module_call(self.root.get_submodule(target), *args, **kwargs)
+        with ShapesOfNorms():
+            result = _orig_module_call(self.root.get_submodule(target), *args, **kwargs)
         held = {t.untyped_storage()._cdata for t in inputs}
         fresh = not any(t.untyped_storage()._cdata in held for t in tensors_in(result))
         if fresh and before == [t._version for t in inputs]:
@@ -328,6 +336,14 @@ def _unpacked(proxy: MetaProxy) -> Any:
         return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
     known = not isinstance(first, torch.Tensor) and bool(first == second)
     return first if known else proxy
+
+
+def _failed_in(value: Any) -> Failed | None:
+    """The first value that could not be computed."""
+    if isinstance(value, (list, tuple, dict)):
+        items = value.values() if isinstance(value, dict) else value
+        return next((f for f in map(_failed_in, items) if f is not None), None)
+    return value if isinstance(value, Failed) else None
 
 
 def _signature(value: Any) -> Any:

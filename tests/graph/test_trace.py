@@ -349,3 +349,22 @@ def test_stand_ins_for_functions_survive_copies_pickles_and_torch_compile() -> N
     torch.manual_seed(0)
     assert torch.equal(fast(x)[1], moving)
     assert not torch.equal(moving, expected)
+
+
+class TooSmall(nn.Module):
+    """A head that wants more pixels than there are, behind stages that do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x)).mean((2, 3))
+
+
+def test_a_part_that_cannot_run_matters_only_where_a_feature_needs_it() -> None:
+    module = TooSmall()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(compiled(module, "conv")(x)[0], module.conv(x))
+    with pytest.raises(graphmodel.CompileError, match="Kernel size can't be greater"):
+        compiled(module)

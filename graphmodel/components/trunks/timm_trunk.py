@@ -80,8 +80,24 @@ class TimmTrunk(LibraryTrunk):
         if isinstance(weights, str):
             # timm's own loader reads the file: it translates foreign layouts and fits the classifier and first layer.
             overlay = dict(keywords.pop("pretrained_cfg_overlay", None) or {})
-            keywords["pretrained_cfg_overlay"] = {**overlay, "file": weights}
+            keywords["pretrained_cfg_overlay"] = {**self.described(weights), **overlay, "file": weights}
         return self.constructed(lambda: self.make(keywords, input_type, pretrained=True), params)
+
+    def described(self, path: str) -> dict[str, Any]:
+        """What timm's loader must know of a file beside its name: how many classes its classifier has."""
+        from timm.models import get_pretrained_cfg, load_state_dict
+
+        config = get_pretrained_cfg(self.variant, allow_unregistered=True)
+        names = config.classifier if config is not None else None
+        try:
+            state = load_state_dict(path, use_ema=False)
+        except Exception:  # no plain checkpoint: timm's loader will read it its own way, or say what is wrong
+            return {}
+        for name in [names] if isinstance(names, str) else names or ():
+            weight = state.get(f"{name}.weight")
+            if weight is not None:
+                return {"num_classes": int(weight.shape[0])}
+        return {}
 
     def for_resolutions(self, params: LibraryParams, shapes: Sequence[Sequence[int]]) -> LibraryParams:
         # timm's transformers take several sizes only where they are told so when they are built.
