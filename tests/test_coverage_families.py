@@ -87,6 +87,27 @@ def test_features_weights_and_keys_are_the_librarys_own(name: str) -> None:
     check(name)
 
 
+@pytest.mark.parametrize(
+    "name", [n for n in FAST if ":test_" in n or n in ("timm:repghostnet_050", "timm:starnet_s050")]
+)
+def test_training_is_the_librarys_own(name: str) -> None:
+    module = coverage().build_library(name)
+    shape = coverage().shape_of(module, name)
+    spec = {"inputs": {"images": list(shape)}, "trunk": name, "mapping": {"images": {"logits": None}}}
+    model = graphmodel.compile(spec, seed=0, outputs="tensor")
+    model.load_state_dict({f"trunk.{k}": v for k, v in module.state_dict().items()})
+    x = torch.rand(4, *shape)
+    for training in (True, False):
+        module.train(training)
+        model.train(training)
+        torch.manual_seed(0)
+        expected = module(x)
+        torch.manual_seed(0)
+        assert torch.equal(model(x), expected)
+    own = module.state_dict()
+    assert all(torch.equal(v, own[k.removeprefix("trunk.")]) for k, v in model.state_dict().items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_features_weights_and_keys_of_larger_families(name: str) -> None:

@@ -156,7 +156,10 @@ class _SignatureParams(HeadParams):
 
 def _params_of(builder: Any, name: str, base: type[Any]) -> Any:
     target = builder.__init__ if inspect.isclass(builder) else builder
-    hints = get_type_hints(target)
+    try:
+        hints = get_type_hints(target)
+    except Exception:  # annotations that name what is not importable: the values go in unchecked
+        hints = {}
     fields: dict[str, Any] = {}
     extra = "forbid"
     for key, parameter in inspect.signature(target).parameters.items():

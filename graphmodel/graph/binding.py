@@ -118,15 +118,8 @@ class Binder:
         span = self.spec.span((*trunk.at, "name")) or self.spec.span(trunk.at)
         if family is None:
             if not trunk.imports:
-                name, colon, _ = trunk.family.partition(":")
-                suggest = getattr(find_trunk(name), "variants", None) if colon else None
-                choices = [f"{name}:{v}" for v in suggest()] if suggest is not None else trunk_names()
                 self.report.error(
-                    "GM205",
-                    f"unknown trunk `{trunk.family}`",
-                    span,
-                    choices_help(trunk.family, choices, "`graphmodel trunks` lists them all; some are"),
-                    dotted(trunk.at),
+                    "GM205", f"unknown trunk `{trunk.family}`", span, unknown_help(trunk.family), dotted(trunk.at)
                 )
             return None
         params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report)
@@ -247,6 +240,17 @@ class Binder:
             if params is not None:
                 bound.append(BoundModule(call, entry, params))
         return bound if len(bound) == len(head.chain) else None
+
+
+def unknown_help(name: str) -> str:
+    """What to write instead of a trunk that there is not."""
+    library, colon, _ = name.partition(":")
+    variants = getattr(find_trunk(library), "variants", None) if colon else None
+    if variants is None:
+        return choices_help(name, trunk_names(), "`graphmodel trunks` lists them all; some are")
+    names = [f"{library}:{v}" for v in variants()]
+    near = did_you_mean(name, names)
+    return " ".join(part for part in (near, f"`graphmodel trunks {library}:` lists all {len(names)}") if part)
 
 
 def _built(family: TrunkFamily[Any], params: Any, trunk: TrunkSpec, skeleton: bool = False) -> nn.Module:

@@ -18,9 +18,18 @@ from torch.overrides import TorchFunctionMode
 
 from graphmodel.components.base import INPUT_OF, Feature, run_plain
 from graphmodel.graph.layout import Arrangement, CannotArrange, Wanted, arrange, infer, strip
-from graphmodel.graph.meta_proxy import FACTORIES, Failed, MetaProxy, TraceError, constant, map_structure, tensors_in, version
-from graphmodel.graph.modes import for_both_modes, with_dropout_modules
 from graphmodel.graph.meta_norm import ShapesOfNorms
+from graphmodel.graph.meta_proxy import (
+    FACTORIES,
+    Failed,
+    MetaProxy,
+    TraceError,
+    constant,
+    map_structure,
+    tensors_in,
+    version,
+)
+from graphmodel.graph.modes import for_both_modes, with_dropout_modules
 from graphmodel.graph.opened import ROOT, Opened, finish, relative
 
 __all__ = ["FACTORIES", "Opened", "TraceError", "Wanted", "open_trunk"]
