@@ -38,7 +38,7 @@ POOLS: dict[str, tuple[str, ...]] = {
 class ViewYaml(Surface):
     """`count` views of one shape."""
 
-    count: PositiveInt = Field(1, description="How many tensors of this shape, in a row.")
+    count: PositiveInt = Field(1, le=1000, description="How many tensors of this shape, in a row.")
     shape: ShapeField = Field(description="Per-sample shape, such as [3, 96, 96].")
 
 

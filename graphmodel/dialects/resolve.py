@@ -62,6 +62,9 @@ class _Resolver:
         self.report.raise_errors()
         edges = self.name_outputs(edges)
         edges, outputs = self.select_outputs(edges)
+        if not edges and not self.report.errors:
+            key = "outputs" if self.surface.outputs is not None else "mapping"
+            self.error("GM209", "the model has no output", (key,), "say which feature or head gives one", key=True)
         self.note_unused(edges)
         self.report.raise_errors()
         weights = surface.weights
@@ -208,9 +211,11 @@ class _Resolver:
             )
             return []
         followers = {c for i in self.inputs.values() for c in i.companions}
-        source = Source(
-            input=next(n for n in self.inputs if n not in followers), trunk=next(iter(self.trunks)), at=("trunk",)
-        )
+        mains = [name for name in self.inputs if name not in followers]
+        if not mains:
+            self.error("GM207", "the spec has no input that a trunk could read", ("inputs",), key=True)
+            return []
+        source = Source(input=mains[0], trunk=next(iter(self.trunks)), at=("trunk",))
         if not self.heads:
             return [Edge(sources=(source,), output="", at=())]
         return [Edge(sources=(source,), head=name, output="", at=head.at) for name, head in self.heads.items()]

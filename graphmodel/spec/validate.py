@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from graphmodel.diagnostics import Diagnostic, choices_help
 from graphmodel.spec.document import Document, KeyPath, dotted, kind_of
@@ -50,11 +51,23 @@ Int = Annotated[int, Field(strict=True)]
 PositiveInt = Annotated[int, Field(strict=True, gt=0)]
 
 
+MAX_NUMBERS = 2**40
+"""Most numbers that one sample may hold: shapes beyond it are mistakes, and torch cannot count them."""
+
+
 def _shape(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-ShapeField = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), Field(min_length=1)]
+def _of_this_world(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > MAX_NUMBERS:
+        raise ValueError("is a shape of more numbers than any tensor holds")
+    return shape
+
+
+ShapeField = Annotated[
+    tuple[PositiveInt, ...], BeforeValidator(_shape), AfterValidator(_of_this_world), Field(min_length=1)
+]
 """A per-sample shape such as `[3, 224, 224]`."""
 
 
