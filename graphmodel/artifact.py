@@ -26,12 +26,18 @@ def refuse_foreign(directory: str | Path) -> None:
     Raises:
         CompileError: GM520.
     """
-    target = Path(directory)
-    problem = _foreign(target)
+    try:
+        problem = _foreign(Path(directory))
+    except (OSError, ValueError) as error:
+        raise cannot_write(directory, error) from None
     if problem:
-        raise CompileError(
-            [Diagnostic("GM520", f"cannot write to `{directory}`: {problem}", None, "name a new directory")]
-        )
+        raise cannot_write(directory, problem, "name a new directory")
+
+
+def cannot_write(path: str | Path, why: object, help: str = "") -> CompileError:
+    """The error for an output that cannot be written."""
+    reason = getattr(why, "strerror", None) or why
+    return CompileError([Diagnostic("GM520", f"cannot write to `{path}`: {reason}", None, help)])
 
 
 def _foreign(target: Path) -> str:
@@ -68,11 +74,20 @@ def write_artifact(
         The files.
 
     Raises:
-        CompileError: GM520 where the directory holds something else, GM521 where a spec cannot say what the module is.
+        CompileError: GM520 where the directory holds something else or cannot be written, GM521 where a spec cannot say
+            what the module is.
     """
     refuse_foreign(directory)
     _refuse_given(module)
-    target = Path(directory).resolve()
+    try:
+        _write(module, Path(directory).resolve(), weights, imports)
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+    return [Path(directory) / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
+
+
+def _write(module: CompiledModel, target: Path, weights: bool, imports: Sequence[str]) -> None:
+    """Writes beside the target and swaps; whatever happens, the target is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -85,7 +100,6 @@ def write_artifact(
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    return [Path(directory) / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
 
 
 def _refuse_given(module: CompiledModel) -> None:

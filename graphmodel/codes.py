@@ -715,9 +715,9 @@ CODES: dict[str, Code] = dict(
         ),
         _code(
             "GM520",
-            "the output directory is not ours",
+            "the output cannot be written",
             """`compile -o DIR` replaces an earlier result as a whole. A directory that holds anything else is left
-            alone.""",
+            alone, and so is everything where the disk or its permissions forbid writing.""",
             "graphmodel compile spec.yaml -o .",
             "graphmodel compile spec.yaml -o build/model",
             "shell",

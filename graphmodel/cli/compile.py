@@ -41,7 +41,7 @@ def compile_command(
     interpolate: Annotated[
         bool, typer.Option("--interpolate", help="Resize position embeddings of another size (bicubic).")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of the initial weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of the initial weights.")] = 0,
     outputs: options.Outputs = None,
     allow_imports: options.AllowImports = False,
     imports: options.Import = None,

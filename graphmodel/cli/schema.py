@@ -30,13 +30,18 @@ def schema(
     from graphmodel.cli import console
 
     options.import_modules(imports)
+    from graphmodel.artifact import cannot_write
     from graphmodel.schema import SCHEMAS, schema_text, write_schemas
 
     if dialect is not None and dialect not in SCHEMAS:
         raise typer.BadParameter(f"`{dialect}` is no dialect; there are {' and '.join(SCHEMAS)}")
     names = [dialect] if dialect is not None else list(SCHEMAS)
     if output is not None:
-        files = [str(f) for f in write_schemas(output, names)]
+        with console.findings(form.value, usage=True):
+            try:
+                files = [str(f) for f in write_schemas(output, names)]
+            except OSError as error:
+                raise cannot_write(output, error) from None
         if form is options.Format.json:
             console.print_json({"files": files})
         else:

@@ -185,3 +185,8 @@ def test_schema_prints_one_or_both_or_writes_files(run, tmp_path):
     run("schema", "-o", tmp_path / "made")
     assert json.loads((tmp_path / "made" / "vissl.schema.json").read_text()) == both["vissl"]
     assert "no dialect" in run("schema", "toml", code=2).stderr
+
+
+def test_schemas_that_cannot_be_written_are_a_usage_error(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "GM520" in run("schema", "-o", tmp_path / "file", "--format", "text", code=2).stderr

@@ -226,10 +226,16 @@ def test_a_failure_while_writing_leaves_the_earlier_result(run, write, small, tm
         raise OSError("disk full")
 
     monkeypatch.setattr("graphmodel.artifact._save_weights", fail)
-    with pytest.raises(OSError, match="disk full"):
-        run("compile", write(small), "-o", tmp_path / "out", "--set", "name=second")
+    result = run("compile", write(small), "-o", tmp_path / "out", "--set", "name=second", code=2)
+    assert "disk full" in result.stderr
     assert (tmp_path / "out" / "spec.lock.yaml").read_text() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "spec.yaml"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "a" * 300, "/proc/nothing"])
+def test_a_place_that_cannot_be_written_is_a_usage_error(run, write, small, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    assert "error[GM520]" in run("compile", write(small), "--no-weights", "-o", tmp_path / place, code=2).stderr
 
 
 def test_files_have_the_usual_permissions(run, write, small, tmp_path):
