@@ -262,7 +262,7 @@ class TrunkFamily(Generic[ParamsT]):
         return None
 
     def pretrained(self, params: ParamsT, input_type: str, weights: bool | str, skeleton: bool = False) -> nn.Module:
-        """The trunk with the library's published weights (True), or those of a file in the library's own layout.
+        """The trunk with the library's published weights (True), those of a file in its layout, or its initial ones.
 
         Args:
             params: validated parameters.
@@ -273,14 +273,14 @@ class TrunkFamily(Generic[ParamsT]):
         Raises:
             TrunkRefusal: where there are no published weights.
         """
-        if not isinstance(weights, str):
+        if weights is True:
             raise TrunkRefusal(
                 f"no weights are published for `{self.name}`",
                 ("pretrained",),
                 "name a file, or take the library's model: `torchvision:NAME` or `timm:NAME`",
             )
         module = self.build(params, input_type)
-        return module if skeleton else load_file(module, weights)
+        return load_file(module, weights) if isinstance(weights, str) and not skeleton else module
 
     def vissl_key(self, key: str, params: ParamsT) -> str | None:
         """This library's key for a key of VISSL's trunk (without `trunk.` and `base_model.`), or None to drop it."""

@@ -129,7 +129,9 @@ class Binder:
             return None
         try:
             params = family.for_resolutions(params, self.shapes(trunk))
-            meta = build_on_meta(lambda: _built(family, params, trunk, skeleton=True))
+            meta = build_on_meta(
+                lambda: family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton=True)
+            )
         except TrunkRefusal as error:
             at = (*trunk.at, *error.path)
             self.report.error("GM201", error.message, self.spec.span(at, key=True), error.help, dotted(at))
@@ -144,7 +146,7 @@ class Binder:
 
         def build() -> nn.Module:
             try:
-                return _built(family, params, trunk)
+                return family.pretrained(params, trunk.input_type, trunk.pretrained)
             except Exception as error:
                 if not trunk.pretrained:
                     raise
@@ -251,12 +253,6 @@ def unknown_help(name: str) -> str:
     names = [f"{library}:{v}" for v in variants()]
     near = did_you_mean(name, names)
     return " ".join(part for part in (near, f"`graphmodel trunks {library}:` lists all {len(names)}") if part)
-
-
-def _built(family: TrunkFamily[Any], params: Any, trunk: TrunkSpec, skeleton: bool = False) -> nn.Module:
-    if trunk.pretrained:
-        return family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton)
-    return family.build(params, trunk.input_type)
 
 
 def builder_of(entry: HeadEntry, params: HeadParams) -> Callable[[], nn.Module]:

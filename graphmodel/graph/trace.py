@@ -55,25 +55,41 @@ def open_trunk(trunk: nn.Module, features: Sequence[Feature | Wanted], sample: M
         CannotArrange: where a feature cannot be had in the layout that was asked for.
     """
     wanted = [f if isinstance(f, Wanted) else Wanted(f) for f in features]
-    results: dict[Any, Any] = {}
     before = [(m, m.training) for m in trunk.modules()]
     try:
-        moving = _traced(trunk.train(), wanted, sample, results)
+        return _in_both_modes(trunk, wanted, sample)
+    except TraceError as error:
+        if any(w.feature.taps or w.feature.runner is not None for w in wanted):
+            raise
+        # Nothing inside is wanted, so the trunk may stay closed as a whole: one call, its own code as it is.
         try:
-            still = _traced(trunk.eval(), wanted, sample, results)
-        except NeverCalled:  # an auxiliary classifier is there in training alone
-            return with_dropout_modules(moving, trunk)
+            return _in_both_modes(trunk, wanted, sample, closed=True)
+        except TraceError:
+            raise error from None
     finally:
         for module, mode in before:
             module.training = mode
+
+
+def _in_both_modes(
+    trunk: nn.Module, wanted: Sequence[Wanted], sample: Mapping[str, Pair], closed: bool = False
+) -> Opened:
+    results: dict[Any, Any] = {}
+    moving = _traced(trunk.train(), wanted, sample, results, closed)
+    try:
+        still = _traced(trunk.eval(), wanted, sample, results, closed)
+    except NeverCalled:  # an auxiliary classifier is there in training alone
+        return with_dropout_modules(moving, trunk)
     return for_both_modes(still, moving, trunk)
 
 
-def _traced(trunk: nn.Module, wanted: Sequence[Wanted], sample: Mapping[str, Pair], results: dict[Any, Any]) -> Opened:
+def _traced(
+    trunk: nn.Module, wanted: Sequence[Wanted], sample: Mapping[str, Pair], results: dict[Any, Any], closed: bool
+) -> Opened:
     """One trace, in the mode that the trunk is in."""
     names = list(sample)
     taps = [tap.removesuffix(INPUT_OF) for w in wanted for tap in w.feature.taps]
-    tracer = StageTracer(taps, {"x": sample[names[0]], **{n: sample[n] for n in names[1:]}}, results)
+    tracer = StageTracer(taps, {"x": sample[names[0]], **{n: sample[n] for n in names[1:]}}, results, closed)
     root = type("_TracedRoot", (_Root,), {"forward": _forward_of(names[1:])})(trunk, wanted, tracer)
     tracer.name_tensors(root)
     try:
@@ -137,14 +153,19 @@ class StageTracer(fx.Tracer):
         taps: paths of the tapped modules, relative to the trunk.
         sample: for each placeholder, its meta value in either run.
         results: closed calls and what they returned, shared by traces of the same trunk.
+        closed: leave the trunk closed as a whole.
     """
 
-    def __init__(self, taps: Sequence[str], sample: Mapping[str, Pair], results: dict[Any, Any]) -> None:
+    def __init__(
+        self, taps: Sequence[str], sample: Mapping[str, Pair], results: dict[Any, Any], closed: bool = False
+    ) -> None:
         super().__init__()
         self.sample, self.results = dict(sample), results
         self.open_paths = {""} | {
             ".".join(parts[:end]) for tap in taps for parts in [tap.split(".")] for end in range(1, len(parts))
         }
+        if closed:
+            self.open_paths = set()
         self.taps: dict[str, list[Any]] = {}
         self.running = False
         self.known: dict[fx.Node | None, Arrangement] = {}
@@ -201,7 +222,7 @@ class StageTracer(fx.Tracer):
     # -- what fx asks -----------------------------------------------------------------------------------------------
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return relative(module_qualified_name) not in self.open_paths or getattr(m, "stays_closed", False)
+        return relative(module_qualified_name) not in self.open_paths
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -211,11 +211,12 @@ class Writer:
                 continue
             owned = node.op in ("call_module", "get_attr")
             label = str(node.target).replace(".", "_") if owned else node.name.removeprefix("trunk_")
+            label = label or component.replace(".", "_")  # a trunk that is called as a whole
             made = Node(
                 self.unique(f"{prefix}{label}"),
                 "trunk",
                 calls[node.op],
-                f"{component}.{node.target}" if owned else node.target,
+                f"{component}.{node.target}".removesuffix(".") if owned else node.target,
                 _refs(fx.map_arg(node.args, lambda n: values[n])),
                 _refs(dict(fx.map_arg(node.kwargs, lambda n: values[n]))),
                 component=component if owned else "",

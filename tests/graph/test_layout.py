@@ -92,15 +92,15 @@ def test_images_that_are_not_square_keep_rows_and_columns() -> None:
 
 def test_each_resolution_is_laid_out_by_itself() -> None:
     views = {"crops": {"views": [{"count": 2, "shape": [3, 64, 64]}, {"count": 3, "shape": [3, 32, 32]}]}}
+    pooled = {"from": "crops.block1", "layout": "nchw", "pool": {"adaptive_avg_pool2d": 1}, "flatten": True}
     document = {
         "inputs": views,
         "trunk": VIT,
         "mapping": [
             {"from": {"from": "crops.block1", "tokens": "mean"}, "as": "mean"},
-            {"from": {"from": "crops.block1", "layout": "nchw", "pool": {"adaptive_avg_pool2d": 1}}, "flatten": True, "as": "pooled"},
+            {"from": pooled, "as": "pooled"},
         ],
-    }  # fmt: skip
-    document["mapping"][1]["from"]["flatten"] = document["mapping"][1].pop("flatten")
+    }
     model = graphmodel.compile(document, seed=0).eval()
     crops = [torch.rand(2, 3, 64, 64) for _ in range(2)] + [torch.rand(2, 3, 32, 32) for _ in range(3)]
     with torch.no_grad():
@@ -116,8 +116,12 @@ REFUSED = {
     "prefix tokens have no place in a map": (
         {"from": "block0", "tokens": "all", "layout": "nchw"}, VIT, (3, 160, 160), "no place in a map",
     ),
-    "one token is no map": ({"from": "block0", "tokens": "class", "layout": "nchw"}, VIT, (3, 160, 160), "tokens: class"),
-    "a logit has no norm to leave out": ({"from": "logits", "norm": False}, VIT, (3, 160, 160), "without the final norm"),
+    "one token is no map": (
+        {"from": "block0", "tokens": "class", "layout": "nchw"}, VIT, (3, 160, 160), "tokens: class",
+    ),
+    "logits have no norm to leave out": (
+        {"from": "logits", "norm": False}, VIT, (3, 160, 160), "without the final norm",
+    ),
 }  # fmt: skip
 
 

@@ -101,27 +101,45 @@ def test_control_flow_on_sizes_resolves_and_any_batch_runs() -> None:
         assert torch.equal(model(x)[0], module(x))
 
 
-class ByBatch(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.shape[0] > 2 else x
+class Branching(nn.Module):
+    """Does other things by batch size, by value, or by mode, before a module that can be tapped."""
 
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by, self.conv = by, nn.Conv2d(3, 4, 1)
 
-class ByValue(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 2 if x.sum() > 0 else x
+        if self.by == "batch" and x.shape[0] > 2:
+            x = x * 2
+        if self.by == "value" and x.sum() > 0:
+            x = x * 2
+        if self.by == "mode" and self.training:
+            x = x.sigmoid() * 2
+        return self.conv(x)
 
 
 @pytest.mark.parametrize(
-    ("module", "words"), [(ByBatch(), "changes with the batch"), (ByValue(), "numbers in the tensor")]
+    ("by", "words"), [("batch", "changes with the batch"), ("value", "numbers in the tensor"), ("mode", "sigmoid")]
 )
-def test_control_flow_on_the_batch_or_on_numbers_is_refused_with_its_reason(module: nn.Module, words: str) -> None:
+def test_control_flow_on_anything_but_sizes_is_refused_with_its_reason(by: str, words: str) -> None:
     with pytest.raises(TraceError, match=words):
-        opened(module)
+        opened(Branching(by), Feature("f", ("conv",)))
+
+
+@pytest.mark.parametrize("by", ["batch", "mode"])
+def test_the_same_trunk_stays_closed_where_nothing_inside_is_wanted(by: str) -> None:
+    module = Branching(by)
+    model = compiled(module)
+    for batch, training in ((2, True), (4, True), (2, False), (4, False)):
+        x = torch.randn(batch, 3, 8, 8)
+        module.train(training)
+        model.train(training)
+        assert torch.equal(model(x)[0], module(x))
 
 
 def test_a_trunk_that_cannot_be_opened_gives_one_diagnostic() -> None:
     with pytest.raises(graphmodel.CompileError) as caught:
-        compiled(ByValue())
+        compiled(Branching("value"))
     (finding,) = caught.value.diagnostics
     assert finding.code == "GM303"
     assert "numbers in the tensor" in finding.message
@@ -210,16 +228,6 @@ def test_an_argument_that_differs_by_mode_follows_the_mode() -> None:
         expected = module(x)
         torch.manual_seed(0)
         assert torch.equal(model(x)[1], expected)
-
-
-class OtherInTraining(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.sigmoid() * 2 if self.training else x
-
-
-def test_other_code_in_training_mode_is_refused_and_shown() -> None:
-    with pytest.raises(TraceError, match="sigmoid"):
-        opened(OtherInTraining())
 
 
 class Auxiliary(nn.Module):
@@ -368,3 +376,32 @@ def test_a_part_that_cannot_run_matters_only_where_a_feature_needs_it() -> None:
     assert torch.equal(compiled(module, "conv")(x)[0], module.conv(x))
     with pytest.raises(graphmodel.CompileError, match="Kernel size can't be greater"):
         compiled(module)
+
+
+class Picky(nn.Module):
+    """Takes nothing but real tensors, as code with scripted parts or functions of its own does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if type(x) is not torch.Tensor:
+            raise TypeError("real tensors only")
+        return F.dropout(self.conv(x), 0.5, self.training)
+
+
+def test_a_trunk_that_cannot_be_opened_stays_closed_where_nothing_inside_is_wanted() -> None:
+    module = Picky()
+    model = compiled(module)
+    x = torch.randn(2, 3, 8, 8)
+    for training in (True, False):
+        module.train(training)
+        model.train(training)
+        torch.manual_seed(0)
+        expected = module(x)
+        torch.manual_seed(0)
+        assert torch.equal(model(x)[0], expected)
+    assert list(model.state_dict()) == ["trunk.conv.weight", "trunk.conv.bias"]
+    with pytest.raises(graphmodel.CompileError, match="real tensors only"):
+        compiled(module, "conv")

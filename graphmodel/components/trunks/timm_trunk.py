@@ -77,6 +77,8 @@ class TimmTrunk(LibraryTrunk):
         if skeleton:
             bare = {k: v for k, v in keywords.items() if k != "checkpoint_path"}
             return self.constructed(lambda: self.make(bare, input_type), params)
+        if not weights:
+            return self.build(params, input_type)
         if isinstance(weights, str):
             # timm's own loader reads the file: it translates foreign layouts and fits the classifier and first layer.
             overlay = dict(keywords.pop("pretrained_cfg_overlay", None) or {})

@@ -58,9 +58,9 @@ class TorchvisionTrunk(LibraryTrunk):
     def pretrained(
         self, params: LibraryParams, input_type: str, weights: bool | str, skeleton: bool = False
     ) -> nn.Module:
-        if isinstance(weights, str) and not self.is_published(weights):
+        if not weights or (isinstance(weights, str) and not self.is_published(weights)):
             module = self.build(params, input_type)
-            return module if skeleton else load_file(module, weights)
+            return load_file(module, weights) if isinstance(weights, str) and not skeleton else module
         wanted = "DEFAULT" if weights is True else weights
         with _structure_alone() if skeleton else _nothing():
             return self.constructed(lambda: self.make(params.keywords(), input_type, wanted), params)

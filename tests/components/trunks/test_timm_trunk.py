@@ -273,3 +273,13 @@ def test_no_weights_are_read_on_meta(source: Any, tmp_path: Path) -> None:
     torch.save(source.state_dict(), path)
     trunk = {"name": "timm:test_resnet", "num_classes": 7, "pretrained": str(path)}
     assert all(p.is_meta for p in compiled(trunk, "logits", device="meta").parameters())
+
+
+def test_a_checkpoint_path_is_loaded_after_the_model_is_made_and_not_on_meta(
+    source: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(source.state_dict(), path)
+    trunk = {"name": "timm:test_resnet", "num_classes": 7, "checkpoint_path": str(path)}
+    assert same(compiled(trunk, "logits"), source)
+    assert not [w for w in recwarn if "no-op" in str(w.message)]
