@@ -11,6 +11,7 @@ from graphmodel.graph.resolved import resolved_spec
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import Component, ModelGraph
 from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
+from graphmodel.visualize.parameters import Parameters
 
 Kind = Literal["added", "removed", "changed"]
 What = Literal["input", "trunk", "feature", "head", "output", "stage", "result", "total"]
@@ -73,8 +74,6 @@ class _Side:
         self.trunks = {n: graph.components["trunk" if single else f"trunks.{n}"] for n in self.spec.trunks}
         self.trunk_of = {n.scope: n.component for n in graph.nodes.values() if n.scope and n.component}
         self.inputs_of = _inputs(graph)
-        from graphmodel.visualize.parameters import Parameters
-
         self.parameters = Parameters(graph)
 
     def features(self) -> dict[str, str]:

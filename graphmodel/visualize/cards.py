@@ -100,7 +100,7 @@ def contents_text(module: nn.Module) -> str:
         return type(module).__name__
     if len(children) == 1:
         name, number = next(iter(children.items()))
-        return f"{number} × {name}"
+        return f"{number} × {name}" if number > 1 else name
     if sum(children.values()) <= 4:
         return " · ".join(type(c).__name__ for c in module.children())
     return " · ".join(f"{n} × {name}" if n > 1 else name for name, n in children.items())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from graphmodel.graph.text import info_text
-from graphmodel.graph.types import ModelGraph, Node
+from graphmodel.graph.types import ModelGraph, Node, tensor_infos
 from graphmodel.visualize import cards, fold, words
 from graphmodel.visualize.cells import Cell, Cells, Sharing, head_name
 from graphmodel.visualize.flows import Flows
@@ -72,6 +72,7 @@ def folded(graph: ModelGraph, options: Options, ghosts: Iterable[str] = ()) -> C
     if options.depth == 1:
         fold.fold_repeats(cells)
     if options.depth <= 2:
+        fold.fold_quiet(cells)
         fold.fold_operations(cells)
     fold.stack_heads(cells, options.stack)
     return cells
@@ -185,16 +186,19 @@ class _Composer:
         if cell.repeats > 1:
             module = fold.module_of(self.graph, next(n for n in nodes if n.call == "module"))
             return words.cut(words.run_of(paths)), words.wrap(type(module).__name__)
-        if len(paths) == 1 and all(n.call in ("module", "attribute") for n in nodes):
+        telling = [n for n in nodes if fold.operation_name(n) not in fold.QUIET] or nodes
+        if len(paths) == 1 and all(n.call in ("module", "attribute") for n in telling):
             module = fold.module_of(self.graph, next(n for n in nodes if n.call == "module"))
             assert module is not None
             return words.cut(paths[0] or component), words.wrap(cards.contents_text(module))
-        parts = list(dict.fromkeys(self.part(n, component) for n in nodes if fold.operation_name(n) not in fold.QUIET))
-        parts = parts or list(dict.fromkeys(self.part(n, component) for n in nodes))
+        parts = list(dict.fromkeys(self.part(n, component) for n in telling))
         together = " · ".join(parts)
         if len(together) <= words.LONGEST:
             return together, ()
-        return words.cut(f"{parts[0]} … {parts[-1]}"), words.wrap(together)
+        ends = f"{parts[0]} … {parts[-1]}"
+        return ends if len(ends) <= words.LONGEST else f"{words.cut(parts[0], words.LONGEST - 2)} …", words.wrap(
+            together
+        )
 
     def part(self, node: Node, component: str) -> str:
         if node.call in ("module", "attribute"):
@@ -278,7 +282,7 @@ class _Composer:
                 return f"views {self.view_numbers(views)}", info_text(self.graph.nodes[joint].info)
             if node.call != "placeholder":
                 return f"view {self.view_numbers([source])}", info_text(node.info)
-        return (info_text(node.info),)
+        return (info_text(node.info),) if any(tensor_infos(node.info)) else ()  # a size is no shape worth a word
 
     def view_numbers(self, views: list[str]) -> str:
         """Which views of their input these are."""

@@ -63,6 +63,25 @@ def fold_details(cells: Cells) -> None:
     fold_along(cells, lambda a, b: small(a) and joins(a, b))
 
 
+def fold_quiet(cells: Cells) -> None:
+    """Calls of a trunk that only pick from a value, or ask for its size, join what they read, or else a reader.
+
+    One that is a feature joins only what serves nothing else.
+    """
+    for id in list(cells.cells):
+        cell = cells.cells.get(id)
+        if cell is None or cell.kind != "stage" or any(operation_name(n) not in QUIET for n in cells.nodes(cell)):
+            continue
+        sources = [s for s in cells.sources[id] if not ends(cells, s) and len(cells.readers[s]) == 1]
+        readers = [] if ends(cells, id) else sorted(cells.readers[id])
+        pairs = [(s, id) for s in (sources if ends(cells, id) else cells.sources[id])] + [(id, r) for r in readers]
+        for first, second in pairs:
+            one, other = cells.cells[first], cells.cells[second]
+            if one.frame == other.frame and one.ghost == other.ghost and cells.can_fold(first, second):
+                cells.fold(first, second)
+                break
+
+
 def fold_operations(cells: Cells) -> None:
     """Operations between trunk and heads: those that only regroup become one, so do chains of single readers."""
 
@@ -79,7 +98,9 @@ def fold_operations(cells: Cells) -> None:
 
 
 def operation_name(node: Node) -> str:
-    """The bare name of a function or method."""
+    """The bare name of a function or method; empty for other calls."""
+    if node.call not in ("function", "method"):
+        return ""
     return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
 
 

@@ -12,7 +12,7 @@ from torch import fx
 
 from graphmodel.components.base import Batch, Feature, TensorInfo
 from graphmodel.graph.text import target_text
-from graphmodel.graph.trace import TraceError, open_trunk
+from graphmodel.graph.trace import open_trunk
 from graphmodel.graph.types import ModelGraph, Node, Ref, map_values
 from graphmodel.graph.values import Writer
 
@@ -52,7 +52,7 @@ def _ghosts_of(graph: ModelGraph, component: str, scope: str, nodes: list[Node],
         try:
             opened = open_trunk(trunk, wanted, {"x": samples[0]})
             break
-        except TraceError:
+        except Exception:  # the trunk's own code may do anything once it runs beyond what the model needs
             continue  # a module that is called twice names no feature; the trunk's own result may still be followed
     if opened is None:
         return {}

@@ -129,17 +129,6 @@ class Picture:
     flows: Mapping[str, str] = field(default_factory=dict)
     edges: tuple[tuple[str, str], ...] = ()
 
-    def box(self, id: str) -> Box:
-        """The box of that id.
-
-        Raises:
-            KeyError: where there is none.
-        """
-        for box in self.boxes:
-            if box.id == id:
-                return box
-        raise KeyError(id)
-
     def inside(self, frame: str) -> tuple[Box, ...]:
         """The boxes of a frame; those of none for an empty name."""
         return tuple(b for b in self.boxes if b.frame == frame)

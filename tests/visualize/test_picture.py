@@ -13,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import graphmodel
 from graphmodel.visualize import Box, Options, Picture, picture_of
+from graphmodel.visualize.api import graph_of
 from graphmodel.visualize.cells import is_joint
 from graphmodel.visualize.compose import compose
+from graphmodel.visualize.fold import QUIET, operation_name
 from tests.conftest import EXAMPLES
 from tests.visualize.conftest import NATIVE, drawn, example_graph, probes
 from tests.visualize.toy import ToyTransformer
@@ -353,3 +355,29 @@ def test_a_regnet_of_more_than_a_billion_parameters_needs_no_memory() -> None:
     picture = picture_of(example_graph("regnet_custom"))
     assert picture.frames[0].parameters > 1.2e9
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB; the weights are 5 GB
+
+
+@pytest.mark.parametrize("name", ["timm:crossvit_9_240", "timm:hrnet_w18_small", "torchvision:vit_b_16"])
+def test_calls_that_only_pick_or_ask_have_no_box_of_their_own(name: str) -> None:
+    size = 240 if "240" in name else 224
+    spec = {"inputs": {"images": [3, size, size]}, "trunk": name, "heads": {"a": {"mlp": {"dims": ["auto", 2]}}}}
+    graph = graph_of(spec)
+    quiet = {n for n, node in graph.nodes.items() if node.kind == "trunk" and operation_name(node) in QUIET}
+    assert quiet
+    assert not any(set(b.members) <= quiet for b in compose(graph, Options(), {}).boxes)
+    assert any(set(b.members) <= quiet for b in compose(graph, Options(depth=3), {}).boxes)
+
+
+def test_a_companion_of_an_input_enters_the_trunk_beside_it() -> None:
+    spec = {
+        "inputs": {"images": {"shape": [3, 32, 32], "with": ["mask"]}, "mask": {"shape": [2, 2], "dtype": "bool"}},
+        "trunk": {
+            "name": "vision_transformer", "image_size": 32, "num_layers": 2, "num_heads": 2, "hidden_dim": 16,
+            "mlp_dim": 16, "masked_image_modeling": {"name": "ibot"},
+        },
+        "heads": {"a": {"mlp": {"dims": ["auto", 2]}}},
+        "mapping": {"images": {"lastCLS": "a"}},
+    }  # fmt: skip
+    picture = drawn(spec)
+    assert {a.lines for a in picture.arrows if a.source == "input:mask"} == {("N×2×2 bool",)}
+    assert picture.flows == {}
