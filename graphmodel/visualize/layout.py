@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,8 +45,12 @@ def lay_out(dot: str, form: str, *, dpi: int = 200) -> bytes:
     if find_spec("pygraphviz") is None:
         raise failure("pygraphviz is not installed", "pip install 'graphmodel[visualize]'")
     with tempfile.TemporaryDirectory() as place:
+        fonts = Path(place) / "fonts"  # a copy, because fontconfig leaves files beside the fonts that it reads
+        fonts.mkdir()
+        for file in VENDOR.glob("*.ttf"):
+            shutil.copy(file, fonts)
         configuration = Path(place) / "fonts.conf"
-        configuration.write_text(_CONFIGURATION.format(fonts=VENDOR, cache=place), encoding="utf-8")
+        configuration.write_text(_CONFIGURATION.format(fonts=fonts, cache=place), encoding="utf-8")
         environment = {**os.environ, "FONTCONFIG_FILE": str(configuration), "PYTHONIOENCODING": "utf-8"}
         try:
             made = subprocess.run(

@@ -258,3 +258,13 @@ def test_two_hundred_heads_on_twelve_layers_are_drawn_in_five_seconds(stack: int
         times.append(time.perf_counter() - start)
     assert "layer11_probe16" in svg
     assert min(times) < 5
+
+
+@needs_graphviz
+def test_drawing_leaves_nothing_beside_the_fonts(small: dict[str, Any]) -> None:
+    from graphmodel.visualize.layout import VENDOR
+
+    before = sorted(VENDOR.iterdir())
+    draw(drawn(small), "svg")
+    assert sorted(VENDOR.iterdir()) == before
+    assert not (VENDOR / ".uuid").exists()
