@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (a table reads better with a row a line)
 """Every kind of bad input gets one clear diagnostic at the place, through the real command line, and no traceback."""
 
 from __future__ import annotations

@@ -170,8 +170,8 @@ def _pair(t: Translation, heads: Heads, wanted: Sequence[Wanted]) -> Sequence[tu
         return list(zip(wanted, heads.order, strict=True))
     if len(wanted) == 1 and heads.nested:
         t.note(
-            f"{len(heads.order)} heads read one feature and give {len(heads.order)} outputs, as VISSL documents; its code "
-            "chains them",
+            f"{len(heads.order)} heads read one feature and give {len(heads.order)} outputs, as VISSL documents; "
+            "its code chains them",
             t.path("HEAD", "PARAMS"),
         )
         return [(wanted[0], name) for name in heads.order]

@@ -129,9 +129,7 @@ class Binder:
             return None
         try:
             params = family.for_resolutions(params, self.shapes(trunk))
-            meta = build_on_meta(
-                lambda: family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton=True)
-            )
+            meta = build_on_meta(lambda: family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton=True))
         except TrunkRefusal as error:
             at = (*trunk.at, *error.path)
             self.report.error("GM201", error.message, self.spec.span(at, key=True), error.help, dotted(at))

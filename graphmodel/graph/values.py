@@ -18,7 +18,21 @@ from graphmodel.graph.trace import Opened
 from graphmodel.graph.types import Info, Kind, Node, Ref
 
 BUILTIN_NAMES = frozenset(
-    {"torch", "self", "device", "inf", "nan", "NoneType", "operator", "getattr", "input", "output", "trunk", "trunks", "heads"}
+    {
+        "torch",
+        "self",
+        "device",
+        "inf",
+        "nan",
+        "NoneType",
+        "operator",
+        "getattr",
+        "input",
+        "output",
+        "trunk",
+        "trunks",
+        "heads",
+    }
 )
 
 

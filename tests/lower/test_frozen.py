@@ -104,7 +104,7 @@ def test_a_norm_whose_parameters_are_all_frozen_keeps_its_statistics(small: dict
 
 
 def test_a_pattern_that_covers_nothing_is_an_error(small: dict[str, Any]) -> None:
-    with pytest.raises(CompileError, match="did you mean `trunk.layer1`") as caught:
+    with pytest.raises(CompileError, match=r"did you mean `trunk\.layer1`") as caught:
         graphmodel.compile({**small, "freeze": ["trunk.layr1"]})
     assert caught.value.diagnostics[0].code == "GM211"
 
