@@ -144,6 +144,9 @@ class Running(Protocol):
     def raw(self, value: Any) -> Any:
         """The trunk's own value behind a map that a library reshaped from it."""
 
+    def same(self, value: Any, other: Any) -> bool:
+        """Whether two values are made by the same calls of the same values."""
+
     def forget(self) -> None:
         """Starts over after a run that failed half-way."""
 
@@ -192,6 +195,19 @@ def of_taps(trunk: nn.Module, features: Sequence[Feature], whole: Any, running: 
         f.name: values[0] if f.compute is None else f.compute(trunk, *values)
         for f, values in zip(features, tapped, strict=True)
     }
+
+
+class CannotArrange(Exception):
+    """A layout, a choice of tokens or a norm that a feature cannot be had with.
+
+    Attributes:
+        help: how to fix it.
+        name: the wanted feature's name.
+    """
+
+    def __init__(self, message: str, help: str = "", name: str = "") -> None:
+        super().__init__(message)
+        self.help, self.name = help, name
 
 
 class TrunkRefusal(Exception):

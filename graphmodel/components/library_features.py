@@ -101,20 +101,14 @@ def stage_names(published: Sequence[Published]) -> list[tuple[str, tuple[str, ..
     """
     if _isotropic(published):
         return [(f"block{i}", _path_alias(p, published)) for i, p in enumerate(published)]
-    names = []
-    first = 0 if _has_stem(published) else 1
-    for i, entry in enumerate(published):
-        name = f"stage{i + first}" if i + first else "stem"
-        same = [p for p in published[1 - first :] if p.reduction == entry.reduction]
-        strided = STRIDES.get(int(entry.reduction or 0))
-        unique = (
-            name != "stem"
-            and entry is same[-1]
-            and strided is not None
-            and entry.reduction == int(entry.reduction or 0)
-        )
-        names.append((name, ((strided,) if unique and strided else ()) + _path_alias(entry, published)))
-    return names
+    stem = int(_has_stem(published))
+    names = [(f"stage{i + 1 - stem}" if i >= stem else "stem") for i in range(len(published))]
+    last_of = {p.reduction: i for i, p in enumerate(published) if i >= stem}
+    by_stride = {i: STRIDES[int(r)] for r, i in last_of.items() if r in STRIDES}
+    return [
+        (name, ((by_stride[i],) if i in by_stride else ()) + _path_alias(entry, published))
+        for i, (name, entry) in enumerate(zip(names, published, strict=True))
+    ]
 
 
 def _path_alias(entry: Published, published: Sequence[Published]) -> tuple[str, ...]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from graphmodel.components.base import Feature, Running, of_taps
+from graphmodel.components.base import CannotArrange, Feature, Running, of_taps
 from graphmodel.components.library_features import LibraryFeature, Published, stage_names
+
+NORMED = "_norm"
+NO_NORM = "leave `norm` out"
 
 
 def published(trunk: Any) -> list[Published]:
@@ -29,38 +33,55 @@ def run(trunk: Any, features: Sequence[Feature], x: Any, extras: Mapping[str, An
     others = [f for f in features if not isinstance(f, LibraryFeature)]
     stages = [f for f in library if f.kind == "stage"]
     kinds = {f.kind for f in library}
-    out: dict[str, Any] = {}
-    if not stages and not kinds & {"features", "pre_logits"}:
+    if kinds <= {"logits"}:
         whole = trunk(x, **extras)
-        out |= {f.name: whole for f in library}
-        return out | of_taps(trunk, others, whole, running)
-    last: Any = None
-    whole = None
+        return {f.name: whole for f in library} | of_taps(trunk, others, whole, running)
+    out: dict[str, Any] = {}
     if stages:
         indices = sorted({f.index for f in stages})
-        plain = [f for f in stages if not f.normed]
-        if plain or len(kinds) > 1 or others:
-            last, maps = intermediates(trunk, x, running, indices=indices, **extras)
-            made = dict(zip(indices, maps, strict=True))
-            out |= {f.name: running.raw(made[f.index]) for f in plain}
-        normed = [f for f in stages if f.normed]
-        if normed:
-            at = sorted({f.index for f in normed})
-            maps = intermediates(trunk, x, running, indices=at, norm=True, intermediates_only=True, **extras)
-            made = dict(zip(at, maps, strict=True))
-            out |= {f.name: running.raw(made[f.index]) for f in normed}
+        last, maps = intermediates(trunk, x, running, indices=indices, **extras)
+        plain = {i: running.raw(m) for i, m in zip(indices, maps, strict=True)}
+        out = {f.name: plain[f.index] for f in stages if not f.normed}
+        out |= _normed([f for f in stages if f.normed], plain, trunk, x, extras, running)
     else:
         last = trunk.forward_features(x, **extras)
+    whole = None
     if "logits" in kinds or others:
         whole = trunk.forward_head(last) if classifies(trunk) else trunk(x, **extras)
     for feature in library:
-        if feature.kind == "features":
-            out[feature.name] = last
-        elif feature.kind == "pre_logits":
+        if feature.kind == "pre_logits":
             out[feature.name] = trunk.forward_head(last, pre_logits=True)
-        elif feature.kind == "logits":
-            out[feature.name] = whole
+        elif feature.kind != "stage":
+            out[feature.name] = last if feature.kind == "features" else whole
     return out | of_taps(trunk, others, whole, running)
+
+
+def _normed(
+    stages: Sequence[LibraryFeature],
+    plain: Mapping[int, Any],
+    trunk: Any,
+    x: Any,
+    extras: Mapping[str, Any],
+    running: Running,
+) -> dict[str, Any]:
+    """The stages after the final norm.
+
+    Raises:
+        CannotArrange: where timm has no norm for a stage; most pyramids have one for the last alone.
+    """
+    if not stages:
+        return {}
+    indices = sorted({f.index for f in stages})
+    try:
+        maps = intermediates(trunk, x, running, indices=indices, norm=True, intermediates_only=True, **extras)
+        made = {i: running.raw(m) for i, m in zip(indices, maps, strict=True)}
+    except Exception as error:  # it ran without the norm, so the norm is what stands in the way
+        raise CannotArrange(f"timm norms no stages of this model: {error}", NO_NORM, stages[0].name) from error
+    for feature in stages:
+        if running.same(made[feature.index], plain[feature.index]):
+            name = feature.name.removesuffix(NORMED)
+            raise CannotArrange(f"the final norm of this model does not go with `{name}`", NO_NORM, feature.name)
+    return {f.name: made[f.index] for f in stages}
 
 
 def intermediates(trunk: Any, x: Any, running: Running, **options: Any) -> Any:
@@ -89,43 +110,24 @@ class TimmNaming:
         ) and hasattr(module, "feature_info")
 
     def features(self, trunk: Any) -> list[Feature]:
+        feature = partial(LibraryFeature, layout="other", runner=run)
         entries = published(trunk)
-        found: list[Feature] = [
-            LibraryFeature(
-                name,
-                aliases=aliases,
-                layout="other",
-                runner=run,
-                kind="stage",
-                index=i,
-                module=entry.module,
-                channels=entry.channels,
-                reduction=entry.reduction,
-            )
-            for i, (entry, (name, aliases)) in enumerate(zip(entries, stage_names(entries), strict=True))
+        stages = [
+            feature(name, aliases=aliases, index=i, module=e.module, channels=e.channels, reduction=e.reduction)
+            for i, (e, (name, aliases)) in enumerate(zip(entries, stage_names(entries), strict=True))
         ]
         width = getattr(trunk, "num_features", None)
-        found.append(
-            LibraryFeature(
-                "features",
-                aliases=("forward_features",),
-                layout="other",
-                runner=run,
-                kind="features",
-                channels=width if isinstance(width, int) else None,
-                normed=True,
-            )
+        last = feature(
+            "features",
+            aliases=("forward_features",),
+            kind="features",
+            normed=True,
+            channels=width if isinstance(width, int) else None,
         )
         if not classifies(trunk):
-            return [*found, LibraryFeature("output", layout="other", runner=run, kind="logits", normed=True)]
-        pooled = LibraryFeature(
-            "pre_logits", aliases=("flatten",), layout="other", runner=run, kind="pre_logits", normed=True
-        )
-        return [
-            *found,
-            pooled,
-            LibraryFeature("logits", aliases=("output",), layout="other", runner=run, kind="logits", normed=True),
-        ]
+            return [*stages, last, feature("output", kind="logits", normed=True)]
+        pooled = feature("pre_logits", aliases=("flatten",), kind="pre_logits", normed=True)
+        return [*stages, last, pooled, feature("logits", aliases=("output",), kind="logits", normed=True)]
 
     def default(self, trunk: Any) -> str:
         return "pre_logits" if classifies(trunk) else "output"
@@ -135,7 +137,7 @@ class TimmNaming:
             return None
         if feature.kind != "stage":
             return feature if norm else None
-        return replace(feature, name=f"{feature.name}_norm", normed=True, channels=None) if norm else feature
+        return replace(feature, name=feature.name + NORMED, normed=True, channels=None) if norm else feature
 
 
 NAMING = TimmNaming()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from graphmodel.components.base import Feature, Layout
+from graphmodel.components.base import CannotArrange, Feature, Layout
 from graphmodel.graph.meta_proxy import MetaProxy, map_structure
 from graphmodel.spec.terms import Layout as WantedLayout
 from graphmodel.spec.terms import Tokens
@@ -21,19 +21,6 @@ RESHAPING_METHODS = frozenset("reshape view permute transpose contiguous flatten
 RESHAPING_FUNCTIONS = frozenset(
     {operator.getitem, torch.reshape, torch.permute, torch.transpose, torch.flatten, torch.unflatten, torch.movedim}
 )
-
-
-class CannotArrange(Exception):
-    """A layout or a choice of tokens that a feature cannot be had in.
-
-    Attributes:
-        help: how to fix it.
-        name: the wanted feature's name.
-    """
-
-    def __init__(self, message: str, help: str = "", name: str = "") -> None:
-        super().__init__(message)
-        self.help, self.name = help, name
 
 
 @dataclass(frozen=True)

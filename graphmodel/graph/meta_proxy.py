@@ -166,3 +166,58 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 def version(value: Any) -> tuple[int, ...]:
     """In-place change counters of all tensors in a value."""
     return tuple(t._version for t in tensors_in(value))
+
+
+def same_calls(node: Any, other: Any, seen: dict[tuple[fx.Node, fx.Node], bool]) -> bool:
+    """Whether two nodes (or arguments of nodes) are the same calls of the same values."""
+    if isinstance(node, fx.Node) and isinstance(other, fx.Node):
+        if node is other:
+            return True
+        if (node, other) not in seen:
+            calls = (node.op, node.target) == (other.op, other.target) and node.op != "placeholder"
+            arguments = [(n.args, dict(n.kwargs)) for n in (node, other)]
+            seen[node, other] = calls and same_calls(arguments[0], arguments[1], seen)
+        return seen[node, other]
+    if isinstance(node, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(node) == len(other) and all(same_calls(a, b, seen) for a, b in zip(node, other, strict=True))
+    if isinstance(node, dict) and isinstance(other, dict):
+        return list(node) == list(other) and all(same_calls(node[k], other[k], seen) for k in node)
+    return type(node) is type(other) and bool(node == other)
+
+
+def unpacked(proxy: MetaProxy) -> Any:
+    """A call's result with real tuples, lists, dicts and constants, so that the traced code can tell what it got."""
+    first, second = proxy.values
+    if isinstance(first, dict):
+        return {k: unpacked(proxy[k]) for k in first}
+    if isinstance(first, (tuple, list)):
+        items = [unpacked(proxy[i]) for i in range(len(first))]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    known = not isinstance(first, torch.Tensor) and bool(first == second)
+    return first if known else proxy
+
+
+def failed_in(value: Any) -> Failed | None:
+    """The first value that could not be computed."""
+    if isinstance(value, (list, tuple, dict)):
+        items = value.values() if isinstance(value, dict) else value
+        return next((f for f in map(failed_in, items) if f is not None), None)
+    return value if isinstance(value, Failed) else None
+
+
+def signature(value: Any) -> Any:
+    """What a call's result depends on, on the meta device."""
+    if isinstance(value, torch.Tensor):
+        return ("tensor", tuple(value.shape), value.stride(), value.dtype)
+    if isinstance(value, (list, tuple)):
+        return (type(value).__name__, *(signature(v) for v in value))
+    if isinstance(value, dict):
+        return tuple((k, signature(v)) for k, v in value.items())
+    return repr(value)
+
+
+def like(value: Any) -> Any:
+    """A fresh meta tensor like `value`, or the value itself where it is no tensor."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")

@@ -32,26 +32,22 @@ class ByMode(nn.Module):
     It holds no parameters. Arguments that are no tensors are fixed, one set for each mode; tensors are passed in.
 
     Attributes:
-        function: what it calls, or the name of a tensor's method.
+        function: what it calls.
         training_call: positional and keyword arguments in training mode; `Slot` marks a tensor.
         eval_call: the same in eval mode.
     """
 
-    def __init__(self, function: Callable[..., Any] | str, training_call: Any, eval_call: Any) -> None:
+    def __init__(self, function: Callable[..., Any], training_call: Any, eval_call: Any) -> None:
         super().__init__()
         self.function, self.training_call, self.eval_call = function, training_call, eval_call
 
     def forward(self, *values: Any) -> Any:
         """The function's result for these tensors."""
         args, kwargs = self.training_call if self.training else self.eval_call
-        args = _filled(args, values)
-        kwargs = _filled(kwargs, values)
-        if isinstance(self.function, str):
-            return getattr(args[0], self.function)(*args[1:], **kwargs)
-        return self.function(*args, **kwargs)
+        return self.function(*_filled(args, values), **_filled(kwargs, values))
 
     def extra_repr(self) -> str:
-        return self.function if isinstance(self.function, str) else self.function.__name__
+        return self.function.__name__
 
 
 class Slot(int):
@@ -94,6 +90,8 @@ def with_dropout_modules(moving: Opened, trunk: nn.Module) -> Opened:
 
 
 class _Joiner:
+    """Compares two traces call by call, and changes the training trace where they differ."""
+
     def __init__(self, still: Opened, moving: Opened, trunk: nn.Module) -> None:
         self.still, self.moving, self.trunk = still, moving, trunk
         self.extras: dict[str, nn.Module | torch.Tensor] = {**still.extras, **moving.extras}
@@ -135,7 +133,7 @@ class _Joiner:
         stands_for[node] = other
         if node.target == other.target and _same_arguments(node, other, inverse):
             return True
-        if node.op != "call_function" or node.target != other.target:
+        if isinstance(node.target, str) or node.target != other.target:
             return False
         tensors: list[fx.Node] = []
         others: list[fx.Node] = []

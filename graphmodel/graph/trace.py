@@ -16,8 +16,8 @@ from torch import fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 from torch.overrides import TorchFunctionMode
 
-from graphmodel.components.base import INPUT_OF, Feature, run_plain
-from graphmodel.graph.layout import Arrangement, CannotArrange, Wanted, arrange, infer, strip
+from graphmodel.components.base import INPUT_OF, CannotArrange, Feature, run_plain
+from graphmodel.graph.layout import Arrangement, Wanted, arrange, infer, strip
 from graphmodel.graph.meta_norm import ShapesOfNorms
 from graphmodel.graph.meta_proxy import (
     FACTORIES,
@@ -25,8 +25,13 @@ from graphmodel.graph.meta_proxy import (
     MetaProxy,
     TraceError,
     constant,
+    failed_in,
+    like,
     map_structure,
+    same_calls,
+    signature,
     tensors_in,
+    unpacked,
     version,
 )
 from graphmodel.graph.modes import for_both_modes, with_dropout_modules
@@ -209,6 +214,10 @@ class StageTracer(fx.Tracer):
         self.known[found[0].node] = found[1]
         return found[0]
 
+    def same(self, value: Any, other: Any) -> bool:
+        """Whether two values are made by the same calls of the same values."""
+        return isinstance(value, MetaProxy) and isinstance(other, MetaProxy) and same_calls(value.node, other.node, {})
+
     def forget(self) -> None:
         """Starts over after a run that failed half-way."""
         self.taps.clear()
@@ -231,7 +240,7 @@ class StageTracer(fx.Tracer):
             return forward(*args, **kwargs)
         out = super().call_module(m, forward, args, kwargs)
         if isinstance(out, MetaProxy):
-            out = _unpacked(out)
+            out = unpacked(out)
         path = relative(self.path_of_module(m))
         self.taps.setdefault(path, []).append(out)
         self.taps.setdefault(path + INPUT_OF, []).append(next(iter((*args, *kwargs.values())), None))
@@ -300,7 +309,7 @@ class StageTracer(fx.Tracer):
         args, kwargs = map_structure(args, value), map_structure(kwargs, value)
         if kind == "placeholder":
             return self.sample[str(target)][which] if str(target) in self.sample else None
-        failed = _failed_in((args, kwargs))
+        failed = failed_in((args, kwargs))
         if failed is not None:
             return failed
         self.running = True
@@ -321,9 +330,9 @@ class StageTracer(fx.Tracer):
 
     def run_closed(self, target: str, args: Any, kwargs: Any) -> Any:
         """A closed module's result; calls that only compute are remembered by the shapes that they read."""
-        key = (target, _signature(args), _signature(kwargs))
+        key = (target, signature(args), signature(kwargs))
         if key in self.results:
-            return map_structure(self.results[key], _like)
+            return map_structure(self.results[key], like)
         inputs = tensors_in((args, kwargs))
         before = [t._version for t in inputs]
         with ShapesOfNorms():
@@ -354,40 +363,3 @@ class _Factories(TorchFunctionMode):
         if func in FACTORIES and not self.tracer.running:
             return self.tracer.create_proxy("call_function", func, args, kwargs)
         return func(*args, **kwargs)
-
-
-def _unpacked(proxy: MetaProxy) -> Any:
-    """A call's result with real tuples, lists, dicts and constants, so that the traced code can tell what it got."""
-    first, second = proxy.values
-    if isinstance(first, dict):
-        return {k: _unpacked(proxy[k]) for k in first}
-    if isinstance(first, (tuple, list)):
-        items = [_unpacked(proxy[i]) for i in range(len(first))]
-        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
-    known = not isinstance(first, torch.Tensor) and bool(first == second)
-    return first if known else proxy
-
-
-def _failed_in(value: Any) -> Failed | None:
-    """The first value that could not be computed."""
-    if isinstance(value, (list, tuple, dict)):
-        items = value.values() if isinstance(value, dict) else value
-        return next((f for f in map(_failed_in, items) if f is not None), None)
-    return value if isinstance(value, Failed) else None
-
-
-def _signature(value: Any) -> Any:
-    """What a call's result depends on, on the meta device."""
-    if isinstance(value, torch.Tensor):
-        return ("tensor", tuple(value.shape), value.stride(), value.dtype)
-    if isinstance(value, (list, tuple)):
-        return (type(value).__name__, *(_signature(v) for v in value))
-    if isinstance(value, dict):
-        return tuple((k, _signature(v)) for k, v in value.items())
-    return repr(value)
-
-
-def _like(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")

@@ -32,6 +32,8 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
     """A model of a library by name; subclasses say how it is made."""
 
     Params = LibraryParams
+    takes_channels = False
+    """Whether the library builds its models for any number of input channels (`in_chans`)."""
 
     def __init__(self, name: str, variant: str = "") -> None:
         super().__init__(name)
@@ -81,14 +83,13 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
                 f"it takes {size[0]} channels" + (f"; write `in_chans: {channels}`" if self.takes_channels else "")
             )
         if (height, width) != tuple(size[1:]):
-            helps.append(f"it is built for {size[1]}×{size[2]} pixels")
-            value = str(height) if height == width else f"[{height}, {width}]"
-            options = [f"`{n}: {value}` for this size alone" for n in ("img_size", "image_size") if n in names]
-            options += [f"`{n}: true` for any size" for n in ("dynamic_img_size",) if n in names]
-            helps += [f"write {' or '.join(options)}"] if options else []
+            pair = f"[{height}, {width}]"
+            single = str(height) if height == width else pair
+            values = {"img_size": single, "image_size": single, "input_size": pair}
+            options = [f"`{n}: {value}` for this size alone" for n, value in values.items() if n in names]
+            options += ["`dynamic_img_size: true` for any size"] if "dynamic_img_size" in names else []
+            helps += [f"it is built for {size[1]}×{size[2]} pixels; write {' or '.join(options)}"] if options else []
         return "; ".join(helps)
-
-    takes_channels = False
 
     def built_for(self, params: LibraryParams, trunk: Any) -> Sequence[int] | None:
         """The input shape that the model is built for, where it is known."""

@@ -44,8 +44,7 @@ class TimmTrunk(LibraryTrunk):
         """The family of one model (`convnext_tiny`, `convnext_tiny.in12k`), or None where timm has no such model."""
         import timm
 
-        name = variant.partition(":")[2] or variant.partition(".")[0]
-        known = variant.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(name)
+        known = variant.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(variant.partition(".")[0])
         return TimmTrunk(f"timm:{variant}", variant) if known else None
 
     def variants(self) -> list[str]:
