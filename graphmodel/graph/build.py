@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphmodel.components.base import HeadMismatch
+from graphmodel.components.base import CannotArrange, HeadMismatch
 from graphmodel.components.construct import build_on_meta
 from graphmodel.diagnostics import Collector
 from graphmodel.graph import ops
 from graphmodel.graph.binding import Binder, BoundModule, BoundTrunk, builder_of
 from graphmodel.graph.freezing import resolve_patterns
-from graphmodel.graph.layout import CannotArrange, Wanted
+from graphmodel.graph.layout import Wanted
 from graphmodel.graph.trace import TraceError, open_trunk
 from graphmodel.graph.types import Component, ModelGraph, Output
 from graphmodel.graph.values import Value, Writer, version
