@@ -82,7 +82,7 @@ class HeadParams(BaseModel):
         return self
 
     def outputs(self) -> tuple[str, ...] | None:
-        """Names of the tensors that the head returns (for some features perhaps the first ones only), or None for one."""
+        """Names of the tensors that the head returns (for some features only the first ones), or None for one."""
         return None
 
     def batch_multiple(self) -> int:

@@ -215,7 +215,7 @@ class Translation:
 
     def companion(self, name: str) -> dict[str, Any]:
         if name in self.given:
-            return {"shape": list(self.given[name]), "dtype": "bool" if name == "mask" else "float32"}  # type: ignore[arg-type]
+            return {"shape": list(self.given[name]), "dtype": "bool" if name == "mask" else "float32"}
         vit = self.model.TRUNK.VISION_TRANSFORMERS
         side = vit.IMAGE_SIZE // max(vit.PATCH_SIZE, 1)
         if name != "mask":

@@ -66,7 +66,7 @@ class CompiledModel(fx.GraphModule):
     def recompile(self) -> Any:
         code = super().recompile()
         # fx wraps `__call__` to print the generated line of an error; nn.Module's own is a third faster.
-        type(self).__call__ = nn.Module.__call__
+        type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
         return code
 
     def _deepcopy_init(self) -> Callable[..., None]:
