@@ -1,0 +1,141 @@
+"""Random damage to sound specs: whatever comes, it compiles or it is diagnosed; nothing else is ever raised."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graphmodel
+from graphmodel.spec.document import read_file, read_text
+
+ROOT = Path(__file__).parents[1]
+HEAD = {"mlp": {"dims": ["auto", 4]}}
+SOUND: dict[str, dict[str, Any]] = {
+    "native": {
+        "name": "all",
+        "inputs": {
+            "images": {"shape": [3, 32, 32]},
+            "crops": {"views": [{"count": 2, "shape": [3, 32, 32]}, {"shape": [3, 64, 64]}], "passes": "resolution"},
+        },
+        "trunks": {"a": {"name": "resnet", "depth": 18}, "b": {"name": "resnet", "depth": 18, "freeze": True}},
+        "heads": {"h": [HEAD, {"siamese_concat_view": {"num_towers": 2}}], "e": HEAD, "s": "identity"},
+        "mapping": [
+            {"from": "images.a.flatten", "head": "h", "as": "x"},
+            {"from": ["images.a.res4", {"from": "images.b.res4", "pool": {"avg_pool2d": 2}}], "combine": "concat"},
+            {"from": "images.b.res4", "pool": {"adaptive_avg_pool2d": 1}, "flatten": True, "head": "e"},
+            {"from": "crops.b", "head": "s"},
+        ],
+        "freeze": ["heads.e"],
+        "outputs": [["x"], "e", "s"],
+        "returns": "list",
+    },
+    "vissl": {
+        "config": {
+            "MODEL": {
+                "TRUNK": {"NAME": "resnet", "RESNETS": {"DEPTH": 18}},
+                "FEATURE_EVAL_SETTINGS": {
+                    "EVAL_MODE_ON": True,
+                    "FREEZE_TRUNK_ONLY": True,
+                    "SHOULD_FLATTEN_FEATS": False,
+                    "LINEAR_EVAL_FEAT_POOL_OPS_MAP": [
+                        ["res4", ["AvgPool2d", [[2, 2], 1, 0]]],
+                        ["res5", ["AvgPool2d", [[1, 1], 1, 0]]],
+                    ],
+                },
+                "HEAD": {
+                    "PARAMS": [
+                        ["eval_mlp", {"in_channels": 256, "dims": ["auto", 4]}],
+                        ["eval_mlp", {"in_channels": 512, "dims": ["auto", 4]}],
+                    ]
+                },
+            }
+        }
+    },
+}
+ODD: list[Any] = [
+    None, "", 0, -1, 1, 2, 3.5, 1e308, float("inf"), float("nan"), True, False, "auto", "images", "trunk", "flatten",
+    "res5", [], {}, [[]], [{}], {"a": 1}, [1], ["a"], [None], 10**20, -(10**20), "x" * 300, "a.b.c", ".", "a.", ".a", "é",
+    "\x01", "*", "?", "[", "all", "class", {"from": "images"}, [3, 32, 32], [3, 0, 32], [3, 10**9, 10**9], {"mlp": None},
+    "mlp", {"name": "resnet"}, {"count": 10**9, "shape": [3, 4, 4]},
+]  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield from places(child, (*path, key))
+
+
+def damaged(spec: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """The spec with one to three of its values replaced, deleted, renamed, repeated or wrapped."""
+    spec = copy.deepcopy(spec)
+    for _ in range(chance.choice([1, 1, 2, 3])):
+        *holders, key = chance.choice(list(places(spec)) or [("name",)])
+        target: Any = spec
+        for holder in holders:
+            target = target[holder]
+        kind = chance.choice(["replace", "replace", "replace", "delete", "rename", "wrap"])
+        if kind == "delete" and (isinstance(target, list) or key in target):
+            del target[key]
+        elif kind == "rename" and isinstance(target, dict) and key in target:
+            target[chance.choice([o for o in ODD if isinstance(o, str)])] = target.pop(key)
+        elif kind == "rename" and isinstance(target, list):
+            target.insert(key, copy.deepcopy(target[key]))
+        elif kind == "wrap":
+            target[key] = [target[key]] if isinstance(target, list) or key in target else []
+        else:
+            target[key] = copy.deepcopy(chance.choice(ODD))
+    return spec
+
+
+def compiles_or_is_diagnosed(spec: Any) -> bool:
+    """Whether the spec compiles; anything but a `CompileError` goes through and fails the test."""
+    try:
+        module = graphmodel.compile(graphmodel.load_spec(spec), device="meta", seed=0)
+    except graphmodel.CompileError as error:
+        return "GM" not in str(error)
+    return bool(module.model_graph.outputs)
+
+
+@pytest.mark.parametrize("dialect", SOUND)
+def test_the_undamaged_specs_compile(dialect: str) -> None:
+    assert compiles_or_is_diagnosed(SOUND[dialect])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("dialect", SOUND)
+def test_damaged_specs_compile_or_are_diagnosed(dialect: str, seed: int) -> None:
+    chance = random.Random(f"{dialect}{seed}")
+    for _ in range(5):
+        compiles_or_is_diagnosed(damaged(SOUND[dialect], chance))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_damaged_text_is_read_or_diagnosed(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    raw = bytearray((ROOT / "examples" / "native" / "multi_input.yaml").read_bytes())
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(len(raw))
+        piece = bytes(
+            chance.choice([*b"{}[]:,-&*!|>'\"%@`#?\\\n\t \0\x80\xff", *range(256)]) for _ in range(chance.randint(0, 3))
+        )
+        raw[at : at + chance.randint(0, 4)] = piece
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(raw)
+    try:
+        document = read_file(path)
+    except graphmodel.CompileError as error:
+        for found in error.diagnostics:
+            assert found.span is not None
+            assert found.span.line >= 1
+            assert found.span.column >= 1
+        return
+    assert read_text(path.read_text("utf-8-sig")).data.keys() == document.data.keys()
