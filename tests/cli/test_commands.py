@@ -160,6 +160,27 @@ def test_a_wrong_trunk_is_a_usage_error(run, args):
     assert "error[GM2" in result.stderr
 
 
+def test_a_pattern_lists_the_models_of_a_library(run):
+    import timm
+    from torchvision.models import list_models
+
+    assert run("trunks", "timm:resnet1*").stdout.split() == [f"timm:{n}" for n in timm.list_models("resnet1*")]
+    listed = json.loads(run("trunks", "torchvision:", "--format", "json").stdout)
+    assert {n.removeprefix("torchvision:") for n in listed} <= set(list_models())
+    assert "torchvision:resnet18" in listed
+    assert run("trunks", "resn*").stdout.split() == ["resnet", "resnet_sk"]
+
+
+def test_a_library_alone_is_no_trunk(run):
+    assert "`timm` needs a model" in run("trunks", "timm", code=2).stderr
+
+
+def test_a_librarys_model_shows_its_features(run):
+    page = json.loads(run("trunks", "torchvision:resnet18", "--format", "json").stdout)
+    features = {f["name"]: (f["channels"], f["stride"]) for f in page["features"]}
+    assert (512, 32) in features.values()
+
+
 def test_heads_lists_every_registered_name_and_shows_parameters(run):
     from graphmodel.components.registry import head_names
 
