@@ -54,6 +54,16 @@ def build_library(name: str, **options: Any) -> Any:
     return models.get_model(variant, weights=None, **options)
 
 
+def family(name: str) -> str:
+    """The library's own family: the module that a model is registered in."""
+    library, _, variant = name.partition(":")
+    if library == "timm":
+        from timm.models import model_entrypoint as entrypoint
+    else:
+        from torchvision.models import get_model_builder as entrypoint
+    return f"{library}:{entrypoint(variant).__module__.rpartition('.')[2]}"
+
+
 def family_of(module: Any) -> str:
     return f"{type(module).__module__.rpartition('.')[2]}.{type(module).__name__}"
 
@@ -337,8 +347,7 @@ def smallest_of_families(results: dict[tuple[str, str], Result], wanted: list[st
         entry = results.get(("meta", name))
         if entry is None or not entry["ok"]:
             continue
-        library = name.partition(":")[0]
-        key = f"{library}:{entry['family']}"
+        key = f"{family(name)} {entry['family']}"
         cost = entry["parameters"] + 30 * entry["shape"][1] * entry["shape"][2]
         best[key] = min(best.get(key, (float("inf"), "")), (cost, name))
     return [name for _, name in best.values()]
@@ -366,7 +375,7 @@ def table(results: dict[tuple[str, str], Result], libraries: list[str]) -> Itera
     for library in libraries:
         listed = names(library)
         rows = {job: [results[job, n] for n in listed if (job, n) in results] for job in JOBS}
-        families = {r["family"] for r in rows["meta"] if r["ok"]}
+        families = {family(n) for n in listed}
 
         def count(job: str, rows: dict[str, list[Result]] = rows) -> str:
             return f"{sum(r['ok'] for r in rows[job])} of {len(rows[job])}"
