@@ -31,3 +31,20 @@ def test_real_tensors_are_really_normalised() -> None:
         out = norm(x)
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     assert int(norm.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True, "num_layers": 2}, {"proj_size": 3}, {"batch_first": True}]
+)
+def test_lstms_keep_their_shapes(options: dict[str, int]) -> None:
+    lstm = nn.LSTM(8, 5, **options)
+    x = torch.randn(2, 6, 8)
+    output, state = lstm(x)
+    with ShapesOfNorms():
+        found, (hidden, cell) = lstm.to("meta")(x.to("meta"))
+    assert (found.shape, hidden.shape, cell.shape) == (output.shape, state[0].shape, state[1].shape)
+
+
+def test_an_lstm_of_another_width_fails_as_it_does_for_real() -> None:
+    with ShapesOfNorms(), pytest.raises(RuntimeError, match=r"size|shape|dim"):
+        nn.LSTM(8, 5).to("meta")(torch.empty(2, 6, 7, device="meta"))
