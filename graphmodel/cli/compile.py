@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -121,11 +122,19 @@ def table(result: Report) -> Iterator[tuple[str, ...]]:
             row.node,
             row.calls,
             ", ".join(row.feature),
-            row.shape,
+            runs(row.shape),
             amount(row.parameters) if row.parameters else ("shared" if row.shared else ""),
             _frozen(row),
             amount(row.flops) if row.flops else "",
         )
+
+
+def runs(shape: str) -> str:
+    """Equal shapes in a row as one: `[2 of N×3×224×224, 6 of N×3×96×96]`."""
+    if not shape.startswith("["):
+        return shape
+    grouped = [(text, len(list(same))) for text, same in groupby(shape[1:-1].split(", "))]
+    return "[" + ", ".join(text if count == 1 else f"{count} of {text}" for text, count in grouped) + "]"
 
 
 def _frozen(row: Row) -> str:

@@ -92,6 +92,11 @@ def test_set_and_input_change_the_spec(run, write, small):
     assert data["totals"]["parameters"]["total"] > 21_000_000
 
 
+def test_equal_views_stand_as_one_in_the_table(run, write, small):
+    small["inputs"] = {"images": {"views": [{"count": 2, "shape": [3, 64, 64]}, {"shape": [3, 32, 32]}]}}
+    assert "[2 of N×3×64×64, N×3×32×32]" in run("compile", write(small)).stdout
+
+
 def test_overlays_are_merged_in_order(run, write, small):
     base = write(small)
     first = write("trunk: {depth: 34}\n", "first.yaml")
