@@ -411,7 +411,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for one model")
     parser.add_argument("--again", action="store_true", help="run what failed once more")
     parser.add_argument(
-        "--limit", type=float, default=60.0, help="`equal`: models of at most so many million parameters"
+        "--limit", type=float, default=30.0, help="`equal`: models of at most so many million parameters"
     )
     options = parser.parse_args()
     libraries = options.library or ["timm", "torchvision"]

@@ -125,6 +125,39 @@ def test_features_weights_and_keys_of_families_cut_down(name: str) -> None:
     check(name, shape, **keywords)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(n.removeprefix("timm:") for n in FAST if n.startswith("timm:")),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("hrnet_w18_small", "swin_tiny_patch4_window7_224", "coat_tiny")
+        ),
+    ],
+)
+def test_stages_are_those_of_timms_feature_nets(name: str) -> None:
+    torch.manual_seed(0)
+    own = timm.create_model(name)
+    stages = [f for f in coverage().library_features(own) if f.kind == "stage"]  # type: ignore[attr-defined]
+    shape = coverage().shape_of(own, name)
+    torch.manual_seed(0)
+    extractor = timm.create_model(name, features_only=True, out_indices=tuple(range(len(stages)))).eval()
+    if set(extractor.state_dict()) <= set(own.state_dict()):
+        extractor.load_state_dict({k: v for k, v in own.state_dict().items() if k in extractor.state_dict()})
+    x = torch.rand(1, *shape)
+    with torch.no_grad():
+        expected = extractor(x)
+        raw, maps = (
+            graphmodel.compile(
+                coverage().spec_of(f"timm:{name}", shape, stages, layout), seed=0, outputs="tuple"
+            ).eval()(x)
+            for layout in (None, "nchw")
+        )
+    # Some of timm's nets return maps with channels last as they are.
+    for ours, as_map, theirs in zip(raw, maps, expected, strict=True):
+        assert torch.equal(ours, theirs) or torch.equal(as_map, theirs)
+
+
 def test_every_family_of_timm_is_here() -> None:
     here = {n.removeprefix("timm:") for n in (*FAST, *SLOW, *SMALLER) if n.startswith("timm:")}
     missing = [m for m in timm.list_modules() if (names := timm.list_models(module=m)) and not here & set(names)]
