@@ -5,6 +5,7 @@ import json
 import pytest
 
 import graphmodel
+from graphmodel.components.registry import find_trunk
 from graphmodel.spec.document import read_text
 
 
@@ -142,7 +143,9 @@ def test_a_trunk_can_be_shown_at_another_size(run):
 @pytest.mark.slow
 def test_every_family_can_be_shown(run):
     for row in json.loads(run("trunks", "--format", "json").stdout):
-        if row["models"] is None:
+        # Other tests of this process may have registered trunks of their own.
+        ours = type(find_trunk(row["name"])).__module__.startswith("graphmodel.components.trunks")
+        if ours and row["models"] is None:
             page = json.loads(run("trunks", row["name"], "--format", "json").stdout)
             assert page["features"] or page["needed"], row["name"]
 
