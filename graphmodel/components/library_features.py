@@ -117,7 +117,7 @@ def _path_alias(entry: Published, published: Sequence[Published]) -> tuple[str, 
 
 
 def _isotropic(published: Sequence[Published]) -> bool:
-    if len(published) < 2 or published[0].reduction != published[1].reduction:
+    if not published or published[0].reduction != published[min(1, len(published) - 1)].reduction:
         return False
     container, _, last = published[0].module.rpartition(".")
     return last.isdigit() and container.endswith("blocks")

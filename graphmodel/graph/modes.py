@@ -27,27 +27,33 @@ DROPOUTS: dict[Any, type[nn.Module]] = {
 
 
 class ByMode(nn.Module):
-    """A function whose arguments differ by mode, such as attention with `dropout_p` in training.
+    """A function that acts by mode: with other arguments (attention's `dropout_p`) or in training alone (augmentation).
 
     It holds no parameters. Arguments that are no tensors are fixed, one set for each mode; tensors are passed in.
 
     Attributes:
-        function: what it calls.
+        function: what it calls, or the name of a tensor's method.
         training_call: positional and keyword arguments in training mode; `Slot` marks a tensor.
-        eval_call: the same in eval mode.
+        eval_call: the same in eval mode; None returns the first tensor as it is.
     """
 
-    def __init__(self, function: Callable[..., Any], training_call: Any, eval_call: Any) -> None:
+    def __init__(self, function: Callable[..., Any] | str, training_call: Any, eval_call: Any = None) -> None:
         super().__init__()
         self.function, self.training_call, self.eval_call = function, training_call, eval_call
 
     def forward(self, *values: Any) -> Any:
         """The function's result for these tensors."""
-        args, kwargs = self.training_call if self.training else self.eval_call
-        return self.function(*_filled(args, values), **_filled(kwargs, values))
+        call = self.training_call if self.training else self.eval_call
+        if call is None:
+            return values[0]
+        args, kwargs = _filled(call, values)
+        if isinstance(self.function, str):
+            return getattr(args[0], self.function)(*args[1:], **kwargs)
+        return self.function(*args, **kwargs)
 
     def extra_repr(self) -> str:
-        return self.function.__name__
+        name = self.function if isinstance(self.function, str) else self.function.__name__
+        return name if self.eval_call is not None else f"{name}, in training"
 
 
 class Slot(int):
@@ -67,8 +73,8 @@ def _filled(value: Any, values: tuple[Any, ...]) -> Any:
 def for_both_modes(still: Opened, moving: Opened, trunk: nn.Module) -> Opened:
     """One graph that acts as `still` in eval mode and as `moving` in training mode.
 
-    Functional dropout becomes an `nn.Dropout`, a call whose fixed arguments differ becomes a `ByMode`; both follow the
-    mode of the module they are put into.
+    Functional dropout becomes an `nn.Dropout`; a call whose fixed arguments differ, or that changes a value in training
+    alone, becomes a `ByMode`. Both follow the mode of the module they are put into.
 
     Args:
         still: the trunk traced in eval mode.
@@ -111,16 +117,19 @@ class _Joiner:
         self.replace_dropouts()
         _without_dropout(self.still)
         stands_for: dict[fx.Node, fx.Node] = {}
-        still = iter([n for n in self.still.graph.nodes if not n.meta.get("same_value")])
+        still = [n for n in self.still.graph.nodes if not n.meta.get("same_value")]
         for node in list(self.moving.graph.nodes):
             # Dropout and copies stand for the value they read: eval mode has no dropout, and fewer in-place changes.
             if node.meta.get("same_value"):
                 stands_for[node] = stands_for[node.all_input_nodes[0]]
-                continue
-            other = next(still, None)
-            if other is None or other.op != node.op or not self.match(node, other, stands_for):
-                raise TraceError(_differs(node, other))
-        if next(still, None) is not None:
+            elif still and still[0].op == node.op and self.match(node, still[0], stands_for):
+                del still[0]
+            elif _keeps_shape(node):
+                source = stands_for[node.all_input_nodes[0]]
+                stands_for[self.in_training(node)] = source
+            else:
+                raise TraceError(_differs(node, still[0] if still else None))
+        if still:
             raise TraceError("the trunk does more in eval mode than in training mode")
         for name, node in self.moving.features.items():
             if stands_for[node] is not _source(self.still.features[name]):
@@ -130,8 +139,8 @@ class _Joiner:
     def match(self, node: fx.Node, other: fx.Node, stands_for: dict[fx.Node, fx.Node]) -> bool:
         """Whether two calls agree up to fixed arguments; a call with different ones becomes a `ByMode`."""
         inverse = {n: stands_for[n] for n in node.all_input_nodes}
-        stands_for[node] = other
         if node.target == other.target and _same_arguments(node, other, inverse):
+            stands_for[node] = other
             return True
         if isinstance(node.target, str) or node.target != other.target:
             return False
@@ -144,6 +153,13 @@ class _Joiner:
         made = self.put_module(node, ByMode(node.target, training_call, eval_call), tuple(tensors))
         stands_for[made] = other
         return True
+
+    def in_training(self, node: fx.Node) -> fx.Node:
+        """Puts a `ByMode` in the place of a call that is made in training alone."""
+        tensors: list[fx.Node] = []
+        call = _slots((node.args, dict(node.kwargs)), tensors)
+        assert not isinstance(node.target, str) or node.op == "call_method", "only functions and methods keep shapes"
+        return self.put_module(node, ByMode(node.target, call), tuple(tensors))
 
     def replace_dropouts(self) -> None:
         """Puts modules in the place of functional dropout that acts in training alone."""
@@ -159,7 +175,7 @@ class _Joiner:
     def put_module(self, node: fx.Node, module: nn.Module, args: tuple[Any, ...]) -> fx.Node:
         """Puts a call of `module` in the place of `node`."""
         graph = self.moving.graph
-        path = self.free_path(node.name.removeprefix(f"{ROOT}_"))
+        path = self.free_path(node.name.removeprefix(f"{ROOT}_").strip("_"))
         self.extras[path] = module
         with graph.inserting_before(node):
             made = graph.create_node("call_module", path, args, {})
@@ -179,6 +195,15 @@ class _Joiner:
         while candidate in taken:
             candidate, number = f"{name}_{number}", number + 1
         return candidate
+
+
+def _keeps_shape(node: fx.Node) -> bool:
+    """Whether a call makes of one tensor another like it, as augmentation does."""
+    if node.op not in ("call_function", "call_method") or len(node.all_input_nodes) != 1:
+        return False
+    made, read = node.meta["values"][0], node.all_input_nodes[0].meta["values"][0]
+    tensors = isinstance(made, torch.Tensor) and isinstance(read, torch.Tensor)
+    return tensors and (made.shape, made.dtype) == (read.shape, read.dtype) and not node.meta.get("mutates")
 
 
 def _differs(node: fx.Node, other: fx.Node | None) -> str:

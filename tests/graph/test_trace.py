@@ -114,12 +114,13 @@ class Branching(nn.Module):
         if self.by == "value" and x.sum() > 0:
             x = x * 2
         if self.by == "mode" and self.training:
-            x = x.sigmoid() * 2
+            x = torch.cat([x, x.flip(-1)], -1)[..., : x.shape[-1]]
         return self.conv(x)
 
 
 @pytest.mark.parametrize(
-    ("by", "words"), [("batch", "changes with the batch"), ("value", "numbers in the tensor"), ("mode", "sigmoid")]
+    ("by", "words"),
+    [("batch", "changes with the batch"), ("value", "numbers in the tensor"), ("mode", "torch.cat|flip")],
 )
 def test_control_flow_on_anything_but_sizes_is_refused_with_its_reason(by: str, words: str) -> None:
     with pytest.raises(TraceError, match=words):
@@ -337,6 +338,30 @@ def test_the_trunk_keeps_its_mode() -> None:
     open_trunk(module, [Feature("output")], {"x": (low, high)})
     assert module.training
     assert [s.training for s in module.stages] == [True, False, True]
+
+
+class Augmented(nn.Module):
+    """Changes a value in training alone, by a function and by a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            x = torch.sin(x).mul(3.0)
+        return self.conv(x)
+
+
+def test_what_changes_a_value_in_training_alone_follows_the_mode() -> None:
+    module = Augmented()
+    model = compiled(module, "conv", "output")
+    x = torch.randn(2, 3, 8, 8)
+    for training in (True, False, True):
+        module.train(training)
+        model.train(training)
+        assert torch.equal(model(x)[0], module(x))
+    assert "in training" in repr(model.trunk)
 
 
 def test_stand_ins_for_functions_survive_copies_pickles_and_torch_compile() -> None:

@@ -155,6 +155,23 @@ def test_timm_alone_is_no_model() -> None:
     assert "names no model" in refused("timm").message
 
 
+def test_augmentation_inside_a_trunk_acts_in_training_alone() -> None:
+    small = {"depth": 1, "num_kv_heads": 6, "img_size": 64}
+    trunk = {"name": "timm:vit_base_patch16_sapiens2", **small}
+    model = compiled(trunk, "block0", "logits")
+    own = timm.create_model("vit_base_patch16_sapiens2", **small)
+    own.load_state_dict({k.removeprefix("trunk."): v for k, v in model.state_dict().items()})
+    x = torch.rand(2, 3, 64, 64)
+    results = []
+    for training in (True, False):
+        torch.manual_seed(3)
+        expected = own.train(training)(x)
+        torch.manual_seed(3)
+        results.append(model.train(training)(x)["logits"])
+        assert torch.equal(results[-1], expected)
+    assert not torch.equal(*results)
+
+
 # -- input sizes ------------------------------------------------------------------------------------------------------
 
 
