@@ -244,9 +244,9 @@ class NativeSpec(Surface):
         None, description="Names of outputs to keep, in order; nested lists nest the list form."
     )
     returns: Returns = Field("dict", description="The form of the module's result.")
-    checkpoint: Annotated[Annotated[Bool, Tag(BOOL)] | Annotated[Annotated[Int, Field(ge=0)], Tag(NUMBER)], BY_SHAPE] = Field(
-        0, description="Activation checkpointing: segments per trunk."
-    )
+    checkpoint: Annotated[
+        Annotated[Bool, Tag(BOOL)] | Annotated[Annotated[Int, Field(ge=0)], Tag(NUMBER)], BY_SHAPE
+    ] = Field(0, description="Activation checkpointing: segments per trunk.")
     weights: WeightsYaml | None = None
 
     @field_validator("outputs")
