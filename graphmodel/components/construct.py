@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -58,14 +58,16 @@ def component_seed(seed: int, component: str) -> int:
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """The module on the meta device: first without memory, else built for real and moved."""
+    """The module on the meta device: without memory by either of two ways, else built for real and moved."""
     with torch.random.fork_rng(devices=[]):
-        try:
-            with on_meta():
-                module = build()
-        except (NotImplementedError, RuntimeError):
-            module = build()
-        return module.to("meta")
+        # Some constructors mix their parameters with tensors of their own, which must then be on meta too.
+        for place in (on_meta(), torch.device("meta"), nullcontext()):
+            try:
+                with place:
+                    return build().to("meta")
+            except (NotImplementedError, RuntimeError) as error:
+                problem = error
+        raise problem
 
 
 def meta_copy(module: nn.Module) -> nn.Module:

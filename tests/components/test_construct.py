@@ -1,0 +1,69 @@
+"""Modules on the meta device, and copies of them there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from graphmodel.components.construct import build_on_meta, meta_copy
+
+
+class ByArithmetic(nn.Module):
+    """Computes its widths with tensors, as torchvision's RegNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = torch.arange(3) * 8 + 8
+        self.convs = nn.ModuleList(nn.Conv2d(3, int(w), 1) for w in widths.tolist())
+
+
+class Mixed(nn.Module):
+    """Mixes its parameters with tensors of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.register_buffer("scaled", self.weight.detach() * torch.arange(4.0))
+
+
+class ByValue(nn.Module):
+    """Looks at numbers, which meta tensors do not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.fc = nn.Linear(4, int((self.weight * torch.ones(4)).sum()))
+
+
+@pytest.mark.parametrize("build", [ByArithmetic, Mixed, ByValue])
+def test_any_constructor_ends_on_meta_with_its_own_shapes(build: Callable[[], nn.Module]) -> None:
+    module, real = build_on_meta(build), build()
+    assert all(t.is_meta for t in module.state_dict().values())
+    assert {k: v.shape for k, v in module.state_dict().items()} == {k: v.shape for k, v in real.state_dict().items()}
+
+
+def test_the_callers_random_numbers_are_left_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    build_on_meta(ByValue)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_what_a_constructor_refuses_is_raised_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="no such width"):
+        build_on_meta(lambda: (_ for _ in ()).throw(RuntimeError("no such width")))
+
+
+def test_a_copy_on_meta_keeps_shared_tensors_shared_and_leaves_the_module_alone() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[1].weight = module[0].weight
+    module[0].bias.requires_grad_(False)
+    copy = meta_copy(module)
+    assert copy[0].weight is copy[1].weight
+    assert copy[0].weight.is_meta
+    assert not copy[0].bias.requires_grad
+    assert not module[0].weight.is_meta
