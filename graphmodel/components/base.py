@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -44,6 +44,8 @@ class TensorInfo:
 
     shape: tuple[Dim, ...]
     dtype: str = "float32"
+    layout: str = field(default="", compare=False)
+    """`nhwc` where the last dimension of four holds the channels, as far as is known."""
 
     def __str__(self) -> str:
         return "×".join(str(d) for d in self.shape) or "scalar"
@@ -72,6 +74,8 @@ class HeadParams(BaseModel):
     """Parameters of a head. Subclasses add fields; widths may be `auto`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    any_layout: ClassVar[bool] = False
+    """Whether the head treats all dimensions alike, so that it does not matter where the channels are."""
 
     def infer(self, feature: TensorInfo) -> Self:
         """These parameters with every `auto` read off the feature.
@@ -96,7 +100,7 @@ def width(feature: TensorInfo) -> int:
     `(N, C)` and `(N, C, 1, 1)` give C, `(N, L, C)` gives C.
 
     Raises:
-        HeadMismatch: for a feature map with spatial extent.
+        HeadMismatch: for a feature map with spatial extent, channels first or last.
     """
     shape = feature.shape
     last = shape[-1]
@@ -265,8 +269,13 @@ class TrunkFamily(Generic[ParamsT]):
         """Why the trunk cannot take inputs of this per-sample shape, or None."""
         return None
 
-    def input_help(self, params: ParamsT, shape: Sequence[int], trunk: nn.Module) -> str:
-        """What to write so that the trunk takes inputs of this per-sample shape, where it fails on them."""
+    def input_help(
+        self, params: ParamsT, shape: Sequence[int], trunk: nn.Module, shapes: Sequence[Sequence[int]] = ()
+    ) -> str:
+        """What to write so that the trunk takes inputs of this per-sample shape, where it fails on them.
+
+        `shapes` are those of all inputs that go through the trunk.
+        """
         return ""
 
     def for_resolutions(self, params: ParamsT, shapes: Sequence[Sequence[int]]) -> ParamsT:

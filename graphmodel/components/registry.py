@@ -150,7 +150,8 @@ class _SignatureParams(HeadParams):
         if not names:
             return self
         shape = feature.shape
-        found = shape[1] if len(shape) == 4 and isinstance(shape[1], int) else width(feature)
+        channels = shape[-1 if feature.layout == "nhwc" else 1] if len(shape) == 4 else None
+        found = channels if isinstance(channels, int) else width(feature)
         return self.model_copy(update={n: match_width(getattr(self, n), found, (n,), feature) for n in names})
 
 

@@ -132,7 +132,8 @@ class Binder:
             meta = build_on_meta(lambda: family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton=True))
         except TrunkRefusal as error:
             at = (*trunk.at, *error.path)
-            self.report.error("GM201", error.message, self.spec.span(at, key=True), error.help, dotted(at))
+            span = self.spec.span(at, key=error.path != ("name",))
+            self.report.error("GM201", error.message, span, error.help, dotted(at))
             return None
         except Exception as error:  # a constructor's own refusal of its arguments is the user's error
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -117,7 +118,9 @@ class _Builder:
                 feature = trunk.find(source.feature)
                 if feature is None:
                     message = f"the trunk `{trunk.spec.family}` has no feature `{source.feature}`"
-                    self.error("GM213", message, source.at, trunk.feature_help(source.feature), key=True)
+                    # In the long form the feature is the value of `from`; in the short one it is a key.
+                    key = source.at[-1:] != ("from",)
+                    self.error("GM213", message, source.at, trunk.feature_help(source.feature), key=key)
                     continue
                 each = trunk.want(source)
                 if each is None:
@@ -169,12 +172,13 @@ class _Builder:
                 return
             except TraceError as error:
                 size = "×".join(str(d) for d in group.shape)
-                help = trunk.family.input_help(trunk.params, group.shape, trunk.module)
+                shapes = self.binder.shapes(trunk.spec)
+                size_help = trunk.family.input_help(trunk.params, group.shape, trunk.module, shapes)
                 self.error(
-                    "GM305" if help else "GM303",
+                    "GM305" if size_help else "GM303",
                     f"the trunk `{trunk.spec.family}` cannot run on `{item.name}` ({size}): {error}",
                     item.at,
-                    help or "check the input's shape against what the trunk takes",
+                    size_help or error.help or "check the input's shape against what the trunk takes",
                     key=True,
                 )
                 return
@@ -285,7 +289,7 @@ class _Builder:
         assert chain is not None, "unknown heads were reported before"
         for i, module in enumerate(chain):
             name = f"heads.{edge.head}" + (f".{i}" if len(chain) > 1 else "")
-            result = self.call_head(name, module, value, edge, last=i == len(chain) - 1)
+            result = self.call_head(name, module, value, edge, first=i == 0, last=i == len(chain) - 1)
             if result is None:
                 return None
             value = self.single(result) if i < len(chain) - 1 else result
@@ -305,20 +309,28 @@ class _Builder:
         groups, values = self.features[source.input, trunk.spec.name, wanted.name]
         span = self.spec.span(edge.at)
         try:
-            ready = [ops.prepare(self.writer, value, source, span) for value in values]
+            # VISSL pools what it gets, whichever dimension holds the channels, and its files keep its numbers.
+            layout = self.layout(source) if self.spec.dialect == "native" else ""
+            ready = [ops.prepare(self.writer, value, source, span, layout) for value in values]
             return self.in_view_order(source, groups, ready, wanted)
         except ops.CannotApply as error:
             self.error("GM306", f"{error} (`{source.input}.{wanted.feature.name}`)", (*source.at, "pool"), error.help)
             return None
 
-    def call_head(self, name: str, module: BoundModule, value: Value, edge: Edge, *, last: bool) -> Value | None:
+    def call_head(
+        self, name: str, module: BoundModule, value: Value, edge: Edge, *, first: bool, last: bool
+    ) -> Value | None:
         where = ", ".join(
             f"`{s.input}.{s.feature or self.trunks[s.trunk or ''].find(None).name}`"  # type: ignore[union-attr]
             for s in edge.sources
         )
+        info = value.info
+        if first and self.spec.dialect == "native" and ops.is_channels_last(value, edge.sources, self.layout):
+            if self.channels_last(module, value, edge, where):
+                return None
+            info = replace(info, layout="nhwc")
         label = f"{edge.output}" if last else f"{edge.output}_{name.rsplit('.', 1)[-1]}"
         known = self.components.get(name)
-        info = value.info
         try:
             params = module.params.infer(info) if not isinstance(info, (list, dict)) else module.params
             if known is not None and known.params != params:
@@ -345,7 +357,7 @@ class _Builder:
                 "GM304",
                 f"the head `{module.call.name}` {error.message}" + self.origin(where, value),
                 (*module.call.at, *error.path),
-                error.help,
+                error.help or ops.layout_help(value, [self.layout(s) for s in edge.sources]),
             )
             return None
         except Exception as error:  # whatever a head's own forward refuses is a mismatch of the spec
@@ -362,6 +374,19 @@ class _Builder:
             result = self.writer.protect_last(value)
         self.components[name] = component
         return result
+
+    def channels_last(self, module: BoundModule, value: Value, edge: Edge, where: str) -> bool:
+        """Reports a map with channels last that nobody asked for and that the head would take for channels first."""
+        if module.params.any_layout or any(s.layout == "nhwc" for s in edge.sources):
+            return False
+        self.error(
+            "GM304",
+            f"the head `{module.call.name}` reads {where} of shape {value.text}, a map with channels last",
+            edge.sources[0].at,
+            "write `layout: nchw` beside the feature, or `layout: nhwc` if the head takes it so",
+            key=edge.sources[0].at[-1:] != ("from",),
+        )
+        return True
 
     def single(self, value: Value) -> Value:
         """The tensor that the next module of a chain reads; a list of one tensor is that tensor, as in VISSL."""

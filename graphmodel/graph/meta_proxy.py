@@ -21,7 +21,11 @@ FACTORIES = frozenset(
 
 
 class TraceError(Exception):
-    """A trunk that this tracer cannot open; `str()` says what stood in the way."""
+    """A trunk that this tracer cannot open: `str()` says what stood in the way, `help` what to do about it."""
+
+    def __init__(self, message: str, help: str = "") -> None:
+        super().__init__(message)
+        self.help = help
 
 
 class Failed:

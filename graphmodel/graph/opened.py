@@ -62,7 +62,10 @@ def finish(
         if isinstance(value, Failed):
             raise TraceError(value.reason)
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
-            raise TraceError(f"the feature `{name}` is no tensor, it is {_kind(value)}")
+            raise TraceError(
+                f"the feature `{name}` is no tensor, it is {_kind(value)}",
+                "let heads read modules that return tensors, by their dotted paths in the trunk",
+            )
     graph.erase_node(output)
     wanted = {name: _protected(graph, node) for name, node in wanted.items()}
     alive = _alive(graph, list(wanted.values()))
@@ -82,8 +85,10 @@ def finish(
 
 
 def _kind(value: object) -> str:
-    if isinstance(value, (list, tuple, dict)):
-        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, dict):
+        return f"a mapping with {', '.join(f'`{k}`' for k in value)}"
+    if isinstance(value, (list, tuple)):
+        return f"a {'list' if isinstance(value, list) else 'tuple'} of {len(value)}"
     return f"a {type(value).__name__}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,13 +32,25 @@ class CannotApply(Exception):
         self.help = help
 
 
-def prepare(writer: Writer, value: Value, source: Source, span: Span | None) -> Value:
+def prepare(writer: Writer, value: Value, source: Source, span: Span | None, layout: str) -> Value:
     """The feature pooled and flattened as its reader asked; layout and tokens were seen to when the trunk was opened.
+
+    Args:
+        writer: where the calls go.
+        value: the feature.
+        source: what its reader asked for.
+        span: where.
+        layout: how the feature's dimensions are arranged.
 
     Raises:
         CannotApply: where the operation does not fit the feature's shape.
     """
     if source.pool is not None:
+        if layout == "nhwc" and len(value.pair[0].shape) == 4:
+            raise CannotApply(
+                f"`{source.pool.op}` pools maps with channels first and the feature is {value.text}, channels last",
+                "write `layout: nchw` beside the pooling",
+            )
         value = pool(writer, value, source.pool, span)
     if source.flatten and len(value.pair[0].shape) > 2:
         value = writer.function("flatten", torch.flatten, (value, 1), name=f"{value.node}_flat", span=span)
@@ -72,6 +84,14 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None) -> Val
 def channel_axis(layout: str, flattened: bool) -> int:
     """Where a prepared feature has its channels: behind the batch, or last where its layout says so."""
     return -1 if layout in ("nhwc", "nlc") and not flattened else 1
+
+
+def is_channels_last(value: Value, sources: Sequence[Source], layout: Callable[[Source], str]) -> bool:
+    """Whether what a head is about to read is a map whose channels come last."""
+    if any(s.flatten or s.pool is not None for s in sources) or "nhwc" not in map(layout, sources):
+        return False
+    first = value.pair[0]
+    return isinstance(first, torch.Tensor) and first.ndim == 4
 
 
 def layout_help(value: Value, layouts: Sequence[str]) -> str:

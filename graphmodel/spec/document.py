@@ -65,7 +65,11 @@ class Document:
         for end in range(len(path), -1, -1):
             place = self.places.get(tuple(path[:end]))
             if place is not None:
-                wants_key = key or end < len(path)
+                wants_key = key
+                if end < len(path):
+                    # A mapping's key stands for what it lacks; `trunk: resnet` lacks nothing, its value is the name.
+                    above = self.get(path[:end])
+                    wants_key = above is None or isinstance(above, (dict, list))
                 return place.key if wants_key and place.key is not None else place.value
         return None
 

@@ -201,3 +201,88 @@ def test_the_layout_of_an_unknown_feature_is_read_off_its_shape(
     shape: tuple[int, ...], image: tuple[int, int], expected: Arrangement
 ) -> None:
     assert infer(torch.empty(shape, device="meta"), Feature("f", layout="other"), nn.Module(), image) == expected
+
+
+# -- maps with channels last and what reads them --------------------------------------------------------------------
+
+
+def read_by(head: Any, **edge: Any) -> dict[str, Any]:
+    """A head on the second stage of a Swin, N×8×8×192."""
+    mapping = [{"from": {"from": "images.stage2", **edge}, "head": "probe"}]
+    return {"inputs": {"images": [3, 64, 64]}, "trunk": SWIN, "heads": {"probe": head}, "mapping": mapping}
+
+
+PROBE = {"eval_mlp": {"dims": ["auto", 5]}}
+POOLED = {"pool": {"adaptive_avg_pool2d": 1}, "flatten": True}
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_a_probe_never_takes_rows_for_channels(combined: bool) -> None:
+    document = read_by(PROBE)
+    if combined:
+        document["mapping"][0]["from"] = ["images.stage2", "images.layers.1"]
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.compile(document, device="meta")
+    (finding,) = caught.value.diagnostics
+    assert finding.code == "GM304"
+    assert "channels last" in finding.message
+    assert "`layout: nchw`" in finding.help
+
+
+def test_a_probe_refuses_channels_last_even_where_they_are_asked_for() -> None:
+    with pytest.raises(graphmodel.CompileError, match="channels first") as caught:
+        graphmodel.compile(read_by(PROBE, layout="nhwc"), device="meta")
+    assert "`layout: nchw`" in caught.value.diagnostics[0].help
+
+
+def test_pooling_never_takes_rows_for_channels() -> None:
+    with pytest.raises(graphmodel.CompileError, match="channels last") as caught:
+        graphmodel.compile(read_by({"mlp": {"dims": ["auto", 5]}}, **POOLED), device="meta")
+    assert "`layout: nchw`" in caught.value.diagnostics[0].help
+
+
+def test_channels_first_are_what_probes_and_pooling_read() -> None:
+    model = graphmodel.compile(read_by(PROBE, layout="nchw"), seed=0)
+    assert model.heads.probe.channel_bn.num_features == 192
+    model = graphmodel.compile(read_by({"mlp": {"dims": ["auto", 5]}}, layout="nchw", **POOLED), seed=0).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        (stage,) = library(SWIN).forward_intermediates(images, indices=[1], intermediates_only=True)
+        assert torch.allclose(model(images)["probe"], model.heads.probe(stage.mean((2, 3))), atol=1e-6)
+
+
+def test_identity_returns_a_map_as_it_is() -> None:
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found = graphmodel.compile(read_by("identity"), seed=0).eval()(images)["probe"]
+        (stage,) = library(SWIN).forward_intermediates(images, indices=[1], intermediates_only=True, output_fmt="NCHW")
+    assert torch.equal(found.permute(0, 3, 1, 2), stage)
+
+
+def test_a_head_of_the_users_own_reads_channels_last_where_it_says_so() -> None:
+    @graphmodel.register_head("channels_last_head_for_this_test")
+    class Pointwise(nn.Module):
+        def __init__(self, in_features: int, width: int = 3) -> None:
+            super().__init__()
+            self.linear = nn.Linear(in_features, width)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x)
+
+    head = "channels_last_head_for_this_test"
+    with pytest.raises(graphmodel.CompileError, match="channels last"):
+        graphmodel.compile(read_by(head), device="meta")
+    model = graphmodel.compile(read_by(head, layout="nhwc"), device="meta")
+    assert model.heads.probe.linear.in_features == 192
+
+
+def test_a_probe_on_tokens_is_offered_a_map() -> None:
+    document = {
+        "inputs": {"images": [3, 160, 160]},
+        "trunk": VIT,
+        "heads": {"probe": PROBE},
+        "mapping": [{"from": "images.block2", "head": "probe"}],
+    }
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.compile(document, device="meta")
+    assert "`layout: nchw`" in caught.value.diagnostics[0].help

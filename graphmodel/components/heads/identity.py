@@ -12,6 +12,8 @@ from graphmodel.components.registry import register_head
 class IdentityParams(HeadParams):
     """No parameters."""
 
+    any_layout = True
+
 
 @register_head("identity", params=IdentityParams)
 class Identity(nn.Module):

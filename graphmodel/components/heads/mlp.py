@@ -154,6 +154,12 @@ class EvalMlpParams(NormParams):
         shape = feature.shape
         if len(shape) not in (2, 4) or not all(isinstance(d, int) for d in shape[1:]):
             raise HeadMismatch(f"wants a feature map (N×C×H×W) or vectors (N×C) and the feature is {feature}")
+        if feature.layout == "nhwc":
+            raise HeadMismatch(
+                f"wants a feature map with channels first and the feature is {feature}, channels last",
+                (),
+                "write `layout: nchw` beside the feature",
+            )
         sizes = feature.sample
         total = sizes[0] if len(sizes) == 1 else sizes[0] * sizes[1] * sizes[2]
         channels = match_width(self.in_channels, sizes[0], ("in_channels",), feature)

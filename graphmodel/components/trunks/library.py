@@ -16,6 +16,7 @@ from graphmodel.components.library_features import default_of, features_of, nami
 from graphmodel.diagnostics import choices_help
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+TWICE = re.compile(r"multiple values for keyword argument '(\w+)'")
 
 
 class LibraryParams(BaseModel):
@@ -47,15 +48,65 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         return self.constructed(lambda: self.make(params.keywords(), input_type), params)
 
     def constructed(self, make: Callable[[], nn.Module], params: LibraryParams) -> nn.Module:
-        """What `make` returns; an unknown argument becomes a refusal that names the near ones."""
+        """What `make` returns; an argument that is unknown, or that the model's name decides, is refused by name."""
         try:
-            return make()
+            return self.checked(make(), params)
         except TypeError as error:
+            decided = TWICE.search(str(error))
+            if decided is not None and decided[1] in params.keywords():
+                help = "leave it out, or name a model that differs in it"
+                raise TrunkRefusal(f"`{self.name}` sets `{decided[1]}` itself", (decided[1],), help) from error
             unknown = UNEXPECTED.search(str(error))
             if unknown is None or unknown[1] not in params.keywords():
+                self.blame(error, params)
                 raise
             help = choices_help(unknown[1], list(self.keywords()), "the library takes")
             raise TrunkRefusal(f"`{self.name}` takes no `{unknown[1]}`", (unknown[1],), help) from error
+        except TrunkRefusal:
+            raise
+        except Exception as error:
+            self.blame(error, params)
+            raise
+
+    def checked(self, module: nn.Module, params: LibraryParams) -> nn.Module:
+        """The model, unless a switch was given a word: YAML 1.2 reads `no` as text, and text counts as true.
+
+        Raises:
+            TrunkRefusal: where that is so.
+        """
+        switches = {k for k, default in keywords_of(type(module)).items() if isinstance(default, bool)}
+        for name, value in params.keywords().items():
+            if name in switches and isinstance(value, str):
+                raise TrunkRefusal(
+                    f"`{name}` is true or false, this is the text `{value}`", (name,), "write true or false"
+                )
+        return module
+
+    def blame(self, error: Exception, params: LibraryParams) -> None:
+        """Refuses the one argument without which the model can be built, if it is one.
+
+        Raises:
+            TrunkRefusal: names the argument and what the library said of it.
+        """
+        written = params.keywords()
+        if self.can_make(written):  # then it is the weights that failed, which are not these arguments' fault
+            return
+        guilty = [name for name in written if self.can_make({k: v for k, v in written.items() if k != name})]
+        if len(guilty) == 1:
+            (name,) = guilty
+            text = (str(error).strip().splitlines() or [""])[0]
+            said = f"{type(error).__name__}: {text}" if isinstance(error, LookupError) else text
+            raise TrunkRefusal(
+                f"`{self.name}` cannot be built with `{name}: {written[name]}`: {said}", (name,)
+            ) from error
+
+    def can_make(self, keywords: dict[str, Any]) -> bool:
+        """Whether the library builds the model with these arguments."""
+        try:
+            build_on_meta(lambda: self.make(keywords, "rgb"))
+        except Exception:  # whatever it is, it did not build
+            return False
+        return True
 
     def keywords(self) -> dict[str, Any]:
         """The arguments that the library's model takes, with the defaults of its class."""
@@ -71,29 +122,58 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         naming = naming_of(trunk)
         return naming.normed(feature, trunk, norm) if naming is not None else None
 
-    def input_help(self, params: LibraryParams, shape: Sequence[int], trunk: nn.Module) -> str:
-        names = keywords_of(type(trunk))
+    def input_help(
+        self,
+        params: LibraryParams,
+        shape: Sequence[int],
+        trunk: nn.Module,
+        shapes: Sequence[Sequence[int]] = (),
+    ) -> str:
         size = self.built_for(params, trunk)
         if len(shape) != 3 or size is None or tuple(shape) == tuple(size):
             return ""
-        channels, height, width = shape
         helps = []
-        if channels != size[0]:
+        if shape[0] != size[0]:
             helps.append(
-                f"it takes {size[0]} channels" + (f"; write `in_chans: {channels}`" if self.takes_channels else "")
+                f"it takes {size[0]} channels" + (f"; write `in_chans: {shape[0]}`" if self.takes_channels else "")
             )
-        if (height, width) != tuple(size[1:]):
-            pair = f"[{height}, {width}]"
-            single = str(height) if height == width else pair
-            values = {"img_size": single, "image_size": single, "input_size": pair}
-            options = [f"`{n}: {value}` for this size alone" for n, value in values.items() if n in names]
-            options += ["`dynamic_img_size: true` for any size"] if "dynamic_img_size" in names else []
-            helps += [f"it is built for {size[1]}×{size[2]} pixels; write {' or '.join(options)}"] if options else []
+        if tuple(shape[1:]) != tuple(size[1:]):
+            several = len({tuple(s[1:]) for s in shapes}) > 1
+            helps += _size_help(keywords_of(type(trunk)), params.keywords(), shape[1:], size[1:], trunk, several)
         return "; ".join(helps)
 
     def built_for(self, params: LibraryParams, trunk: Any) -> Sequence[int] | None:
         """The input shape that the model is built for, where it is known."""
         return None
+
+
+def _size_help(
+    names: dict[str, Any],
+    written: dict[str, Any],
+    wanted: Sequence[int],
+    size: Sequence[int],
+    trunk: Any,
+    several: bool,
+) -> list[str]:
+    """What to write for images of another size (height, width), as far as the model has an option for it."""
+    dynamic = "dynamic_img_size" in names
+    patch = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, int):
+        patch = (patch, patch)
+    if dynamic and isinstance(patch, tuple) and any(w % p for w, p in zip(wanted, patch, strict=True)):
+        near = "×".join(str(max(1, round(w / p)) * p) for w, p in zip(wanted, patch, strict=True))
+        whole = patch[0] if patch[0] == patch[1] else "×".join(map(str, patch))
+        pad = "; or write `dynamic_img_pad: true` to pad" if "dynamic_img_pad" in names else ""
+        return [f"heights and widths are multiples of {whole}, such as {near}{pad}"]
+    value = str(wanted[0]) if wanted[0] == wanted[1] else f"[{wanted[0]}, {wanted[1]}]"
+    values = {"img_size": value, "image_size": value, "input_size": f"[{wanted[0]}, {wanted[1]}]"}
+    options = [f"`{n}: {v}`" for n, v in values.items() if n in names]
+    built = f"it is built for {size[0]}×{size[1]} pixels"
+    if several and options and not dynamic:
+        return [f"{built} and takes one size alone ({' or '.join(options)} for this one); give it inputs of one size"]
+    options = [f"{o} for this size alone" for o in options]
+    options += ["`dynamic_img_size: true` for any size"] if dynamic and not written.get("dynamic_img_size") else []
+    return [f"{built}; write {' or '.join(options)}"] if options else []
 
 
 def keywords_of(model: type[Any]) -> dict[str, Any]:

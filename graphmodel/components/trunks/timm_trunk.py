@@ -14,6 +14,7 @@ from graphmodel.components.base import TrunkRefusal
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks.library import LibraryParams, LibraryTrunk, keywords_of
+from graphmodel.diagnostics import choices_help
 
 REFUSED = {
     "pretrained": "write it as it is, beside `name`; it is no argument here",
@@ -61,10 +62,22 @@ class TimmTrunk(LibraryTrunk):
         for name, help in REFUSED.items():
             if name in keywords:
                 raise TrunkRefusal(f"`{self.name}` cannot take `{name}`", (name,), help)
+        self.check_tag()
         if input_type == "lab":
             keywords = {"in_chans": 1, **keywords}
         module: nn.Module = timm.create_model(self.variant, **keywords, **more)
         return module
+
+    def check_tag(self) -> None:
+        """Refuses `resnet50.a9_in1k`: timm publishes weights under other tags."""
+        from timm.models import get_arch_pretrained_cfgs
+
+        model, dot, tag = self.variant.partition(".")
+        if not dot or ":" in model or self.variant in (known := get_arch_pretrained_cfgs(model)):
+            return
+        tags = [name.partition(".")[2] for name in known if "." in name]
+        help = choices_help(tag, tags, "tags") if tags else f"write `timm:{model}`"
+        raise TrunkRefusal(f"timm publishes no weights `{tag}` for `{model}`", ("name",), help)
 
     def keywords(self) -> dict[str, Any]:
         return {**super().keywords(), **dict.fromkeys(FACTORY)}
