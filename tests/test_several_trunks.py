@@ -342,3 +342,120 @@ def test_a_factory_of_a_library_has_the_librarys_names() -> None:
     own = timm_model(num_classes=3).eval()
     x = torch.rand(2, 3, 64, 64)
     assert torch.equal(model(x)["logits"], own(x))
+
+
+# -- modules that callers hand over --------------------------------------------------------------------------------
+
+
+class Small(nn.Module):
+    """A module of a user's own: a convolution, a loop over layers, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.layers = nn.ModuleList([nn.Conv2d(8, 8, 3, 1, 1) for _ in range(2)])
+        self.classifier = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.stem(x)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return self.classifier(x.mean((2, 3)))
+
+
+class InTuple(Small):
+    def forward(self, x: torch.Tensor) -> Any:
+        y = super().forward(x)
+        return y, {"double": y * 2}
+
+
+def handed(*features: str | None) -> dict[str, Any]:
+    document: dict[str, Any] = {"inputs": SMALL, "trunk": "mine"}
+    return document | ({"mapping": {"images": dict.fromkeys(features)}} if features else {})
+
+
+def test_parts_of_what_a_module_returns_are_features() -> None:
+    module = InTuple().eval()
+    model = graphmodel.compile(handed("output.0", "output.1.double", "layers.0"), trunks={"trunk": module}).eval()
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        first, double, layer = model(x).values()
+        y, rest = module(x)
+        assert torch.equal(first, y)
+        assert torch.equal(double, rest["double"])
+        assert torch.equal(layer, module.layers[0](module.stem(x)))
+
+
+def test_the_lists_of_timms_feature_nets_are_features() -> None:
+    net = timm_model(features_only=True).eval()
+    model = graphmodel.compile(handed("output.0", "output.4"), trunks={"trunk": net}).eval()
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        maps = net(x)
+        assert all(torch.equal(a, b) for a, b in zip(model(x).values(), (maps[0], maps[4]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("module", "features", "code", "help"),
+    [
+        (InTuple(), (), "GM303", "`output.0`, `output.1`"),
+        (InTuple(), ("output.1",), "GM303", "`output.1.double`"),
+        (InTuple(), ("output.1.triple",), "GM306", "`double`"),
+        (Small(), ("output.a",), "GM306", "one tensor"),
+        (Small(), ("layers.7",), "GM213", "features: output"),
+        (torch.compile(Small()), (), "GM303", "before it"),
+        (torch.jit.trace(Small(), torch.rand(1, 3, 8, 8)), (), "GM303", "made from"),
+        (len, (), "GM303", "hand over a module"),
+    ],
+)
+def test_what_cannot_be_read_of_a_given_module_says_what_can(
+    module: Any, features: tuple[str, ...], code: str, help: str
+) -> None:
+    finding = diagnostic(handed(*features), trunks={"trunk": module})
+    assert finding.code == code
+    assert help in finding.help
+
+
+class Loop(nn.Module):
+    """Goes over its samples one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Small()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.inner(x[i : i + 1]) for i in range(len(x))])
+
+
+def test_a_loop_over_samples_stays_closed_or_is_refused() -> None:
+    module = Loop().eval()
+    model = graphmodel.compile(handed(), trunks={"trunk": module}).eval()
+    for batch in (1, 5):
+        x = torch.rand(batch, 3, 64, 64)
+        with torch.no_grad():
+            assert torch.equal(model(x)["features"], module(x))
+    finding = diagnostic(handed("inner.stem"), trunks={"trunk": Loop()})
+    assert finding.code == "GM303"
+    assert "changes with the batch" in finding.message
+    assert "loop over samples" in finding.help
+
+
+class Noisy(Small):
+    def forward(self, x: torch.Tensor) -> Any:
+        y = super().forward(x)
+        return y + torch.randn_like(y) if self.training else y
+
+
+def test_noise_in_training_stays_closed_or_is_refused() -> None:
+    module = Noisy()
+    model = graphmodel.compile(handed(), trunks={"trunk": module})
+    x = torch.rand(2, 3, 64, 64)
+    for training in (True, False):
+        model.train(training)
+        torch.manual_seed(0)
+        found = model(x)["features"]
+        torch.manual_seed(0)
+        assert torch.equal(found, module.train(training)(x))
+    finding = diagnostic(handed("classifier", "output"), trunks={"trunk": Noisy()})
+    assert "in training than in eval mode: `add(" in finding.message
+    assert "module of its own" in finding.help

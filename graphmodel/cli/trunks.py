@@ -110,19 +110,16 @@ def _print_page(name: str, items: Any, size: str | None, form: options.Format) -
 
     from graphmodel.cli import console
     from graphmodel.cli.catalogue import trunk_page
-    from graphmodel.components.registry import find_trunk, trunk_names
-    from graphmodel.diagnostics import choices_help
+    from graphmodel.components.registry import find_trunk
+    from graphmodel.graph.binding import unknown_help
     from graphmodel.spec.document import fail
     from graphmodel.spec.merge import apply_overrides, from_mapping
 
     shape = options.shapes([f"input={size}"])["input"] if size else None
     family = find_trunk(name)
     if family is None or (getattr(family, "variants", None) is not None and ":" not in name):
-        library, colon, _ = name.partition(":")
-        suggest = getattr(find_trunk(library), "variants", None)
-        names = [f"{library}:{v}" for v in suggest()] if suggest is not None else trunk_names()
-        message = f"unknown trunk `{name}`" if colon or family is None else f"`{name}` needs a model: `{name}:NAME`"
-        raise fail("GM205", message, help=choices_help(name, names, "trunks"))
+        message = f"unknown trunk `{name}`" if family is None else f"`{name}` needs a model: `{name}:NAME`"
+        raise fail("GM205", message, help=unknown_help(name if family is None else f"{name}:"))
     given = apply_overrides(from_mapping({}), items).data
     page = trunk_page(name, family, given, shape)  # type: ignore[arg-type]
     if form is options.Format.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -199,6 +200,37 @@ def of_taps(trunk: nn.Module, features: Sequence[Feature], whole: Any, running: 
         f.name: values[0] if f.compute is None else f.compute(trunk, *values)
         for f, values in zip(features, tapped, strict=True)
     }
+
+
+def part_of(name: str, trunk: nn.Module) -> Feature | None:
+    """The feature `PATH.KEY`: an item of the list, tuple or mapping that a module returns, or of the trunk's `output`.
+
+    Items of modules are counted (`rnn.0`); only `output` may have names, so that a mistyped path is not taken for one.
+    """
+    path, _, rest = name.partition(".") if name.startswith("output.") else name.rpartition(".")
+    keys = tuple(rest.split("."))
+    if not rest or path != "output":
+        module = dict(trunk.named_modules()).get(path)
+        if not rest.isdigit() or module is None or isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+            return None
+    return Feature(name, () if path == "output" else (path,), partial(_item, name, keys), layout="other")
+
+
+def _item(name: str, keys: tuple[str, ...], trunk: nn.Module, value: Any) -> Any:
+    for key in keys:
+        if isinstance(value, Mapping) and key in value:
+            value = value[key]
+        elif isinstance(value, (list, tuple)) and key.isdigit() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            shown = list(value) if isinstance(value, Mapping) else range(len(value)) if _is_list(value) else []
+            what = f"it has {', '.join(f'`{k}`' for k in shown)}" if shown else "it is one tensor"
+            raise CannotArrange(f"`{name}` names no item of what the module returns", what, name)
+    return value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 class CannotArrange(Exception):

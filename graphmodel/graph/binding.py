@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from graphmodel.components.base import INPUT_OF, Feature, HeadParams, TrunkFamily, TrunkRefusal
+from graphmodel.components.base import INPUT_OF, Feature, HeadParams, TrunkFamily, TrunkRefusal, part_of
 from graphmodel.components.construct import build_on_meta, meta_copy
 from graphmodel.components.registry import HeadEntry, PlainTrunk, find_head, find_trunk, head_names, trunk_names
 from graphmodel.components.trunks.library import LibraryParams, LibraryTrunk
@@ -48,7 +49,7 @@ class BoundTrunk:
             return found
         if name and any(path == name for path, _ in self.module.named_modules()):
             return Feature(name, (name,), layout="other")
-        return None
+        return part_of(name, self.module)
 
     def want(self, source: Source) -> Wanted | None:
         """The feature as a source asks for it; None where there is none, or none with (or without) the final norm."""
@@ -172,8 +173,17 @@ class Binder:
         items = [self.spec.inputs[n] for n in names if n in self.spec.inputs]
         return [shape for item in items for shape in item.views or (item.shape,) if shape is not None]
 
-    def given_trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk:
+    def given_trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk | None:
         module = self.given[trunk.name]
+        problem = _cannot_open(module)
+        if problem is not None:
+            self.report.error(
+                "GM303",
+                f"the module given for the trunk `{trunk.name}` {problem[0]}",
+                self.spec.span(trunk.at),
+                problem[1],
+            )
+            return None
         if trunk.pretrained:
             self.report.error(
                 "GM205",
@@ -243,14 +253,25 @@ class Binder:
         return bound if len(bound) == len(head.chain) else None
 
 
+def _cannot_open(module: Any) -> tuple[str, str] | None:
+    """What stands in the way of opening what a caller handed over, and what to hand over instead."""
+    if not isinstance(module, nn.Module):
+        return f"is a {type(module).__name__} and no `nn.Module`", "hand over a module: `trunks={'trunk': module}`"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is TorchScript, which has no Python code to trace", "hand over the module that it was made from"
+    if hasattr(module, "_orig_mod"):
+        return "went through `torch.compile`", "hand over the module before it, and compile what comes out"
+    return None
+
+
 def unknown_help(name: str) -> str:
     """What to write instead of a trunk that there is not."""
-    library, colon, _ = name.partition(":")
+    library, colon, variant = name.partition(":")
     variants = getattr(find_trunk(library), "variants", None) if colon else None
     if variants is None:
         return choices_help(name, trunk_names(), "`graphmodel trunks` lists them all; some are")
     names = [f"{library}:{v}" for v in variants()]
-    near = did_you_mean(name, names)
+    near = did_you_mean(name, names) if variant else ""
     return " ".join(part for part in (near, f"`graphmodel trunks {library}:` lists all {len(names)}") if part)
 
 

@@ -178,7 +178,7 @@ class _Builder:
                     "GM305" if size_help else "GM303",
                     f"the trunk `{trunk.spec.family}` cannot run on `{item.name}` ({size}): {error}",
                     item.at,
-                    size_help or error.help or "check the input's shape against what the trunk takes",
+                    size_help or error.help or "check the input's shape and dtype against what the trunk takes",
                     key=True,
                 )
                 return

@@ -104,7 +104,13 @@ class MetaProxy(fx.Proxy):
         return self.tracer.create_proxy("call_method", "size", (self, dim), {})
 
     def __len__(self) -> int:
-        return len(self.values[0])
+        first, second = map(len, self.values)
+        if first != second:
+            raise TraceError(
+                f"control flow depends on `len({self.node.name})`, which changes with the batch",
+                "write `.size(0)` where the module's code means a number; a loop over samples cannot be traced",
+            )
+        return first
 
     def __getitem__(self, index: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
@@ -112,7 +118,7 @@ class MetaProxy(fx.Proxy):
     def __iter__(self) -> Iterator[Any]:
         first = self.values[0]
         if isinstance(first, (torch.Tensor, list, tuple)):
-            return iter([self[i] for i in range(len(first))])
+            return iter([self[i] for i in range(len(self))])
         raise TraceError(f"iteration over `{self.node.name}`")
 
     def __index__(self) -> int:
@@ -136,9 +142,15 @@ def constant(proxy: fx.Proxy) -> Any:
     """
     first, second = proxy.node.meta["values"]
     if isinstance(first, torch.Tensor):
-        raise TraceError(f"control flow depends on the numbers in the tensor `{proxy.node.name}`")
+        raise TraceError(
+            f"control flow depends on the numbers in the tensor `{proxy.node.name}`",
+            "a graph cannot branch on data: use `torch.where` in the module's code",
+        )
     if first != second:
-        raise TraceError(f"control flow depends on `{proxy.node.name}`, which changes with the batch")
+        raise TraceError(
+            f"control flow depends on `{proxy.node.name}`, which changes with the batch",
+            "one graph serves every batch size: let the module's code do the same for all of them",
+        )
     return first
 
 

@@ -25,6 +25,8 @@ DROPOUTS: dict[Any, type[nn.Module]] = {
 }
 """Functional dropout and the module of the same effect."""
 
+BY_MODE_HELP = "put what differs into a module of its own in the trunk's code, or read the trunk's own result alone"
+
 
 class ByMode(nn.Module):
     """A function that acts by mode: with other arguments (attention's `dropout_p`) or in training alone (augmentation).
@@ -128,12 +130,12 @@ class _Joiner:
                 source = stands_for[node.all_input_nodes[0]]
                 stands_for[self.in_training(node)] = source
             else:
-                raise TraceError(_differs(node, still[0] if still else None))
+                raise TraceError(_differs(node, still[0] if still else None), BY_MODE_HELP)
         if still:
-            raise TraceError("the trunk does more in eval mode than in training mode")
+            raise TraceError("the trunk does more in eval mode than in training mode", BY_MODE_HELP)
         for name, node in self.moving.features.items():
             if stands_for[node] is not _source(self.still.features[name]):
-                raise TraceError(f"the feature `{name}` is another value in training mode")
+                raise TraceError(f"the feature `{name}` is another value in training mode", BY_MODE_HELP)
         return replace(self.moving, extras=self.extras)
 
     def match(self, node: fx.Node, other: fx.Node, stands_for: dict[fx.Node, fx.Node]) -> bool:
@@ -207,8 +209,15 @@ def _keeps_shape(node: fx.Node) -> bool:
 
 
 def _differs(node: fx.Node, other: fx.Node | None) -> str:
-    there = other.format_node() if other is not None else "nothing"
-    return f"the trunk does other things in training than in eval mode: `{node.format_node()}` against `{there}`"
+    there = f"`{_call(other)}`" if other is not None else "nothing"
+    return f"the trunk does other things in training than in eval mode: `{_call(node)}` against {there}"
+
+
+def _call(node: fx.Node) -> str:
+    """A call as it would be written."""
+    name = getattr(node.target, "__name__", None) or str(node.target)
+    arguments = [*map(str, node.args), *(f"{k}={v}" for k, v in node.kwargs.items())]
+    return f"{name}({', '.join(arguments)})"
 
 
 def _source(node: fx.Node) -> fx.Node:

@@ -64,7 +64,7 @@ def finish(
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
             raise TraceError(
                 f"the feature `{name}` is no tensor, it is {_kind(value)}",
-                "let heads read modules that return tensors, by their dotted paths in the trunk",
+                _parts_help(name, value),
             )
     graph.erase_node(output)
     wanted = {name: _protected(graph, node) for name, node in wanted.items()}
@@ -82,6 +82,13 @@ def finish(
     for node, name in zip(placeholders, names, strict=True):
         node.meta["input"] = name
     return Opened(graph, wanted, tuple(names), dict(arrangements), extras)
+
+
+def _parts_help(name: str, value: object) -> str:
+    """How to name the parts of what is no tensor."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, (list, tuple)) else ()
+    parts = [f"`{name}.{key}`" for key in keys]
+    return f"read a part of it: {', '.join(parts[:8])}" if parts else "let heads read modules that return tensors"
 
 
 def _kind(value: object) -> str:

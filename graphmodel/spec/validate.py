@@ -138,7 +138,8 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
             if prefix == "Input should be ":
                 text = f"should be {text}, this is {_shown(value)}"
     message, _, help = text.partition("; help: ")
-    return Diagnostic("GM202", f"`{where}`: {message}", document.span(path), help, path=where)
+    joined = f"`{where}`: {message}" if where else f"the spec {message}"
+    return Diagnostic("GM202", joined, document.span(path), help, path=where)
 
 
 def _quoted(text: str) -> str:
