@@ -245,34 +245,26 @@ def fullgraph(name: str) -> Result:
         start = time.process_time()
         got = torch.compile(compiled, fullgraph=True)(images)
         seconds = time.process_time() - start
-    wrong = far(got, expected, 1e-3)
-    precise = ""
-    if wrong:
-        # Deep models magnify rounding. What rounding alone does is gone in double precision, a wrong graph is not.
-        precise = f"{wrong[0]} in float32; "
-        compiled, images = compiled.double(), images.double()
-        with torch.no_grad():
-            expected = compiled(images)
-            torch.compiler.reset()
-            wrong = far(torch.compile(compiled, fullgraph=True)(images), expected, 1e-6)
-        precise += "as good as equal in float64" if not wrong else "differs in float64 too"
+        # Deep models magnify rounding: what the last bit of the images changes, a compiler may change too.
+        nudged = compiled(images * (1 + 1e-7 * torch.randn_like(images)))
+    wrong, rounding = [], []
+    for key, error in distances(got, expected).items():
+        if not error < 1e-3:
+            own = distances(nudged, expected)[key]
+            text = f"{key} differs by {error:.2g} of its largest value, and by {own:.2g} for images one bit away"
+            (rounding if error < own else wrong).append(text)
     return {
         "ok": not wrong and copied,
         "family": family_of(module),
         "seconds": round(seconds, 1),
         "reason": "; ".join([*wrong, *([] if copied else ["a deep copy gives other numbers"])]),
-        "note": precise,
+        "note": "; ".join(rounding[-1:]),
     }
 
 
-def far(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> list[str]:
-    """Where outputs differ by more than a fraction of their largest value."""
-    wrong = []
-    for key, value in expected.items():
-        error = (found[key] - value).abs().max().item() / (value.abs().max().item() or 1.0)
-        if not error < tolerance:
-            wrong.append(f"{key} differs by {error:.2g} of its largest value")
-    return wrong
+def distances(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
+    """The largest difference of each output, as a fraction of its largest value."""
+    return {k: (found[k] - v).abs().max().item() / (v.abs().max().item() or 1.0) for k, v in expected.items()}
 
 
 JOBS: dict[str, Callable[[str], Result]] = {"meta": on_meta, "equal": equal, "fullgraph": fullgraph}
