@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, create_model
@@ -137,6 +139,11 @@ def _load_all() -> None:
         parent = importlib.import_module(f"graphmodel.components.{package}")
         for module in pkgutil.iter_modules(parent.__path__, parent.__name__ + "."):
             importlib.import_module(module.name)
+    for entry in metadata.entry_points(group="graphmodel.components"):
+        try:
+            entry.load()  # its decorators register what it has
+        except Exception as error:  # one broken package must not take every spec down
+            warnings.warn(f"heads and trunks of `{entry.value}` are missing: {error}", stacklevel=2)
 
 
 # -- modules registered by their signature ---------------------------------------------------------------------------

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +159,29 @@ def test_registering_the_same_class_again_is_harmless() -> None:
                 return x
 
     assert find_head("again") is not None
+
+
+def test_installed_packages_register_by_entry_points(tmp_path: Path) -> None:
+    (tmp_path / "their_heads.py").write_text(
+        "import graphmodel\nfrom torch import nn\n\n"
+        "@graphmodel.register_head('theirs')\nclass Theirs(nn.Linear):\n"
+        "    def __init__(self, in_features: int, size: int = 7):\n        super().__init__(in_features, size)\n"
+    )
+    info = tmp_path / "their_heads-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-heads\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[graphmodel.components]\nheads = their_heads\nbroken = not_there\n")
+    program = (
+        "import graphmodel\n"
+        "spec = {'inputs': {'x': [3, 32, 32]}, 'trunk': {'name': 'resnet', 'depth': 18}, 'heads': {'h': 'theirs'}}\n"
+        "print(tuple(graphmodel.compile(spec, device='meta').heads.h.weight.shape))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "(7, 512)"
+    assert "`not_there` are missing" in run.stderr
