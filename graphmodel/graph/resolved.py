@@ -16,22 +16,35 @@ def resolved_spec(graph: ModelGraph) -> ModelSpec:
     """The spec that builds the same graph and says everything; written as `spec.lock.yaml`.
 
     Every parameter of every trunk and head is there, `auto` is the width that was read off the feature, a source
-    without a feature names its trunk's default, and freeze patterns are in the module's own names.
+    without a feature names its trunk's default, and freeze patterns are in the module's own names. Of a slice it says
+    what the slice holds.
     """
     spec = graph.spec
+    edges = [e for e in spec.edges if e.output in graph.outputs]
+    trunks = {s.trunk for e in edges for s in e.sources}
+    heads = {e.head for e in edges}
+    gone = (
+        *(f"heads.{name}" for name in spec.heads if name not in heads),
+        *(f"trunks.{name}" for name in spec.trunks if name not in trunks),
+    )
     by_name = graph.components
     single = list(spec.trunks) == ["trunk"]
     paths = {name: "trunk" if single else f"trunks.{name}" for name in spec.trunks}
     return spec.model_copy(
         update={
-            "trunks": {n: _trunk(t, by_name.get(paths[n])) for n, t in spec.trunks.items()},
-            "heads": {n: _head(h, graph) for n, h in spec.heads.items()},
+            "inputs": {n: i for n, i in spec.inputs.items() if n in graph.inputs},
+            "trunks": {n: _trunk(t, by_name.get(paths[n])) for n, t in spec.trunks.items() if n in trunks},
+            "heads": {n: _head(h, graph) for n, h in spec.heads.items() if n in heads},
             "head_defaults": {},
             "edges": tuple(
-                e.model_copy(update={"sources": tuple(_source(s, by_name, paths) for s in e.sources)})
-                for e in spec.edges
+                e.model_copy(update={"sources": tuple(_source(s, by_name, paths) for s in e.sources)}) for e in edges
             ),
-            "freeze": graph.frozen[len(trunk_patterns(spec)) :],
+            "outputs": graph.structure,
+            "freeze": tuple(
+                pattern
+                for pattern in graph.frozen[len(trunk_patterns(spec)) :]
+                if not any(pattern == name or pattern.startswith(f"{name}.") for name in gone)
+            ),
         }
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import graphmodel
 from graphmodel.dialects.dump import dump, to_yaml
@@ -111,3 +112,29 @@ def test_dumping_leaves_the_spec_alone(two_inputs: dict[str, Any]) -> None:
     before = content(spec)
     dump(spec)["heads"]["image"]["mlp"]["dims"].append(3)
     assert content(spec) == before
+
+
+def test_a_slice_says_what_it_holds_and_builds_it_again() -> None:
+    document = {
+        "inputs": {"images": [3, 64, 64], "patches": [3, 32, 32]},
+        "trunks": {"student": {"name": "resnet", "depth": 18}, "teacher": {"name": "resnet", "depth": 18}},
+        "heads": {"a": {"mlp": {"dims": ["auto", 3]}}, "b": [{"mlp": {"dims": ["auto", 4]}}, "identity"]},
+        "mapping": [
+            {"from": "images.student.flatten", "head": "a", "as": "first"},
+            {"from": "patches.teacher.flatten", "head": "b", "as": "second"},
+        ],
+        "freeze": ["heads.b", "trunks.student.conv1", "*.bn1.*"],
+    }
+    model = graphmodel.compile(document, seed=0).eval()
+    part = model.slice(outputs=["first"])
+    spec = resolved_spec(part.model_graph)
+    assert list(spec.inputs) == ["images"]
+    assert list(spec.trunks) == ["student"]
+    assert list(spec.heads) == ["a"]
+    rebuilt = graphmodel.compile(again(spec), seed=1).eval()
+    rebuilt.load_state_dict(part.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images, torch.rand(1, 3, 32, 32))["first"]
+        assert torch.equal(rebuilt(images)["first"], expected)
+    assert not any(p.requires_grad for p in rebuilt.trunks.student.conv1.parameters())
