@@ -60,12 +60,12 @@ class _Resolver:
         edges = self.resolve_edges()
         self.check_companions()
         self.report.raise_errors()
-        edges = self.name_outputs(edges)
-        edges, outputs = self.select_outputs(edges)
+        mapped = self.name_outputs(edges)
+        edges, outputs = self.select_outputs(mapped)
         if not edges and not self.report.errors:
             key = "outputs" if self.surface.outputs is not None else "mapping"
             self.error("GM209", "the model has no output", (key,), "say which feature or head gives one", key=True)
-        self.note_unused(edges)
+        self.note_unused(edges, mapped)
         self.report.raise_errors()
         weights = surface.weights
         spec = ModelSpec(
@@ -399,10 +399,10 @@ class _Resolver:
         names |= {c for n in names if n in self.inputs for c in self.inputs[n].companions}
         return {n: i for n, i in self.inputs.items() if n in names}
 
-    def note_unused(self, edges: list[Edge]) -> None:
+    def note_unused(self, edges: list[Edge], mapped: list[Edge]) -> None:
         used = self.used_inputs(edges)
         for name, head in self.heads.items():
-            if not any(e.head == name for e in edges):
+            if not any(e.head == name for e in mapped):
                 self.report.warning(
                     "GM210", f"no feature is mapped to the head `{name}`: it is left out", self.document.span(head.at)
                 )
