@@ -35,7 +35,8 @@ ENTRIES = (
         "GM303",
         "the trunk cannot run on the input",
         """The trunk was built and its code fails on an input of this shape: the wrong number of channels, an image
-            too small for its strides, or control flow that depends on the values of tensors.""",
+            too small for its strides, control flow that depends on the values of tensors or on the batch size, or a
+            result that is no tensor (its parts are features: `output.0`, `output.name`).""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [1, 64, 64]}
@@ -49,7 +50,8 @@ ENTRIES = (
         "GM304",
         "the head does not fit the feature",
         """The head wants another width or layout than the feature has; both are named. Write the feature's width or
-            `auto`, or pool or flatten the feature on its way.""",
+            `auto`, or pool or flatten the feature on its way; for a map of tokens, or of a map with channels last, write
+            `layout: nchw`.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -78,7 +80,7 @@ ENTRIES = (
         "GM306",
         "a feature cannot be prepared or joined",
         """Pooling needs feature maps at least as large as its kernel; features that are joined need sizes that
-            agree.""",
+            agree. Layouts, tokens and norms are had of some features alone: a vector has no tokens.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
