@@ -50,7 +50,7 @@ ENTRIES = (
         "GM304",
         "the head does not fit the feature",
         """The head wants another width or layout than the feature has; both are named. Write the feature's width or
-            `auto`, or pool or flatten the feature on its way; for a map of tokens, or of a map with channels last, write
+            `auto`, or pool or flatten the feature on its way. Tokens and maps with channels last become maps by
             `layout: nchw`.""",
         """
             trunk: {name: resnet, depth: 18}
