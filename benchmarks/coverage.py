@@ -365,13 +365,13 @@ def smallest_of_families(results: dict[tuple[str, str], Result], wanted: list[st
     return [name for _, name in best.values()]
 
 
-def small(results: dict[tuple[str, str], Result], wanted: list[str], limit: float) -> list[str]:
-    """Models of at most `limit` million parameters, and the smallest of every family."""
+def small(results: dict[tuple[str, str], Result], wanted: list[str], limit: float, pixels: int) -> list[str]:
+    """Models of at most `limit` million parameters and images of `pixels` a side, and the smallest of every family."""
     least = set(smallest_of_families(results, wanted))
     chosen = []
     for name in wanted:
         entry = results.get(("meta", name))
-        fits = entry is not None and entry["ok"] and entry["parameters"] <= limit * 1e6 and entry["shape"][1] <= 288
+        fits = entry is not None and entry["ok"] and entry["parameters"] <= limit * 1e6 and entry["shape"][1] <= pixels
         if fits or name in least:
             chosen.append(name)
     return chosen
@@ -402,6 +402,10 @@ def table(results: dict[tuple[str, str], Result], libraries: list[str]) -> Itera
             grouped[job, result.get("reason", "")].append(name)
         for (job, reason), models in sorted(grouped.items()):
             yield f"- {job}: {', '.join(models[:6])}{' …' if len(models) > 6 else ''} ({len(models)}): {reason}"
+    notes = [f"- {name}: {r['note']}" for (_, name), r in results.items() if r["ok"] and r.get("note")]
+    if notes:
+        yield "\nOf those that passed:\n"
+        yield from notes
     slow = sorted((r for (job, _), r in results.items() if job == "meta" and r["ok"]), key=lambda r: -r["seconds"])
     yield "\nSlowest to compile (processor seconds on the meta device):\n"
     yield "| model | seconds | parameters | input |"
@@ -426,6 +430,7 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=30.0, help="`equal`: models of at most so many million parameters"
     )
+    parser.add_argument("--pixels", type=int, default=288, help="`equal`: images of at most so many pixels a side")
     options = parser.parse_args()
     libraries = options.library or ["timm", "torchvision"]
     wanted = [n for library in libraries for n in names(library) if fnmatch.fnmatch(n, options.only)]
@@ -435,7 +440,7 @@ def main() -> None:
         print("\n".join(table(results, libraries)))
         return
     if options.job == "equal":
-        wanted = small(results, wanted, options.limit)
+        wanted = small(results, wanted, options.limit, options.pixels)
     elif options.job == "fullgraph":
         wanted = smallest_of_families(results, wanted)
     first, _, parts = options.part.partition("/")
