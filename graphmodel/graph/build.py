@@ -289,7 +289,8 @@ class _Builder:
         assert chain is not None, "unknown heads were reported before"
         for i, module in enumerate(chain):
             name = f"heads.{edge.head}" + (f".{i}" if len(chain) > 1 else "")
-            result = self.call_head(name, module, value, edge, first=i == 0, last=i == len(chain) - 1)
+            first = all(earlier.params.any_layout for earlier in chain[:i])
+            result = self.call_head(name, module, value, edge, first=first, last=i == len(chain) - 1)
             if result is None:
                 return None
             value = self.single(result) if i < len(chain) - 1 else result

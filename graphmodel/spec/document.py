@@ -176,8 +176,19 @@ def read_text(text: str, name: str = "<string>") -> Document:
 
 def _refuse_depth(text: str, name: str, lines: list[str]) -> None:
     """Refuses deep nesting before it is composed: libyaml's composer recurses in C and would end the process."""
+    try:
+        _count_depth(text, name, lines, _Loader)
+    except yaml.MarkedYAMLError as error:
+        # libyaml 0.2.6 reads ahead to a limit of its own and gives up there; PyYAML's own scanner says where ours is.
+        if "nesting" not in str(error.problem):
+            raise
+        _count_depth(text, name, lines, yaml.SafeLoader)
+        raise
+
+
+def _count_depth(text: str, name: str, lines: list[str], loader: Any) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:

@@ -216,10 +216,10 @@ PROBE = {"eval_mlp": {"dims": ["auto", 5]}}
 POOLED = {"pool": {"adaptive_avg_pool2d": 1}, "flatten": True}
 
 
-@pytest.mark.parametrize("combined", [False, True])
-def test_a_probe_never_takes_rows_for_channels(combined: bool) -> None:
-    document = read_by(PROBE)
-    if combined:
+@pytest.mark.parametrize("how", ["alone", "combined", "behind an identity"])
+def test_a_probe_never_takes_rows_for_channels(how: str) -> None:
+    document = read_by(["identity", PROBE] if how == "behind an identity" else PROBE)
+    if how == "combined":
         document["mapping"][0]["from"] = ["images.stage2", "images.layers.1"]
     with pytest.raises(graphmodel.CompileError) as caught:
         graphmodel.compile(document, device="meta")
