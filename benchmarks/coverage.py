@@ -243,7 +243,7 @@ def fullgraph(name: str) -> Result:
         twin.load_state_dict(compiled.state_dict())
         copied = all(torch.equal(v, expected[k]) for k, v in twin(images).items())
         start = time.process_time()
-        # Dynamo keeps recurrent layers behind a switch, whoever's module it is.
+        # Dynamo keeps recurrent layers behind a switch, whose module it may be.
         recurrent = any(isinstance(m, torch.nn.RNNBase) for m in compiled.modules())
         with torch._dynamo.config.patch(allow_rnn=recurrent):
             got = torch.compile(compiled, fullgraph=True)(images)

@@ -207,30 +207,31 @@ def part_of(name: str, trunk: nn.Module) -> Feature | None:
 
     Items of modules are counted (`rnn.0`); only `output` may have names, so that a mistyped path is not taken for one.
     """
-    path, _, rest = name.partition(".") if name.startswith("output.") else name.rpartition(".")
-    keys = tuple(rest.split("."))
-    if not rest or path != "output":
-        module = dict(trunk.named_modules()).get(path)
-        if not rest.isdigit() or module is None or isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
-            return None
-    return Feature(name, () if path == "output" else (path,), partial(_item, name, keys), layout="other")
+    first, _, keys = name.partition(".")
+    if first == "output" and keys:
+        return Feature(name, (), partial(_item, name, tuple(keys.split("."))), layout="other")
+    path, _, key = name.rpartition(".")
+    module = dict(trunk.named_modules()).get(path)
+    if module is None or not key.isdigit() or isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+        return None
+    return Feature(name, (path,), partial(_item, name, (key,)), layout="other")
 
 
 def _item(name: str, keys: tuple[str, ...], trunk: nn.Module, value: Any) -> Any:
     for key in keys:
-        if isinstance(value, Mapping) and key in value:
-            value = value[key]
-        elif isinstance(value, (list, tuple)) and key.isdigit() and int(key) < len(value):
-            value = value[int(key)]
-        else:
-            shown = list(value) if isinstance(value, Mapping) else range(len(value)) if _is_list(value) else []
-            what = f"it has {', '.join(f'`{k}`' for k in shown)}" if shown else "it is one tensor"
+        items = items_of(value)
+        if key not in items:
+            what = f"it has {', '.join(f'`{k}`' for k in items)}" if items else "it is one tensor"
             raise CannotArrange(f"`{name}` names no item of what the module returns", what, name)
+        value = items[key]
     return value
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
+def items_of(value: Any) -> dict[str, Any]:
+    """The items of a list, tuple or mapping under the names that specs use for them; nothing else has any."""
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else {}
 
 
 class CannotArrange(Exception):

@@ -58,6 +58,10 @@ class _Builder:
     def error(self, code: str, message: str, path: tuple[str | int, ...], help: str = "", *, key: bool = False) -> None:
         self.report.error(code, message, self.spec.span(path, key=key), help, dotted(path))
 
+    def source_error(self, code: str, message: str, source: Source, help: str) -> None:
+        """An error at a feature's name: a key in the short form of the mapping, the value of `from` in the long one."""
+        self.error(code, message, source.at, help, key=source.at[-1:] != ("from",))
+
     def run(self) -> ModelGraph:
         spec = self.spec
         self.check_shapes()
@@ -118,9 +122,7 @@ class _Builder:
                 feature = trunk.find(source.feature)
                 if feature is None:
                     message = f"the trunk `{trunk.spec.family}` has no feature `{source.feature}`"
-                    # In the long form the feature is the value of `from`; in the short one it is a key.
-                    key = source.at[-1:] != ("from",)
-                    self.error("GM213", message, source.at, trunk.feature_help(source.feature), key=key)
+                    self.source_error("GM213", message, source, trunk.feature_help(source.feature))
                     continue
                 each = trunk.want(source)
                 if each is None:
@@ -380,12 +382,11 @@ class _Builder:
         """Reports a map with channels last that nobody asked for and that the head would take for channels first."""
         if module.params.any_layout or any(s.layout == "nhwc" for s in edge.sources):
             return False
-        self.error(
+        self.source_error(
             "GM304",
             f"the head `{module.call.name}` reads {where} of shape {value.text}, a map with channels last",
-            edge.sources[0].at,
+            edge.sources[0],
             "write `layout: nchw` beside the feature, or `layout: nhwc` if the head takes it so",
-            key=edge.sources[0].at[-1:] != ("from",),
         )
         return True
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
+from graphmodel.components.base import items_of
 from graphmodel.graph.layout import Arrangement
 from graphmodel.graph.meta_proxy import Failed, TraceError, version
 
@@ -62,10 +63,7 @@ def finish(
         if isinstance(value, Failed):
             raise TraceError(value.reason)
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
-            raise TraceError(
-                f"the feature `{name}` is no tensor, it is {_kind(value)}",
-                _parts_help(name, value),
-            )
+            raise TraceError(f"the feature `{name}` is no tensor, it is {_kind(value)}", _parts_help(name, value))
     graph.erase_node(output)
     wanted = {name: _protected(graph, node) for name, node in wanted.items()}
     alive = _alive(graph, list(wanted.values()))
@@ -86,8 +84,7 @@ def finish(
 
 def _parts_help(name: str, value: object) -> str:
     """How to name the parts of what is no tensor."""
-    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, (list, tuple)) else ()
-    parts = [f"`{name}.{key}`" for key in keys]
+    parts = [f"`{name}.{key}`" for key in items_of(value)]
     return f"read a part of it: {', '.join(parts[:8])}" if parts else "let heads read modules that return tensors"
 
 

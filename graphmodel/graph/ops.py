@@ -46,18 +46,13 @@ def prepare(writer: Writer, value: Value, source: Source, span: Span | None, lay
         CannotApply: where the operation does not fit the feature's shape.
     """
     if source.pool is not None:
-        if layout == "nhwc" and len(value.pair[0].shape) == 4:
-            raise CannotApply(
-                f"`{source.pool.op}` pools maps with channels first and the feature is {value.text}, channels last",
-                "write `layout: nchw` beside the pooling",
-            )
-        value = pool(writer, value, source.pool, span)
+        value = pool(writer, value, source.pool, span, layout)
     if source.flatten and len(value.pair[0].shape) > 2:
         value = writer.function("flatten", torch.flatten, (value, 1), name=f"{value.node}_flat", span=span)
     return value
 
 
-def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None) -> Value:
+def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None, layout: str) -> Value:
     """A pooled feature map."""
     first = value.pair[0]
     if not isinstance(first, torch.Tensor) or first.ndim != 4:
@@ -66,6 +61,11 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None) -> Val
             "reshape the tokens to a map (`layout: nchw`), or take their mean (`tokens: mean`)"
             if isinstance(first, torch.Tensor) and first.ndim == 3
             else "leave the pooling out, or read a feature map",
+        )
+    if layout == "nhwc":
+        raise CannotApply(
+            f"`{spec.op}` pools maps with channels first and the feature is {value.text}, channels last",
+            "write `layout: nchw` beside the pooling",
         )
     try:
         return writer.function(

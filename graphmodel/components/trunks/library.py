@@ -48,20 +48,9 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         return self.constructed(lambda: self.make(params.keywords(), input_type), params)
 
     def constructed(self, make: Callable[[], nn.Module], params: LibraryParams) -> nn.Module:
-        """What `make` returns; an argument that is unknown, or that the model's name decides, is refused by name."""
+        """What `make` returns; an argument that the library refuses is refused by name."""
         try:
             return self.checked(make(), params)
-        except TypeError as error:
-            decided = TWICE.search(str(error))
-            if decided is not None and decided[1] in params.keywords():
-                help = "leave it out, or name a model that differs in it"
-                raise TrunkRefusal(f"`{self.name}` sets `{decided[1]}` itself", (decided[1],), help) from error
-            unknown = UNEXPECTED.search(str(error))
-            if unknown is None or unknown[1] not in params.keywords():
-                self.blame(error, params)
-                raise
-            help = choices_help(unknown[1], list(self.keywords()), "the library takes")
-            raise TrunkRefusal(f"`{self.name}` takes no `{unknown[1]}`", (unknown[1],), help) from error
         except TrunkRefusal:
             raise
         except Exception as error:
@@ -83,12 +72,19 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         return module
 
     def blame(self, error: Exception, params: LibraryParams) -> None:
-        """Refuses the one argument without which the model can be built, if it is one.
+        """Refuses the argument that is unknown, that the model's name decides, or without which the model can be built.
 
         Raises:
             TrunkRefusal: names the argument and what the library said of it.
         """
         written = params.keywords()
+        decided, unknown = TWICE.search(str(error)), UNEXPECTED.search(str(error))
+        if decided is not None and decided[1] in written:
+            help = "leave it out, or name a model that differs in it"
+            raise TrunkRefusal(f"`{self.name}` sets `{decided[1]}` itself", (decided[1],), help) from error
+        if unknown is not None and unknown[1] in written:
+            help = choices_help(unknown[1], list(self.keywords()), "the library takes")
+            raise TrunkRefusal(f"`{self.name}` takes no `{unknown[1]}`", (unknown[1],), help) from error
         if self.can_make(written):  # then it is the weights that failed, which are not these arguments' fault
             return
         guilty = [name for name in written if self.can_make({k: v for k, v in written.items() if k != name})]
