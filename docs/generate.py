@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphmodel.codes import to_markdown
+from graphmodel.diagnostics.codes import to_markdown
 from graphmodel.dialects import vissl_keys
 from graphmodel.schema import write_schemas
 

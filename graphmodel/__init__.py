@@ -9,10 +9,13 @@ from graphmodel.diagnostics import CompileError, Diagnostic, Span
 
 if TYPE_CHECKING:
     from graphmodel.api import build_graph, compile
-    from graphmodel.components.base import Feature, HeadParams, TensorInfo, TrunkFamily
+    from graphmodel.components.family import TrunkFamily
+    from graphmodel.components.features import Feature
+    from graphmodel.components.head import HeadParams
     from graphmodel.components.registry import register_head, register_trunk
+    from graphmodel.components.tensors import TensorInfo
+    from graphmodel.dialects.loading import load_spec
     from graphmodel.graph.types import ModelGraph
-    from graphmodel.loading import load_spec
     from graphmodel.lower.module import CompiledModel
     from graphmodel.spec.model import ModelSpec
     from graphmodel.weights.export import export_weights
@@ -25,14 +28,14 @@ _LAZY = {
     "build_graph": "graphmodel.api",
     "compile": "graphmodel.api",
     "export_weights": "graphmodel.weights.export",
-    "load_spec": "graphmodel.loading",
+    "load_spec": "graphmodel.dialects.loading",
     "load_weights": "graphmodel.weights.load",
     "register_head": "graphmodel.components.registry",
     "register_trunk": "graphmodel.components.registry",
-    "Feature": "graphmodel.components.base",
-    "HeadParams": "graphmodel.components.base",
-    "TensorInfo": "graphmodel.components.base",
-    "TrunkFamily": "graphmodel.components.base",
+    "Feature": "graphmodel.components.features",
+    "HeadParams": "graphmodel.components.head",
+    "TensorInfo": "graphmodel.components.tensors",
+    "TrunkFamily": "graphmodel.components.family",
     "CompiledModel": "graphmodel.lower.module",
     "ModelGraph": "graphmodel.graph.types",
     "ModelSpec": "graphmodel.spec.model",

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from graphmodel.build import build as graph_build
 from graphmodel.dialects import InputShapes
-from graphmodel.graph import build as graph_build
+from graphmodel.dialects.loading import load_spec
 from graphmodel.graph.types import ModelGraph
-from graphmodel.loading import load_spec
 from graphmodel.lower.checkpointing import recompute
 from graphmodel.lower.emit import emit
 from graphmodel.lower.frozen import hold_still

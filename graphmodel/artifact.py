@@ -157,8 +157,8 @@ def _record(module: CompiledModel) -> dict[str, Any]:
 def lock_text(module: CompiledModel) -> str:
     """The native spec that builds this module again, with nothing left open."""
     from graphmodel import __version__
-    from graphmodel.dialects.dump import dump, header, to_yaml
-    from graphmodel.graph.resolved import resolved_spec
+    from graphmodel.build.locked_spec import resolved_spec
+    from graphmodel.dialects.native.dump import dump, header, to_yaml
 
     spec = resolved_spec(module.model_graph).model_copy(update={"returns": module.returns})
     origin = " and ".join(Path(f).name for f in spec.origin.files) or "a mapping"

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from graphmodel.components.registry import find_head, find_trunk, head_names, trunk_names
-from graphmodel.dialects.native import POOLS, NativeSpec
-from graphmodel.dialects.vissl_schema import VisslFile
+from graphmodel.dialects.native.surface import POOLS, NativeSpec
+from graphmodel.dialects.vissl.schema import VisslFile
 
 Schema = dict[str, Any]
 

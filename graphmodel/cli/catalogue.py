@@ -12,11 +12,11 @@ import torch
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
-from graphmodel.components.base import TrunkFamily
+from graphmodel.build.describe import FeatureDescription, describe
 from graphmodel.components.construct import build_on_meta
-from graphmodel.graph.describe import FeatureDescription, describe
-from graphmodel.graph.trace import TraceError
+from graphmodel.components.family import TrunkFamily
 from graphmodel.spec.document import fail
+from graphmodel.tracing.tracer import TraceError
 
 SIZES = (224, 256, 384, 299, 518, 448, 192, 240, 336)
 """Image sizes that are tried in turn where a trunk does not say its own, with three channels and with one."""

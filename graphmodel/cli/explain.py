@@ -10,7 +10,7 @@ import typer
 from graphmodel.cli import options
 
 if TYPE_CHECKING:
-    from graphmodel.codes import Code
+    from graphmodel.diagnostics.codes import Code
     from graphmodel.lower.module import CompiledModel
     from graphmodel.profile.report import Report
 
@@ -40,8 +40,8 @@ def explain(
 
 def _explain_codes(names: list[str], form: options.Format) -> None:
     from graphmodel.cli import console
-    from graphmodel.codes import CODES
     from graphmodel.diagnostics import choices_help
+    from graphmodel.diagnostics.codes import CODES
 
     for name in names:
         if name not in CODES:

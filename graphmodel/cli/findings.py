@@ -39,7 +39,7 @@ def _property(text: str) -> str:
 def sarif(diagnostics: Sequence[Diagnostic]) -> dict[str, Any]:
     """A SARIF log with one run."""
     from graphmodel import __version__
-    from graphmodel.codes import CODES
+    from graphmodel.diagnostics.codes import CODES
 
     codes = list(dict.fromkeys(d.code for d in diagnostics))
     rules = [

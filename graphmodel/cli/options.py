@@ -89,7 +89,7 @@ def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence
         typer.BadParameter: where `--input` cannot be read.
     """
     given = shapes(inputs)
-    from graphmodel.loading import load_spec
+    from graphmodel.dialects.loading import load_spec
 
     return load_spec(specs, overrides or (), inputs=given or None)
 

@@ -28,14 +28,14 @@ def show(
 ) -> None:
     """Print a spec as it is read; with --resolved in full."""
     from graphmodel.cli import console
-    from graphmodel.dialects.dump import dump, to_yaml
+    from graphmodel.dialects.native.dump import dump, to_yaml
 
     with console.findings(form.value):
         spec = options.load(specs, set_, input_)
         if resolved:
             options.import_modules(imports)
             from graphmodel.api import build_graph
-            from graphmodel.graph.resolved import resolved_spec
+            from graphmodel.build.locked_spec import resolved_spec
 
             data = dump(resolved_spec(build_graph(spec, allow_imports=allow_imports)))
         else:

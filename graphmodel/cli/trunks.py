@@ -108,10 +108,10 @@ def _print_names(form: options.Format, pattern: str) -> None:
 def _print_page(name: str, items: Any, size: str | None, form: options.Format) -> None:
     from dataclasses import replace
 
+    from graphmodel.build.bind import unknown_help
     from graphmodel.cli import console
     from graphmodel.cli.catalogue import trunk_page
     from graphmodel.components.registry import find_trunk
-    from graphmodel.graph.binding import unknown_help
     from graphmodel.spec.document import fail
     from graphmodel.spec.merge import apply_overrides, from_mapping
 

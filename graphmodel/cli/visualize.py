@@ -149,7 +149,7 @@ def diff(
             _check_form(output)
         options.import_modules(imports)
         from graphmodel.api import build_graph
-        from graphmodel.diff import diff as differ
+        from graphmodel.comparison import diff as differ
 
         graphs = [build_graph(spec, allow_imports=allow_imports) for spec in specs]
         found = differ(*graphs)

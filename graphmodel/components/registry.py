@@ -15,8 +15,11 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from pydantic import ConfigDict, create_model
 from torch import nn
 
-from graphmodel.components.base import Auto, Feature, HeadParams, TensorInfo, TrunkFamily, match_width, width
-from graphmodel.components.library_features import default_of, features_of, naming_of
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
+from graphmodel.components.head import Auto, HeadParams, match_width, width
+from graphmodel.components.library.naming import default_of, features_of, naming_of
+from graphmodel.components.tensors import TensorInfo
 
 T = TypeVar("T")
 
@@ -135,7 +138,7 @@ def find_trunk(name: str) -> TrunkFamily[Any] | None:
 
 @cache
 def _load_all() -> None:
-    for package in ("heads", "trunks"):
+    for package in ("heads", "trunks", "library"):
         parent = importlib.import_module(f"graphmodel.components.{package}")
         for module in pkgutil.iter_modules(parent.__path__, parent.__name__ + "."):
             importlib.import_module(module.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from graphmodel.dialects.dump import header, to_yaml
+from graphmodel.dialects.native.dump import header, to_yaml
 from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import ModelSpec
 

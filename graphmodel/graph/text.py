@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphmodel.components.base import TensorInfo
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.graph.types import Info, ModelGraph, Node, Ref
 
 

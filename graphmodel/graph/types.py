@@ -13,7 +13,7 @@ import networkx as nx
 import torch
 from torch import nn
 
-from graphmodel.components.base import TensorInfo
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Span
 from graphmodel.spec.model import InputSpec, ModelSpec
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from graphmodel.graph.freezing import frozen_modules, is_frozen
+from graphmodel.build.freeze_patterns import frozen_modules, is_frozen
 
 
 class StayInEval:

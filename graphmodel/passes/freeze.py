@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from graphmodel.graph.freezing import is_frozen
+from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.graph.types import ModelGraph, Node
 from graphmodel.graph.verify import InvalidGraph
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from graphmodel.graph.trace import FACTORIES
 from graphmodel.graph.types import ModelGraph, Node, map_refs
 from graphmodel.graph.verify import InvalidGraph
+from graphmodel.tracing.tracer import FACTORIES
 
 
 class MergeCalls:

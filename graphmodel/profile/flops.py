@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from graphmodel.graph.build import DTYPES
+from graphmodel.build.build import DTYPES
 from graphmodel.graph.types import ModelGraph, Node, Ref, map_values
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.components.registry import find_trunk
-from graphmodel.graph.freezing import is_frozen
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph, Node
 from graphmodel.profile.flops import count_flops, part_of

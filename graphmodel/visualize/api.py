@@ -132,7 +132,7 @@ def graph_of(source: Any, *, allow_imports: bool = False) -> ModelGraph:
     if isinstance(graph, ModelGraph):
         return graph
     from graphmodel.api import build_graph
-    from graphmodel.loading import load_spec
+    from graphmodel.dialects.loading import load_spec
 
     return build_graph(load_spec(source), allow_imports=allow_imports)
 
@@ -165,7 +165,7 @@ def _before(graph: ModelGraph, allow_imports: bool) -> ModelGraph | None:
     """The graph of the same spec before its passes; None where it can no longer be built (a module was given)."""
     if not graph.history or any(c.given for c in graph.components.values()):
         return None
-    from graphmodel.graph.build import build_graph
+    from graphmodel.build.build import build_graph
 
     build: Callable[..., ModelGraph] = build_graph
     return build(graph.spec, allow_imports=allow_imports or any(t.imports for t in graph.spec.trunks.values()))

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphmodel.components.base import Batch, Feature, TensorInfo
+from graphmodel.build.graph_writer import Writer
+from graphmodel.components.features import Feature
+from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.graph.text import target_text
-from graphmodel.graph.trace import open_trunk
 from graphmodel.graph.types import ModelGraph, Node, Ref, map_values
-from graphmodel.graph.values import Writer
+from graphmodel.tracing.tracer import open_trunk
 
 BATCHES = (6, 9)
 """Two batch sizes; shapes that differ between them grow with the batch."""

@@ -9,7 +9,7 @@ import torch
 
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import Collector, CompileError, Diagnostic
-from graphmodel.dialects.vissl import Translation, read_model
+from graphmodel.dialects.vissl.translate import Translation, read_model
 from graphmodel.graph.types import Component, ModelGraph
 from graphmodel.lower.module import CompiledModel
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from graphmodel.build.vissl_names import VisslNames
 from graphmodel.graph.types import ModelGraph
-from graphmodel.graph.vissl_names import VisslNames
 from graphmodel.spec.model import WeightsSpec
 from graphmodel.weights.reading import StateDict, Tensors
 

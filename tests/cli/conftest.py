@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from graphmodel.cli import app
-from graphmodel.dialects.dump import to_yaml
+from graphmodel.dialects.native.dump import to_yaml
 
 Run = Callable[..., Any]
 

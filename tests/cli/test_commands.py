@@ -93,7 +93,7 @@ def test_explain_prints_the_page_of_a_code(run):
 
 
 def test_explain_knows_every_code(run):
-    from graphmodel.codes import CODES
+    from graphmodel.diagnostics.codes import CODES
 
     pages = json.loads(run("explain", *CODES, "--format", "json").stdout)
     assert [p["code"] for p in pages] == list(CODES)

@@ -120,7 +120,7 @@ def test_colours_only_where_they_are_wanted(write):
 
 
 def test_a_reader_that_stops_early_is_no_error():
-    from graphmodel.codes import CODES
+    from graphmodel.diagnostics.codes import CODES
 
     process = subprocess.Popen(
         [*MAIN, "explain", *(list(CODES) * 40)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import graphmodel
-from graphmodel.dialects.dump import dump, to_yaml
-from graphmodel.graph.resolved import resolved_spec
+from graphmodel.build.locked_spec import resolved_spec
+from graphmodel.dialects.native.dump import dump, to_yaml
 from graphmodel.spec.document import read_text
 
 ROOT = Path(__file__).parents[2]

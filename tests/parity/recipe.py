@@ -146,7 +146,7 @@ def run(name: str, mode: str, expected: str | None = None) -> float:
 
 def check_statistics(case: dict[str, Any], module: nn.Module) -> None:
     """BatchNorm's running statistics after one training forward, as `[mean, L2 norm]` of each recorded buffer."""
-    from graphmodel.graph.vissl_names import VisslNames
+    from graphmodel.build.vissl_names import VisslNames
 
     graph = module.model_graph
     buffers = dict(module.named_buffers())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import graphmodel
-from graphmodel.graph.build import build_graph
+from graphmodel.build.build import build_graph
 from graphmodel.graph.types import ModelGraph, Node
 from graphmodel.graph.verify import InvalidGraph, verify
 from graphmodel.passes.manager import run_passes

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torchvision
 
-from graphmodel.diff import Difference, diff
+from graphmodel.comparison import Difference, diff
 from graphmodel.visualize import Options, Picture, compare_pictures, picture_of
 from graphmodel.visualize.api import graph_of
 from tests.visualize.conftest import NATIVE, drawn, example_graph, probes

@@ -12,9 +12,10 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import Self
 
-from graphmodel.components.base import HeadMismatch, HeadParams, TensorInfo, match_width, width
+from graphmodel.components.head import HeadMismatch, HeadParams, match_width, width
 from graphmodel.components.heads.mlp import MlpParams, Width
 from graphmodel.components.registry import register_head
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool
 
 

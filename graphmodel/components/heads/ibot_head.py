@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
-from graphmodel.components.base import Auto, HeadParams, TensorInfo, match_width, width
+from graphmodel.components.head import Auto, HeadParams, match_width, width
 from graphmodel.components.heads.dino_head import WeightNormLinear, init_linear
 from graphmodel.components.registry import register_head
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, Int, PositiveInt
 
 Norm = Literal["bn", "syncbn", "ln"]

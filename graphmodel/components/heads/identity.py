@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from graphmodel.components.base import HeadParams
+from graphmodel.components.head import HeadParams
 from graphmodel.components.registry import register_head
 
 

@@ -13,8 +13,9 @@ from pydantic import Field, field_validator
 from torch import nn
 from typing_extensions import Self
 
-from graphmodel.components.base import Auto, HeadMismatch, HeadParams, TensorInfo, match_width, width
+from graphmodel.components.head import Auto, HeadMismatch, HeadParams, match_width, width
 from graphmodel.components.registry import register_head
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
 
 Width = PositiveInt | Auto

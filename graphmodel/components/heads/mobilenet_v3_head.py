@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import Self
 
-from graphmodel.components.base import TensorInfo, match_width, width
+from graphmodel.components.head import match_width, width
 from graphmodel.components.heads.mlp import NormParams, Width, as_vectors, scale_linear
 from graphmodel.components.registry import register_head
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
 
 

@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from graphmodel.components.base import Auto, HeadMismatch, HeadParams, TensorInfo, match_width, width
+from graphmodel.components.head import Auto, HeadMismatch, HeadParams, match_width, width
 from graphmodel.components.heads.dino_head import init_linear
 from graphmodel.components.heads.mlp import as_vectors
 from graphmodel.components.registry import register_head
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from graphmodel.components.base import HeadParams
+from graphmodel.components.head import HeadParams
 from graphmodel.components.registry import register_head
 from graphmodel.spec.validate import PositiveInt
 

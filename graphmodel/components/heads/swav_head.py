@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from typing_extensions import Self
 
-from graphmodel.components.base import HeadParams, TensorInfo, match_width, width
+from graphmodel.components.head import HeadParams, match_width, width
 from graphmodel.components.heads.mlp import Width
 from graphmodel.components.registry import register_head
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
 
 

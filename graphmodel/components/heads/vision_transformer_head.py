@@ -13,9 +13,10 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import Self
 
-from graphmodel.components.base import Auto, HeadParams, TensorInfo, match_width, width
+from graphmodel.components.head import Auto, HeadParams, match_width, width
 from graphmodel.components.heads.mlp import as_vectors
 from graphmodel.components.registry import register_head
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import PositiveInt
 
 

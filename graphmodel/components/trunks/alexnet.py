@@ -17,9 +17,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.renaming import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
 
 LAYERS = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
 VISSL_KEYS = [(f"_feature_blocks.{number}.", f"{name}.") for number, name in enumerate(LAYERS)]

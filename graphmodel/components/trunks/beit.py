@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from timm.models.beit import Beit
 from torch import nn
 
-from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.token_features import TokenFeatures, grid_of_trunk
+from graphmodel.components.trunks._tokens import TokenFeatures, grid_of_trunk
 from graphmodel.components.trunks.vision_transformer import Rate, Scale, image_problem, set_attention_scale, text_of
 from graphmodel.spec.validate import Bool, PositiveInt
 

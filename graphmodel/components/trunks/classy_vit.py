@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from graphmodel.components.base import Feature
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.renaming import to_ours, to_vissl
-from graphmodel.components.token_features import TokenFeatures
+from graphmodel.components.trunks._tokens import TokenFeatures
+from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
 from graphmodel.components.trunks.vision_transformer import VisionTransformerFamily, VisionTransformerParams
 from graphmodel.spec.validate import Bool
 

@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 from timm.models.convit import GPSA, ConVit
 from torch import nn
 
-from graphmodel.components.base import Feature, TrunkFamily
-from graphmodel.components.position_embedding import for_grid
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.renaming import to_ours, to_vissl
-from graphmodel.components.token_features import first_token, mean_of_patches
+from graphmodel.components.trunks._position import for_grid
+from graphmodel.components.trunks._tokens import first_token, mean_of_patches
+from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
 from graphmodel.components.trunks.vision_transformer import (
     SizedViTParams,
     image_problem,

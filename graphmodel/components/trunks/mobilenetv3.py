@@ -17,7 +17,8 @@ import torchvision
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks.resnet import flatten
 from graphmodel.spec.validate import Bool

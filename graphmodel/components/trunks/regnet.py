@@ -18,16 +18,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet, ResBottleneckBlock, SimpleStemIN
 
-from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.renaming import to_ours, to_vissl
-from graphmodel.components.trunks.regnet_blocks import (
+from graphmodel.components.trunks._regnet_blocks import (
     CifarStem,
     ImageNetStem,
     ResBasicBlock,
     ResBottleneckLinearBlock,
     VanillaBlock,
 )
+from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
 from graphmodel.components.trunks.resnet import flatten
 from graphmodel.spec.validate import Bool, PositiveInt
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.spec.validate import Bool, PositiveInt
 

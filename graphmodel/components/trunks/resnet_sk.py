@@ -18,9 +18,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.renaming import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
 from graphmodel.components.trunks.resnet import LAYERS, flatten
 from graphmodel.spec.validate import PositiveInt
 

@@ -22,7 +22,8 @@ from timm.models.swin_transformer import (
 from torch import nn
 from torch.nn import functional as F
 
-from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks.vision_transformer import Rate, Scale, image_problem, set_attention_scale
 from graphmodel.spec.validate import Bool, PositiveInt

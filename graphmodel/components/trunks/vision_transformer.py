@@ -14,10 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from graphmodel.components.base import Feature, TrunkFamily
-from graphmodel.components.position_embedding import for_grid
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.token_features import TokenFeatures
+from graphmodel.components.trunks._position import for_grid
+from graphmodel.components.trunks._tokens import TokenFeatures
 from graphmodel.spec.validate import Bool, PositiveInt
 
 Rate = Annotated[float, Field(ge=0, lt=1)]

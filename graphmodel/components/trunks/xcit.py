@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from timm.models.xcit import Xcit
 from torch import nn
 
-from graphmodel.components.base import Feature, TrunkFamily
+from graphmodel.components.family import TrunkFamily
+from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.renaming import to_ours, to_vissl
-from graphmodel.components.token_features import as_map, first_token, mean_of_patches
+from graphmodel.components.trunks._tokens import as_map, first_token, mean_of_patches
+from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
 from graphmodel.components.trunks.vision_transformer import Rate, Scale, image_problem, set_attention_scale
 from graphmodel.spec.validate import Bool, PositiveInt
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import graphmodel
-from graphmodel.components.base import TensorInfo
 from graphmodel.components.heads.dino_head import DinoHead, DinoParams, WeightNormLinear
+from graphmodel.components.tensors import TensorInfo
 
 SMALL: dict[str, Any] = {"in_dim": 12, "num_clusters": [20], "hidden_dim": 16, "bottleneck_dim": 8}
 

@@ -1,0 +1,1 @@
+"""From a spec to its graph: names bound, trunks opened, heads wired, every shape checked."""

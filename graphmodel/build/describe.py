@@ -1,0 +1,136 @@
+"""What the features of a trunk are on one image size: shapes, layouts, strides, and the modules that make them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from graphmodel.build.graph_writer import Writer
+from graphmodel.components.construct import build_on_meta
+from graphmodel.components.features import Feature
+from graphmodel.components.registry import find_trunk
+from graphmodel.components.tensors import TensorInfo
+from graphmodel.tracing.layout import Arrangement
+from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.traced import Opened
+from graphmodel.tracing.tracer import open_trunk
+
+
+@dataclass(frozen=True)
+class FeatureDescription:
+    """A feature of a trunk on one image size.
+
+    Attributes:
+        name: what specs call it.
+        aliases: further names.
+        module: the path of the module that makes it, with the position where the module returns several values.
+        channels: its width.
+        stride: input pixels per step, for maps and tokens on a grid.
+        layout: how its dimensions are arranged, with the number of prefix tokens.
+        shape: its shape and dtype; the batch is symbolic.
+        disagrees: where the library publishes otherwise than what running it gives.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    module: str
+    channels: int | None
+    stride: int | None
+    layout: Arrangement
+    shape: TensorInfo
+    disagrees: tuple[str, ...] = ()
+
+
+def describe_trunk(
+    name: str, params: Mapping[str, Any] | None = None, shape: Sequence[int] | None = None
+) -> list[FeatureDescription]:
+    """The features of a trunk by name.
+
+    Args:
+        name: a registered trunk, `timm:NAME` or `torchvision:NAME`.
+        params: its parameters.
+        shape: per-sample input shape; the trunk's own, or (3, 224, 224), where None.
+
+    Raises:
+        KeyError: where there is no such trunk.
+        TraceError: where it cannot run on that shape.
+    """
+    family = find_trunk(name)
+    if family is None:
+        raise KeyError(name)
+    checked = family.Params.model_validate(dict(params or {}))
+    module = build_on_meta(lambda: family.build(checked, "rgb"))
+    return describe(module, family.features(checked, module), shape or own_shape(module))
+
+
+def own_shape(module: nn.Module) -> tuple[int, ...]:
+    """The input shape that a library's model names as its own, else (3, 224, 224)."""
+    config = getattr(module, "default_cfg", None) or {}
+    return tuple(config.get("input_size") or (3, 224, 224))
+
+
+def describe(module: nn.Module, features: Sequence[Feature], shape: Sequence[int]) -> list[FeatureDescription]:
+    """The features that can be had of a trunk; those that are no single tensor are left out.
+
+    Raises:
+        TraceError: where none can be had.
+    """
+    low, high = (torch.empty((b, *shape), device="meta") for b in (2, 3))
+    writer = Writer((2, 3), [])
+
+    def run(wanted: Sequence[Feature]) -> list[FeatureDescription]:
+        opened = open_trunk(module, wanted, {"x": (low, high)})
+        return [_described(f, opened, writer, shape) for f in wanted]
+
+    try:
+        return run(features)
+    except TraceError as error:
+        found: list[FeatureDescription] = []
+        for feature in features:
+            try:
+                found += run([feature])
+            except TraceError:
+                continue
+        if not found:
+            raise error
+        return found
+
+
+def _described(feature: Feature, opened: Opened, writer: Writer, shape: Sequence[int]) -> FeatureDescription:
+    node = opened.features[feature.name]
+    info = writer.info(node.meta["values"])
+    layout = opened.arrangements[feature.name]
+    sizes = info.sample
+    channels = {"nchw": 0, "nhwc": -1, "nlc": -1, "nc": -1}.get(layout.layout)
+    width = sizes[channels] if channels is not None and sizes else None
+    stride = round(shape[1] / layout.grid[0]) if layout.grid is not None and len(shape) == 3 else None
+    path = module_path(node) or str(getattr(feature, "module", ""))
+    return FeatureDescription(
+        feature.name, feature.aliases, path, width, stride, layout, info, _disagrees(feature, width, stride)
+    )
+
+
+def _disagrees(feature: Feature, channels: int | None, stride: int | None) -> tuple[str, ...]:
+    published, reduction = getattr(feature, "channels", None), getattr(feature, "reduction", None)
+    found = []
+    if published is not None and channels is not None and published != channels:
+        found.append(f"{published} channels published")
+    # A published reduction is nominal: strides of 7, 14 and 28 are rounded where an image does not divide.
+    if reduction is not None and stride is not None and abs(reduction - stride) > 0.2 * reduction:
+        found.append(f"stride {reduction} published")
+    return tuple(found)
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the module whose result a value is, empty where it is computed in between."""
+    if node.op == "call_function" and node.target is torch.clone and isinstance(node.args[0], fx.Node):
+        return module_path(node.args[0])
+    if node.op == "call_function" and node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        inner = module_path(node.args[0])
+        return f"{inner}[{node.args[1]}]" if inner and isinstance(node.args[1], (int, str)) else ""
+    return str(node.target) if node.op == "call_module" else ""

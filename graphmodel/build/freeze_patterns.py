@@ -1,0 +1,82 @@
+"""Which parameters and modules a spec freezes, by component, module path or name pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from graphmodel.build.vissl_names import VisslNames
+from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.graph.types import Component
+from graphmodel.spec.model import ModelSpec
+
+
+def trunk_patterns(spec: ModelSpec) -> tuple[str, ...]:
+    """Patterns of the trunks that say `freeze: true` themselves."""
+    single = list(spec.trunks) == ["trunk"]
+    return tuple("trunk" if single else f"trunks.{name}" for name, trunk in spec.trunks.items() if trunk.freeze)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a module or parameter of that name falls under the pattern: itself, inside of it, or by wildcard."""
+    if any(c in pattern for c in "*?["):
+        parts = name.split(".")
+        return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(len(parts), 0, -1))
+    return name == pattern or name.startswith(f"{pattern}.")
+
+
+def is_frozen(name: str, frozen: Iterable[str]) -> bool:
+    """Whether any pattern covers the name."""
+    return any(matches(name, p) for p in frozen)
+
+
+def named(components: Mapping[str, Component]) -> list[str]:
+    """Every name that a pattern can cover."""
+    names: list[str] = []
+    for path, component in components.items():
+        parts = path.split(".")
+        names += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+        names += [f"{path}.{n}" for n, _ in component.meta.named_modules() if n]
+        names += [f"{path}.{n}" for n, _ in component.meta.named_parameters()]
+    return list(dict.fromkeys(names))
+
+
+def resolve_patterns(spec: ModelSpec, components: Mapping[str, Component], report: Collector) -> tuple[str, ...]:
+    """The freeze patterns in this module's names; VISSL's parameter names (`vissl:…`) are translated.
+
+    Patterns that cover nothing are reported.
+    """
+    resolved = list(trunk_patterns(spec))
+    if not spec.freeze:
+        return tuple(resolved)
+    names = named(components)
+    vissl = VisslNames(spec, components, names)
+    for i, pattern in enumerate(spec.freeze):
+        if pattern == "all":
+            pattern = "*"
+        if pattern.startswith("vissl:"):
+            pattern = vissl.translate(pattern.removeprefix("vissl:")) or pattern
+        if not any(matches(n, pattern) for n in names):
+            report.error(
+                "GM211",
+                f"`freeze: {pattern}` covers nothing",
+                spec.span(("freeze", i)) or spec.span(("freeze",)),
+                choices_help(pattern, names, "names start with"),
+                f"freeze[{i}]",
+            )
+        resolved.append(pattern)
+    return tuple(resolved)
+
+
+def frozen_modules(root: nn.Module, frozen: Iterable[str]) -> list[tuple[str, nn.Module]]:
+    """Modules that stand still: covered by a pattern, or holding only covered parameters of their own."""
+    frozen = tuple(frozen)
+    found = []
+    for name, module in root.named_modules():
+        own = [f"{name}.{p}" if name else p for p, _ in module.named_parameters(recurse=False)]
+        covered = bool(name) and is_frozen(name, frozen)
+        if covered or (own and all(is_frozen(p, frozen) for p in own)):
+            found.append((name, module))
+    return found

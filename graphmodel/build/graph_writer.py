@@ -1,0 +1,270 @@
+"""Writes nodes while running every call on the meta device for two batch sizes, which gives symbolic shapes."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from graphmodel.components.tensors import Batch, TensorInfo
+from graphmodel.diagnostics import Span
+from graphmodel.graph.text import info_text
+from graphmodel.graph.types import Info, Kind, Node, Ref
+from graphmodel.tracing.tracer import Opened
+
+BUILTIN_NAMES = frozenset(
+    {
+        "torch",
+        "self",
+        "device",
+        "inf",
+        "nan",
+        "NoneType",
+        "operator",
+        "getattr",
+        "input",
+        "output",
+        "trunk",
+        "trunks",
+        "heads",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A node's result: its name, its meta values for both batch sizes, its description."""
+
+    node: str
+    pair: tuple[Any, Any]
+    info: Info
+
+    @property
+    def text(self) -> str:
+        return info_text(self.info)
+
+
+def version(value: Value) -> tuple[int, ...]:
+    """In-place change counters of a value's tensors."""
+    first = value.pair[0]
+    tensors = first if isinstance(first, (list, tuple)) else [first]
+    return tuple(t._version for t in tensors if isinstance(t, torch.Tensor))
+
+
+class Writer:
+    """Collects nodes in execution order.
+
+    Args:
+        batches: the two batch sizes that every call runs with.
+        inputs: names of the model's inputs, which nodes may not take.
+    """
+
+    def __init__(self, batches: tuple[int, int], inputs: Sequence[str]) -> None:
+        self.batches = batches
+        self.nodes: list[Node] = []
+        self.taken: set[str] = set(inputs) | BUILTIN_NAMES
+
+    def unique(self, name: str) -> str:
+        """`name` as an identifier that no node has yet."""
+        base = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "value"
+        if base[0].isdigit() or keyword.iskeyword(base):
+            base = f"_{base}"
+        candidate, number = base, 1
+        while candidate in self.taken:
+            candidate, number = f"{base}_{number}", number + 1
+        self.taken.add(candidate)
+        return candidate
+
+    def info(self, pair: tuple[Any, Any]) -> Info:
+        """The description of a pair of meta values."""
+        first, second = pair
+        if isinstance(first, torch.Tensor):
+            return TensorInfo(
+                tuple(self.dim(a, b) for a, b in zip(first.shape, second.shape, strict=True)),
+                str(first.dtype).removeprefix("torch."),
+            )
+        if isinstance(first, (list, tuple)):
+            items = [self.info((a, b)) for a, b in zip(first, second, strict=True)]
+            return items if isinstance(first, list) else tuple(items)
+        if isinstance(first, dict):
+            return {k: self.info((first[k], second[k])) for k in first}
+        return None
+
+    def dim(self, first: int, second: int) -> int | Batch:
+        if first == second:
+            return int(first)
+        low, high = self.batches
+        scale = Fraction(second - first, high - low)
+        return Batch(scale, int(first - scale * low))
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def add(self, node: Node, pair: tuple[Any, Any]) -> Value:
+        info = self.info(pair)
+        self.nodes.append(replace(node, info=info))
+        return Value(node.name, pair, info)
+
+    def placeholder(self, name: str, shape: Sequence[int], dtype: torch.dtype, span: Span | None) -> Value:
+        pair = self.sample(shape, dtype)
+        return self.add(Node(name, "input", "placeholder", name, span=span), pair)
+
+    def placeholder_list(
+        self, name: str, shapes: Sequence[Sequence[int]], dtype: torch.dtype, span: Span | None
+    ) -> Value:
+        pairs = [self.sample(shape, dtype) for shape in shapes]
+        return self.add(
+            Node(name, "input", "placeholder", name, span=span), ([p[0] for p in pairs], [p[1] for p in pairs])
+        )
+
+    def sample(self, shape: Sequence[int], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        low, high = (torch.empty((b, *shape), dtype=dtype, device="meta") for b in self.batches)
+        return low, high
+
+    def function(
+        self,
+        label: str,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        kind: Kind = "op",
+        span: Span | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Value:
+        """A call of a function; `Value`s among the arguments become references."""
+        kwargs = dict(kwargs or {})
+        with torch.no_grad():
+            low, high = (target(*_at(args, i), **_at(kwargs, i)) for i in (0, 1))
+        node = Node(
+            self.unique(name or label),
+            kind,
+            "function",
+            target,
+            _refs(args),
+            _refs(kwargs),
+            span=span,
+            facts=facts or {},
+        )
+        return self.add(node, (low, high))
+
+    def method(self, target: str, args: tuple[Any, ...]) -> Value:
+        """A call of a tensor's method."""
+        with torch.no_grad():
+            low, high = (getattr(a[0], target)(*a[1:]) for a in (_at(args, 0), _at(args, 1)))
+        return self.add(Node(self.unique(target), "op", "method", target, _refs(args)), (low, high))
+
+    def module(self, label: str, module: nn.Module, target: str, value: Value, span: Span | None) -> Value:
+        """A call of a head's module."""
+        training = module.training
+        module.eval()
+        try:
+            with torch.no_grad(), torch.device("meta"):
+                low, high = module(value.pair[0]), module(value.pair[1])
+        finally:
+            module.train(training)
+        node = Node(self.unique(label), "head", "module", target, (Ref(value.node),), component=target, span=span)
+        return self.add(node, (low, high))
+
+    def protect_last(self, value: Value) -> Value:
+        """Lets the last call read a copy of `value`, which it changes in place."""
+        last = self.nodes.pop()
+        copy = self.function(
+            "clone", torch.clone, (value,), name=f"{value.node}_copy", facts={"copied": "changed in place"}
+        )
+        self.nodes.append(last.reading({value.node: copy.node}))
+        return Value(last.name, copy.pair, last.info)
+
+    def mark_in_place(self, graph: fx.Graph, names: Mapping[fx.Node, str]) -> None:
+        """Marks values that a call changes in place and that are read afterwards: their readers keep their order."""
+        order = _position(graph)
+        index = {node.name: i for i, node in enumerate(self.nodes)}
+        for changer in graph.nodes:
+            for changed in changer.meta.get("mutates", ()):
+                if any(order[u] > order[changer] for u in changed.users):
+                    for reader in (changed, *changed.users):
+                        at = index[names[reader]]
+                        self.nodes[at] = self.nodes[at].with_facts(in_place=True)
+                    at = index[names[changed]]
+                    by = (*self.nodes[at].facts.get("changed_by", ()), names[changer])
+                    self.nodes[at] = self.nodes[at].with_facts(changed_by=by)
+
+    def mark_features(self, names: Mapping[str, str]) -> None:
+        """Leaves on each node the names of the features that it is, for whoever shows or explains the graph."""
+        index = {node.name: i for i, node in enumerate(self.nodes)}
+        for feature, name in names.items():
+            node = self.nodes[index[name]]
+            self.nodes[index[name]] = node.with_facts(features=(*node.facts.get("features", ()), feature))
+
+    def embed(
+        self,
+        opened: Opened,
+        inputs: Mapping[str, Value],
+        component: str,
+        prefix: str,
+        scope: str,
+        span: Span | None,
+        facts: Mapping[str, Any],
+    ) -> dict[str, Value]:
+        """Copies a traced trunk's calls into the graph; returns the value of each feature."""
+        values: dict[fx.Node, Any] = {}
+        calls: dict[str, Any] = {
+            "call_module": "module",
+            "call_function": "function",
+            "call_method": "method",
+            "get_attr": "attribute",
+        }
+        for node in opened.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = inputs[node.meta["input"]]
+                continue
+            owned = node.op in ("call_module", "get_attr")
+            label = str(node.target).replace(".", "_") if owned else node.name.removeprefix("trunk_")
+            label = label or component.replace(".", "_")  # a trunk that is called as a whole
+            made = Node(
+                self.unique(f"{prefix}{label}"),
+                "trunk",
+                calls[node.op],
+                f"{component}.{node.target}".removesuffix(".") if owned else node.target,
+                _refs(fx.map_arg(node.args, lambda n: values[n])),
+                _refs(dict(fx.map_arg(node.kwargs, lambda n: values[n]))),
+                component=component if owned else "",
+                span=span,
+                scope=scope,
+                facts=facts if node.op == "call_module" else {},
+            )
+            values[node] = self.add(made, node.meta["values"])
+        self.mark_in_place(opened.graph, {n: v.node for n, v in values.items()})
+        self.mark_features({name: values[node].node for name, node in opened.features.items()})
+        return {name: values[node] for name, node in opened.features.items()}
+
+
+def _position(graph: fx.Graph) -> dict[fx.Node, int]:
+    return {node: i for i, node in enumerate(graph.nodes)}
+
+
+def _at(value: Any, which: int) -> Any:
+    if isinstance(value, Value):
+        return value.pair[which]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_at(v, which) for v in value)
+    if isinstance(value, dict):
+        return {k: _at(v, which) for k, v in value.items()}
+    return value
+
+
+def _refs(value: Any) -> Any:
+    if isinstance(value, Value):
+        return Ref(value.node)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_refs(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _refs(v) for k, v in value.items()}
+    if isinstance(value, slice):
+        return slice(_refs(value.start), _refs(value.stop), _refs(value.step))
+    return value

@@ -1,0 +1,89 @@
+"""The spec of a graph with nothing left open: library defaults, inferred widths and default features filled in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from graphmodel.build.freeze_patterns import trunk_patterns
+from graphmodel.components.registry import find_trunk
+from graphmodel.graph.types import Component, ModelGraph
+from graphmodel.spec.model import HeadSpec, ModelSpec, Source, TrunkSpec
+
+
+def resolved_spec(graph: ModelGraph) -> ModelSpec:
+    """The spec that builds the same graph and says everything; written as `spec.lock.yaml`.
+
+    Every parameter of every trunk and head is there, `auto` is the width that was read off the feature, a source
+    without a feature names its trunk's default, and freeze patterns are in the module's own names. Of a slice it says
+    what the slice holds.
+    """
+    spec = graph.spec
+    edges = [e for e in spec.edges if e.output in graph.outputs]
+    trunks = {s.trunk for e in edges for s in e.sources}
+    heads = {e.head for e in edges}
+    gone = (
+        *(f"heads.{name}" for name in spec.heads if name not in heads),
+        *(f"trunks.{name}" for name in spec.trunks if name not in trunks),
+    )
+    by_name = graph.components
+    single = list(spec.trunks) == ["trunk"]
+    paths = {name: "trunk" if single else f"trunks.{name}" for name in spec.trunks}
+    return spec.model_copy(
+        update={
+            "inputs": {n: i for n, i in spec.inputs.items() if n in graph.inputs},
+            "trunks": {n: _trunk(t, by_name.get(paths[n])) for n, t in spec.trunks.items() if n in trunks},
+            "heads": {n: _head(h, graph) for n, h in spec.heads.items() if n in heads},
+            "head_defaults": {},
+            "edges": tuple(
+                e.model_copy(update={"sources": tuple(_source(s, by_name, paths) for s in e.sources)}) for e in edges
+            ),
+            "outputs": graph.structure,
+            "freeze": tuple(
+                pattern
+                for pattern in graph.frozen[len(trunk_patterns(spec)) :]
+                if not any(pattern == name or pattern.startswith(f"{name}.") for name in gone)
+            ),
+        }
+    )
+
+
+def _trunk(trunk: TrunkSpec, component: Component | None) -> TrunkSpec:
+    # A module that the caller gave was not built from parameters; the spec keeps what it says of it.
+    if component is None or component.given:
+        return trunk
+    return trunk.model_copy(update={"params": plain_params(component.params)})
+
+
+def _head(head: HeadSpec, graph: ModelGraph) -> HeadSpec:
+    calls = []
+    for i, call in enumerate(head.chain):
+        component = graph.components[f"heads.{head.name}" + (f".{i}" if len(head.chain) > 1 else "")]
+        calls.append(call.model_copy(update={"params": plain_params(component.params)}))
+    return head.model_copy(update={"chain": tuple(calls)})
+
+
+def _source(source: Source, components: Any, paths: dict[str, str]) -> Source:
+    component = components.get(paths.get(source.trunk or "", ""))
+    if source.feature is not None or component is None or component.given:
+        return source
+    family = find_trunk(component.family)
+    if family is None:
+        return source
+    return source.model_copy(update={"feature": family.default(component.params, component.meta)})
+
+
+def plain_params(params: Any) -> dict[str, Any]:
+    """Validated parameters as plain data, under the names that a spec uses; they validate to the same again.
+
+    All of them, unless the family takes either a name or the numbers behind it (RegNet): then those that were said.
+    """
+    if not isinstance(params, BaseModel):
+        return dict(params)
+    whole = params.model_dump(mode="json", by_alias=True)
+    try:
+        type(params).model_validate(whole)
+    except ValidationError:
+        return params.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return whole

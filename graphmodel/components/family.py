@@ -1,0 +1,116 @@
+"""What a trunk family is to the compiler: how to build a trunk and what its features are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel
+from torch import nn
+
+from graphmodel.components.construct import load_file
+from graphmodel.components.features import Feature
+
+ParamsT = TypeVar("ParamsT", bound=BaseModel)
+
+
+class TrunkRefusal(Exception):
+    """Parameters or weights that a trunk's family cannot take.
+
+    Attributes:
+        message: what is wrong.
+        path: the parameter, relative to the trunk's parameters.
+        help: how to fix it.
+    """
+
+    def __init__(self, message: str, path: Sequence[str | int] = (), help: str = "") -> None:
+        super().__init__(message)
+        self.message, self.path, self.help = message, tuple(path), help
+
+
+class TrunkFamily(Generic[ParamsT]):
+    """A family of trunks: how to build one and what its features are called.
+
+    Subclass it, set `Params`, and decorate it with `@register_trunk(name)`.
+    """
+
+    Params: ClassVar[type[BaseModel]]
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def build(self, params: ParamsT, input_type: str) -> nn.Module:
+        """The trunk, with the library's own initialisation.
+
+        Args:
+            params: validated parameters.
+            input_type: `rgb`, `bgr` or `lab`; a `lab` trunk gets one channel.
+        """
+        raise NotImplementedError
+
+    def features(self, params: ParamsT, trunk: nn.Module) -> Sequence[Feature]:
+        """The named features in the order of the trunk; the last is the default unless `default` says otherwise."""
+        raise NotImplementedError
+
+    def default(self, params: ParamsT, trunk: nn.Module) -> str:
+        """The name of the feature that a head reads where the spec names none."""
+        return self.features(params, trunk)[-1].name
+
+    def find(self, name: str, params: ParamsT, trunk: nn.Module) -> Feature | None:
+        """The feature of that name or alias; families with open-ended names (`concatCLS4`) extend this."""
+        for feature in self.features(params, trunk):
+            if name == feature.name or name in feature.aliases:
+                return feature
+        return None
+
+    def check_input(self, params: ParamsT, shape: Sequence[int], trunk: nn.Module) -> str | None:
+        """Why the trunk cannot take inputs of this per-sample shape, or None."""
+        return None
+
+    def input_help(
+        self, params: ParamsT, shape: Sequence[int], trunk: nn.Module, shapes: Sequence[Sequence[int]] = ()
+    ) -> str:
+        """What to write so that the trunk takes inputs of this per-sample shape, where it fails on them.
+
+        `shapes` are those of all inputs that go through the trunk.
+        """
+        return ""
+
+    def for_resolutions(self, params: ParamsT, shapes: Sequence[Sequence[int]]) -> ParamsT:
+        """The parameters with which the trunk takes inputs of all these per-sample shapes."""
+        return params
+
+    def normed(self, feature: Feature, params: ParamsT, trunk: nn.Module, norm: bool) -> Feature | None:
+        """The feature with the trunk's final norm applied or not, or None where it cannot be had so."""
+        return None
+
+    def pretrained(self, params: ParamsT, input_type: str, weights: bool | str, skeleton: bool = False) -> nn.Module:
+        """The trunk with the library's published weights (True), those of a file in its layout, or its initial ones.
+
+        Args:
+            params: validated parameters.
+            input_type: as for `build`.
+            weights: what the spec's `pretrained` says.
+            skeleton: build the same module and load nothing.
+
+        Raises:
+            TrunkRefusal: where there are no published weights.
+        """
+        if weights is True:
+            raise TrunkRefusal(
+                f"no weights are published for `{self.name}`",
+                ("pretrained",),
+                "name a file, or take the library's model: `torchvision:NAME` or `timm:NAME`",
+            )
+        module = self.build(params, input_type)
+        return load_file(module, weights) if isinstance(weights, str) and not skeleton else module
+
+    def vissl_key(self, key: str, params: ParamsT) -> str | None:
+        """This library's key for a key of VISSL's trunk (without `trunk.` and `base_model.`), or None to drop it."""
+        return key.removeprefix("_feature_blocks.")
+
+    def to_vissl_key(self, key: str, params: ParamsT) -> str | None:
+        """VISSL's key for one of this library's, the way back from `vissl_key`; None where VISSL has no such tensor."""
+        return f"_feature_blocks.{key}"

@@ -1,0 +1,137 @@
+"""`timm:NAME`: any model of timm, with any keyword argument that `timm.create_model` takes.
+
+Source: timm 1.0.31, `timm.create_model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from graphmodel.components.construct import build_on_meta
+from graphmodel.components.family import TrunkRefusal
+from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk, keywords_of
+from graphmodel.components.registry import register_trunk
+from graphmodel.diagnostics import choices_help
+
+REFUSED = {
+    "pretrained": "write it as it is, beside `name`; it is no argument here",
+    "features_only": "leave it out: every stage is a feature by name already",
+    "out_indices": "leave it out: heads name the stages that they read",
+}
+FACTORY = (
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "scriptable",
+    "exportable",
+    "no_jit",
+)
+WEIGHTS = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+@register_trunk("timm")
+class TimmTrunk(LibraryTrunk):
+    """A model of timm."""
+
+    summary = "any model of timm"
+    source = "timm.create_model"
+    takes_channels = True
+
+    def bind(self, variant: str) -> TimmTrunk | None:
+        """The family of one model (`convnext_tiny`, `convnext_tiny.in12k`), or None where timm has no such model."""
+        import timm
+
+        known = variant.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(variant.partition(".")[0])
+        return TimmTrunk(f"timm:{variant}", variant) if known else None
+
+    def variants(self) -> list[str]:
+        """All of timm's models."""
+        import timm
+
+        return list(timm.list_models())
+
+    def make(self, keywords: dict[str, Any], input_type: str, **more: Any) -> nn.Module:
+        import timm
+
+        if not self.variant:
+            raise TrunkRefusal("`timm` alone names no model", ("name",), "write for example `timm:convnext_tiny`")
+        for name, help in REFUSED.items():
+            if name in keywords:
+                raise TrunkRefusal(f"`{self.name}` cannot take `{name}`", (name,), help)
+        self.check_tag()
+        if input_type == "lab":
+            keywords = {"in_chans": 1, **keywords}
+        module: nn.Module = timm.create_model(self.variant, **keywords, **more)
+        return module
+
+    def check_tag(self) -> None:
+        """Refuses `resnet50.a9_in1k`: timm publishes weights under other tags."""
+        from timm.models import get_arch_pretrained_cfgs
+
+        model, dot, tag = self.variant.partition(".")
+        if not dot or ":" in model or self.variant in (known := get_arch_pretrained_cfgs(model)):
+            return
+        tags = [name.partition(".")[2] for name in known if "." in name]
+        help = choices_help(tag, tags, "tags") if tags else f"write `timm:{model}`"
+        raise TrunkRefusal(f"timm publishes no weights `{tag}` for `{model}`", ("name",), help)
+
+    def keywords(self) -> dict[str, Any]:
+        return {**super().keywords(), **dict.fromkeys(FACTORY)}
+
+    def pretrained(
+        self, params: LibraryParams, input_type: str, weights: bool | str, skeleton: bool = False
+    ) -> nn.Module:
+        keywords = params.keywords()
+        if skeleton:
+            bare = {k: v for k, v in keywords.items() if k != "checkpoint_path"}
+            return self.constructed(lambda: self.make(bare, input_type), params)
+        if not weights:
+            return self.build(params, input_type)
+        if isinstance(weights, str):
+            # timm's own loader reads the file: it translates foreign layouts and fits the classifier and first layer.
+            overlay = dict(keywords.pop("pretrained_cfg_overlay", None) or {})
+            keywords["pretrained_cfg_overlay"] = {**self.described(weights), **overlay, "file": weights}
+        return self.constructed(lambda: self.make(keywords, input_type, pretrained=True), params)
+
+    def described(self, path: str) -> dict[str, Any]:
+        """What timm's loader must know of a file beside its name: how many classes its classifier has."""
+        from timm.models import get_pretrained_cfg, load_state_dict
+
+        config = get_pretrained_cfg(self.variant, allow_unregistered=True)
+        names = config.classifier if config is not None else None
+        try:
+            state = load_state_dict(path, use_ema=False)
+        except Exception:  # no plain checkpoint: timm's loader will read it its own way, or say what is wrong
+            return {}
+        for name in [names] if isinstance(names, str) else names or ():
+            weight = state.get(f"{name}.weight")
+            if weight is not None:
+                return {"num_classes": int(weight.shape[0])}
+        return {}
+
+    def for_resolutions(self, params: LibraryParams, shapes: Sequence[Sequence[int]]) -> LibraryParams:
+        # timm's transformers take several sizes only where they are told so when they are built.
+        if len({tuple(s) for s in shapes}) < 2 or "dynamic_img_size" in params.keywords():
+            return params
+        model = type(build_on_meta(lambda: self.make(_without(params.keywords(), WEIGHTS), "rgb")))
+        if "dynamic_img_size" not in keywords_of(model):
+            return params
+        return LibraryParams(**params.keywords(), dynamic_img_size=True)
+
+    def built_for(self, params: LibraryParams, trunk: Any) -> Sequence[int] | None:
+        config = getattr(trunk, "default_cfg", None) or {}
+        size = list(config.get("input_size") or ())
+        if len(size) != 3:
+            return None
+        own = params.keywords().get("img_size")
+        if own is not None:
+            size[1:] = [own, own] if isinstance(own, int) else list(own)
+        return [params.keywords().get("in_chans", size[0]), *size[1:]]
+
+
+def _without(keywords: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {k: v for k, v in keywords.items() if k not in names}

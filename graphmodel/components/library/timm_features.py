@@ -1,0 +1,143 @@
+"""Features of timm's models, and of any module with timm's interface (`feature_info`, `forward_intermediates`).
+
+Source: timm 1.0.31, `timm.models._features` and each model's `forward_intermediates`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from graphmodel.components.features import CannotArrange, Feature, Running, of_taps
+from graphmodel.components.library.naming import LibraryFeature, Published, stage_names
+
+NORMED = "_norm"
+NO_NORM = "leave `norm` out"
+
+
+def published(trunk: Any) -> list[Published]:
+    """What timm publishes of the intermediate features."""
+    info = getattr(trunk, "feature_info", None) or []
+    info = getattr(info, "info", info)
+    return [Published(str(d.get("module", "")), d.get("num_chs"), d.get("reduction")) for d in info]
+
+
+def run(trunk: Any, features: Sequence[Feature], x: Any, extras: Mapping[str, Any], running: Running) -> dict[str, Any]:
+    """Runs a model of timm for features: one pass that gives the stages and everything behind them."""
+    library = [f for f in features if isinstance(f, LibraryFeature)]
+    others = [f for f in features if not isinstance(f, LibraryFeature)]
+    stages = [f for f in library if f.kind == "stage"]
+    kinds = {f.kind for f in library}
+    if kinds <= {"logits"}:
+        whole = trunk(x, **extras)
+        return {f.name: whole for f in library} | of_taps(trunk, others, whole, running)
+    out: dict[str, Any] = {}
+    if stages:
+        indices = sorted({f.index for f in stages})
+        last, maps = intermediates(trunk, x, running, indices=indices, **extras)
+        plain = {i: running.raw(m) for i, m in zip(indices, maps, strict=True)}
+        out = {f.name: plain[f.index] for f in stages if not f.normed}
+        out |= _normed([f for f in stages if f.normed], plain, trunk, x, extras, running)
+    else:
+        last = trunk.forward_features(x, **extras)
+    whole = None
+    if "logits" in kinds or others:
+        whole = trunk.forward_head(last) if classifies(trunk) else trunk(x, **extras)
+    for feature in library:
+        if feature.kind == "pre_logits":
+            out[feature.name] = trunk.forward_head(last, pre_logits=True)
+        elif feature.kind != "stage":
+            out[feature.name] = last if feature.kind == "features" else whole
+    return out | of_taps(trunk, others, whole, running)
+
+
+def _normed(
+    stages: Sequence[LibraryFeature],
+    plain: Mapping[int, Any],
+    trunk: Any,
+    x: Any,
+    extras: Mapping[str, Any],
+    running: Running,
+) -> dict[str, Any]:
+    """The stages after the final norm.
+
+    Raises:
+        CannotArrange: where timm has no norm for a stage; most pyramids have one for the last alone.
+    """
+    if not stages:
+        return {}
+    indices = sorted({f.index for f in stages})
+    try:
+        maps = intermediates(trunk, x, running, indices=indices, norm=True, intermediates_only=True, **extras)
+        made = {i: running.raw(m) for i, m in zip(indices, maps, strict=True)}
+    except Exception as error:  # it ran without the norm, so the norm is what stands in the way
+        raise CannotArrange(f"timm norms no stages of this model: {error}", NO_NORM, stages[0].name) from error
+    for feature in stages:
+        if running.same(made[feature.index], plain[feature.index]):
+            name = feature.name.removesuffix(NORMED)
+            raise CannotArrange(f"the final norm of this model does not go with `{name}`", NO_NORM, feature.name)
+    return {f.name: made[f.index] for f in stages}
+
+
+def intermediates(trunk: Any, x: Any, running: Running, **options: Any) -> Any:
+    """timm's `forward_intermediates`: maps, or tokens where a model reads the size of its maps off tensors."""
+    try:
+        return trunk.forward_intermediates(x, **options)
+    except Exception:
+        if "output_fmt" not in inspect.signature(trunk.forward_intermediates).parameters:
+            raise
+        running.forget()
+        return trunk.forward_intermediates(x, output_fmt="NLC", **options)
+
+
+def classifies(trunk: Any) -> bool:
+    """Whether a model has a pooled vector and a classifier; timm's plain encoders have none."""
+    return all(callable(getattr(trunk, name, None)) for name in ("forward_head", "get_classifier"))
+
+
+class TimmNaming:
+    """Names and makes the features of timm's models."""
+
+    def covers(self, module: Any) -> bool:
+        """Whether a module keeps to timm's interface."""
+        return all(
+            callable(getattr(module, n, None)) for n in ("forward_intermediates", "forward_features")
+        ) and hasattr(module, "feature_info")
+
+    def features(self, trunk: Any) -> list[Feature]:
+        feature = partial(LibraryFeature, layout="other", runner=run)
+        entries = published(trunk)
+        stages = [
+            feature(name, aliases=aliases, index=i, module=e.module, channels=e.channels, reduction=e.reduction)
+            for i, (e, (name, aliases)) in enumerate(zip(entries, stage_names(entries), strict=True))
+        ]
+        width = getattr(trunk, "num_features", None)
+        last = feature(
+            "features",
+            aliases=("forward_features",),
+            kind="features",
+            normed=True,
+            channels=width if isinstance(width, int) else None,
+        )
+        if not classifies(trunk):
+            return [*stages, last, feature("output", kind="logits", normed=True)]
+        pooled = feature("pre_logits", aliases=("flatten",), kind="pre_logits", normed=True)
+        return [*stages, last, pooled, feature("logits", aliases=("output",), kind="logits", normed=True)]
+
+    def default(self, trunk: Any) -> str:
+        return "pre_logits" if classifies(trunk) else "output"
+
+    def normed(self, feature: Feature, trunk: nn.Module, norm: bool) -> Feature | None:
+        if not isinstance(feature, LibraryFeature):
+            return None
+        if feature.kind != "stage":
+            return feature if norm else None
+        return replace(feature, name=feature.name + NORMED, normed=True, channels=None) if norm else feature
+
+
+NAMING = TimmNaming()

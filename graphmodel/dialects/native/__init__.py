@@ -1,0 +1,1 @@
+"""The native format: its YAML model, its resolver to a `ModelSpec`, and its writer."""

@@ -1,0 +1,193 @@
+"""Writes a `ModelSpec` as a native document: every default spelled out, `load_spec(dump(spec))` gives it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from graphmodel.dialects.native.dialect import views_of
+from graphmodel.spec.document import KeyPath, plain_value
+from graphmodel.spec.model import Edge, HeadSpec, InputSpec, ModelSpec, Source, TrunkSpec
+from graphmodel.spec.names import name_problem
+
+_WIDTH = 110
+"""Flow collections longer than this are written one item a line."""
+
+
+def dump(spec: ModelSpec) -> dict[str, Any]:
+    """The native document of a spec as plain data, in the order in which a person would write it.
+
+    Nothing is left to a default of the format. Parameters of trunks and heads are those that the spec holds: a spec
+    that comes from a graph (`graphmodel.build.locked_spec`) holds all of them.
+    """
+    out: dict[str, Any] = {"graphmodel": 1, "name": spec.name}
+    out["inputs"] = {name: _input(item) for name, item in spec.inputs.items()}
+    if list(spec.trunks) == ["trunk"]:
+        out["trunk"] = _trunk(spec.trunks["trunk"])
+    else:
+        out["trunks"] = {name: _trunk(trunk) for name, trunk in spec.trunks.items()}
+    out["heads"] = {name: _head(head) for name, head in spec.heads.items()}
+    if spec.head_defaults:
+        out["head_defaults"] = _plain(spec.head_defaults)
+    out["mapping"] = [_edge(edge, spec) for edge in spec.edges]
+    out["freeze"] = list(spec.freeze)
+    out["outputs"] = _plain(spec.outputs)
+    out["returns"] = spec.returns
+    out["checkpoint"] = spec.checkpoint
+    if spec.weights is not None:
+        out["weights"] = _plain(spec.weights.model_dump())
+    return out
+
+
+def _input(item: InputSpec) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if item.views is not None:
+        out["views"] = views_of(item.views)
+    elif item.shape is not None:
+        out["shape"] = list(item.shape)
+    out |= {"dtype": item.dtype, "passes": item.passes}
+    if item.companions:
+        out["with"] = list(item.companions)
+    return out
+
+
+def _trunk(trunk: TrunkSpec) -> dict[str, Any]:
+    return {
+        "module" if trunk.imports else "name": trunk.family,
+        **_plain(trunk.params),
+        "freeze": trunk.freeze,
+        "input_type": trunk.input_type,
+        "pretrained": trunk.pretrained,
+    }
+
+
+def _head(head: HeadSpec) -> Any:
+    chain = [{call.name: _plain(call.params)} for call in head.chain]
+    return chain[0] if len(chain) == 1 else chain
+
+
+def _edge(edge: Edge, spec: ModelSpec) -> dict[str, Any]:
+    sources = [_source(source, spec) for source in edge.sources]
+    out: dict[str, Any] = dict(sources[0]) if len(sources) == 1 else {"from": _short(sources), "combine": edge.combine}
+    if edge.head is not None:
+        out["head"] = edge.head
+    # A name that the resolver made (`0` of a bare Sequential) may be one that users cannot give; it makes it again.
+    if name_problem(edge.output, "an output") is None:
+        out["as"] = edge.output
+    return out
+
+
+def _short(sources: list[dict[str, Any]]) -> list[Any]:
+    """Sources of which nothing is said but where they are, as plain text."""
+    return [source["from"] if len(source) == 1 else source for source in sources]
+
+
+def _source(source: Source, spec: ModelSpec) -> dict[str, Any]:
+    text = source.input
+    feature = source.feature or ""
+    if len(spec.trunks) > 1 or feature.partition(".")[0] in spec.trunks:
+        text += f".{source.trunk}"
+    out: dict[str, Any] = {"from": text + (f".{feature}" if feature else "")}
+    if source.pool is not None:
+        out["pool"] = {source.pool.op: _plain(source.pool.params)}
+    if source.flatten:
+        out["flatten"] = True
+    return out | {k: v for k in ("layout", "tokens", "norm") if (v := getattr(source, k)) is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, models as mappings: what YAML can say."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def to_yaml(data: Mapping[str, Any], comment: Callable[[KeyPath], str] | None = None) -> str:
+    """YAML text of plain data; short collections of scalars stand on one line.
+
+    Args:
+        data: what `dump` returned.
+        comment: a remark for the line of a path, or an empty string.
+    """
+    lines: list[str] = []
+    _write_mapping(data, (), 0, lines, comment or (lambda path: ""))
+    return "\n".join(lines) + "\n"
+
+
+def _write_mapping(
+    data: Mapping[str, Any], path: KeyPath, depth: int, lines: list[str], comment: Callable[[KeyPath], str]
+) -> None:
+    for key, value in data.items():
+        _write(f"{'  ' * depth}{scalar(key)}:", value, (*path, key), depth + 1, lines, comment)
+
+
+def _write(
+    start: str, value: Any, path: KeyPath, depth: int, lines: list[str], comment: Callable[[KeyPath], str]
+) -> None:
+    """Writes one value behind `start`, which is `key:` or `-` with its indentation."""
+    remark = comment(path)
+    flow = _flow(value)
+    inner = any(comment((*path, k)) for k in value) if isinstance(value, Mapping) else False
+    if flow is not None and not inner and len(start) + len(flow) < _WIDTH:
+        lines.append(f"{start} {flow}" + (f"  # {remark}" if remark else ""))
+        return
+    if isinstance(value, Mapping) and start.rstrip().endswith("-"):
+        # The first key stands behind the dash, as people write it.
+        below: list[str] = []
+        _write_mapping(value, path, depth, below, comment)
+        first = f"{start} {below[0].lstrip()}"
+        lines += [first + (f"  # {remark}" if remark and "  # " not in first else ""), *below[1:]]
+        return
+    lines.append(start + (f"  # {remark}" if remark else ""))
+    if isinstance(value, Mapping):
+        _write_mapping(value, path, depth, lines, comment)
+    else:
+        for i, item in enumerate(value):
+            _write(f"{'  ' * depth}-", item, (*path, i), depth + 1, lines, comment)
+
+
+def _flow(value: Any, nested: bool = False) -> str | None:
+    """The one-line form; None for collections that hold collections of more than scalars."""
+    if isinstance(value, Mapping):
+        if not value:
+            return "{}"
+        items = [(k, _flow(v, True)) for k, v in value.items()]
+        if nested or any(v is None for _, v in items):
+            return None
+        return "{" + ", ".join(f"{scalar(k, flow=True)}: {v}" for k, v in items) + "}"
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(v, Mapping) for v in value):
+            return None
+        inner = [_flow(v, True) for v in value]
+        return None if any(v is None for v in inner) else "[" + ", ".join(v for v in inner if v is not None) + "]"
+    return scalar(value, flow=True)
+
+
+def scalar(value: Any, flow: bool = False) -> str:
+    """One scalar, quoted where our reader or any YAML 1.1 reader would take it for something else."""
+    if isinstance(value, str):
+        if plain_value(value) != value or value != value.strip():
+            return "'" + value.replace("'", "''") + "'" if "\n" not in value else _library(value, flow)
+        return _library(value, flow)
+    if isinstance(value, float):
+        text = repr(value)
+        return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(text, text)
+    return _library(value, flow)
+
+
+def _library(value: Any, flow: bool) -> str:
+    text: str = yaml.safe_dump([value] if flow else value, width=10**9, allow_unicode=True, default_flow_style=flow)
+    text = text.removesuffix("\n").removesuffix("...").removesuffix("\n")
+    return text[1:-1] if flow else text
+
+
+def header(lines: Sequence[str]) -> str:
+    """Lines as a YAML comment."""
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)

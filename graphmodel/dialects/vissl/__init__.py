@@ -1,0 +1,1 @@
+"""The VISSL dialect: a VISSL configuration in, a native document out."""

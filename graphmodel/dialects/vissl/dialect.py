@@ -1,0 +1,32 @@
+"""Tells VISSL's files from others; the translation itself is imported for such files only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from graphmodel.diagnostics import Collector
+from graphmodel.dialects import InputShapes
+from graphmodel.spec.document import Document, KeyPath
+
+
+class VisslDialect:
+    """Files with a `MODEL:` block, alone or under `config:`."""
+
+    name = "vissl"
+
+    def recognises(self, document: Document) -> bool:
+        data = document.data
+        config = data.get("config")
+        in_config = isinstance(config, Mapping) and any(str(k).isupper() for k in config)
+        return "graphmodel" not in data and ("MODEL" in data or "_BASE_" in data or in_config)
+
+    def override_prefixes(self, document: Document) -> Sequence[KeyPath]:
+        return (("config",), ()) if "config" in document.data else ((),)
+
+    def to_native(self, document: Document, inputs: InputShapes, report: Collector) -> Document:
+        from graphmodel.dialects.vissl.translate import translate  # Pydantic models of every VISSL key: slow to import
+
+        return translate(document, inputs, report)
+
+
+DIALECT = VisslDialect()

@@ -1,0 +1,126 @@
+"""A traced trunk: its calls, reduced to those that the requested features need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+
+from graphmodel.components.features import items_of
+from graphmodel.tracing.layout import Arrangement
+from graphmodel.tracing.proxy import Failed, TraceError, version
+
+ROOT = "trunk"
+"""The attribute that holds the trunk inside of the traced root."""
+
+
+@dataclass
+class Opened:
+    """A traced trunk.
+
+    Attributes:
+        graph: the trunk's calls; targets are module paths relative to the trunk, dead calls removed. What the tracer
+            saw of each call is in `node.meta`: `values` (a pair) and `mutates` (nodes that it changes in place).
+        features: the node of each requested feature.
+        inputs: placeholder names in order.
+        arrangements: how the dimensions of each requested feature are arranged.
+        extras: what the graph calls and the trunk does not have, by path: modules without parameters that stand for
+            functions which act in training only, and tensors that the trunk keeps as plain attributes.
+    """
+
+    graph: fx.Graph
+    features: dict[str, fx.Node]
+    inputs: tuple[str, ...] = ()
+    arrangements: dict[str, Arrangement] = field(default_factory=dict)
+    extras: dict[str, nn.Module | torch.Tensor] = field(default_factory=dict)
+
+
+def relative(path: str) -> str:
+    """A path under the traced root as a path under the trunk."""
+    return path.removeprefix(ROOT).removeprefix(".")
+
+
+def finish(
+    graph: fx.Graph, names: Sequence[str], arrangements: Mapping[str, Arrangement], tensors: Mapping[str, torch.Tensor]
+) -> Opened:
+    """The traced graph without what no feature needs.
+
+    Args:
+        graph: what the tracer recorded; its output is a dict of features.
+        names: the inputs' names in order.
+        arrangements: of each feature.
+        tensors: constants that the graph may read and that are no parameters or buffers of the trunk.
+
+    Raises:
+        TraceError: where a feature is no single tensor.
+    """
+    output = next(n for n in reversed(graph.nodes) if n.op == "output")
+    wanted = dict(output.args[0])
+    for name, node in wanted.items():
+        value = node.meta["values"][0] if isinstance(node, fx.Node) else node
+        if isinstance(value, Failed):
+            raise TraceError(value.reason)
+        if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
+            raise TraceError(f"the feature `{name}` is no tensor, it is {_kind(value)}", _parts_help(name, value))
+    graph.erase_node(output)
+    wanted = {name: _protected(graph, node) for name, node in wanted.items()}
+    alive = _alive(graph, list(wanted.values()))
+    for node in reversed(list(graph.nodes)):
+        if node not in alive and node.op != "placeholder":
+            graph.erase_node(node)
+    extras: dict[str, nn.Module | torch.Tensor] = {}
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = relative(str(node.target))
+            if node.target in tensors:
+                extras[node.target] = tensors[node.target]
+    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+    for node, name in zip(placeholders, names, strict=True):
+        node.meta["input"] = name
+    return Opened(graph, wanted, tuple(names), dict(arrangements), extras)
+
+
+def _parts_help(name: str, value: object) -> str:
+    """How to name the parts of what is no tensor."""
+    parts = [f"`{name}.{key}`" for key in items_of(value)]
+    return f"read a part of it: {', '.join(parts[:8])}" if parts else "let heads read modules that return tensors"
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict):
+        return f"a mapping with {', '.join(f'`{k}`' for k in value)}"
+    if isinstance(value, (list, tuple)):
+        return f"a {'list' if isinstance(value, list) else 'tuple'} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _protected(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The node, or a copy of its value taken at once where a later call changes it in place."""
+    if version(node.meta["values"][0]) == node.meta["version"]:
+        return node
+    with graph.inserting_after(node):
+        copy = graph.call_function(torch.clone, (node,))
+    copy.meta.update(values=node.meta["values"], version=version(node.meta["values"][0]), mutates=[], same_value=True)
+    return copy
+
+
+def _alive(graph: fx.Graph, wanted: Sequence[fx.Node]) -> set[fx.Node]:
+    """What the wanted nodes need, calls that change a needed value in place included."""
+    alive: set[fx.Node] = set()
+    pending = list(wanted)
+    order = {n: i for i, n in enumerate(graph.nodes)}
+    last = max(order[n] for n in wanted)
+    while pending:
+        node = pending.pop()
+        if node in alive:
+            continue
+        alive.add(node)
+        pending += node.all_input_nodes
+        pending += [
+            user
+            for user in node.users
+            if node in user.meta.get("mutates", ()) and order[user] <= last and user not in alive
+        ]
+    return alive
