@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from graphmodel.build.describe import FeatureDescription, describe
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.family import TrunkFamily
-from graphmodel.spec.document import fail
+from graphmodel.diagnostics import fail
 from graphmodel.tracing.tracer import TraceError
 
 SIZES = (224, 256, 384, 299, 518, 448, 192, 240, 336)

@@ -58,8 +58,7 @@ def _print_page(name: str, form: options.Format) -> None:
     from graphmodel.cli import console
     from graphmodel.cli.catalogue import parameters
     from graphmodel.components.registry import find_head, head_names
-    from graphmodel.diagnostics import choices_help
-    from graphmodel.spec.document import fail
+    from graphmodel.diagnostics import choices_help, fail
 
     entry = find_head(name)
     if entry is None:

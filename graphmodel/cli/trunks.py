@@ -112,7 +112,7 @@ def _print_page(name: str, items: Any, size: str | None, form: options.Format) -
     from graphmodel.cli import console
     from graphmodel.cli.catalogue import trunk_page
     from graphmodel.components.registry import find_trunk
-    from graphmodel.spec.document import fail
+    from graphmodel.diagnostics import fail
     from graphmodel.spec.merge import apply_overrides, from_mapping
 
     shape = options.shapes([f"input={size}"])["input"] if size else None

@@ -172,7 +172,7 @@ def _spec_of(path: str) -> str:
     Raises:
         CompileError: GM100 for another directory.
     """
-    from graphmodel.spec.document import fail
+    from graphmodel.diagnostics import fail
 
     if not Path(path).is_dir():
         return path

@@ -8,6 +8,8 @@ from graphmodel.diagnostics.findings import (
     Span,
     choices_help,
     did_you_mean,
+    fail,
+    first_line,
     in_source_order,
     to_json,
 )
@@ -20,6 +22,8 @@ __all__ = [
     "Span",
     "choices_help",
     "did_you_mean",
+    "fail",
+    "first_line",
     "in_source_order",
     "to_json",
 ]

@@ -122,6 +122,16 @@ def in_source_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     return sorted(unique, key=key)
 
 
+def fail(code: str, message: str, span: Span | None = None, help: str = "", path: str = "") -> CompileError:
+    """A `CompileError` with one finding, to be raised: `raise fail("GM100", "no such file: a.yaml")`."""
+    return CompileError([Diagnostic(code, message, span, help, "error", path)])
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type's name if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @dataclass
 class Collector:
     """Gathers findings so that all of them are reported at once."""

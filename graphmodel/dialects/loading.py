@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from graphmodel.diagnostics import Collector
+from graphmodel.diagnostics import Collector, fail
 from graphmodel.dialects import Dialect, InputShapes
-from graphmodel.spec.document import Document, fail
+from graphmodel.spec.document import Document
 from graphmodel.spec.merge import apply_overrides, from_mapping, merge, read_extended
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from graphmodel.diagnostics import Collector, CompileError, Diagnostic, Span
+from graphmodel.diagnostics import Collector, Span, fail, first_line
 
 KeyPath = tuple[str | int, ...]
 
@@ -92,11 +92,6 @@ def dotted(path: Sequence[str | int]) -> str:
     return text
 
 
-def fail(code: str, message: str, span: Span | None = None, help: str = "", path: str = "") -> CompileError:
-    """A `CompileError` with one finding."""
-    return CompileError([Diagnostic(code, message, span, help, "error", path)])
-
-
 def read_file(path: str | Path) -> Document:
     """Reads one YAML file.
 
@@ -148,9 +143,9 @@ def read_text(text: str, name: str = "<string>") -> Document:
         before = text[: error.position]
         line = before.count("\n")
         span = Span(name, line + 1, error.position - before.rfind("\n"), 1, lines[line] if line < len(lines) else "")
-        raise fail("GM101", f"not readable as YAML: {_first_line(error)}", span, "delete the character") from None
+        raise fail("GM101", f"not readable as YAML: {first_line(error)}", span, "delete the character") from None
     except yaml.YAMLError as error:
-        raise fail("GM101", f"not readable as YAML: {_first_line(error)}", Span(name, 1, 1)) from None
+        raise fail("GM101", f"not readable as YAML: {first_line(error)}", Span(name, 1, 1)) from None
     if not documents or documents[0] is None:
         raise fail("GM105", "the file is empty", Span(name, 1, 1), "a spec is a YAML mapping; see `examples/native/`")
     if len(documents) > 1:
@@ -344,7 +339,3 @@ def _syntax(error: yaml.MarkedYAMLError, name: str, lines: list[str]) -> tuple[s
     line = min(mark.line, max(len(lines) - 1, 0))
     text = lines[line] if lines else ""
     return message, Span(name, line + 1, mark.column + 1, 1, text), hint
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["unknown"])[0]

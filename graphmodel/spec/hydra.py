@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from graphmodel.diagnostics import Collector
-from graphmodel.spec.document import Document, KeyPath, fail
+from graphmodel.diagnostics import Collector, fail
+from graphmodel.spec.document import Document, KeyPath
 from graphmodel.spec.merge import merge, read_extended
 
 ENDINGS = ("", ".yaml", ".yml")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphmodel.diagnostics import CompileError, Span
-from graphmodel.spec.document import Document, KeyPath, Place, dotted, fail, read_file, read_text
+from graphmodel.diagnostics import CompileError, Span, fail
+from graphmodel.spec.document import Document, KeyPath, Place, dotted, read_file, read_text
 
 SET_SOURCE = "<--set>"
 _INDEX = re.compile(r"\[(\d+)\]")

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphmodel.diagnostics import fail
 from graphmodel.graph.types import ModelGraph
-from graphmodel.spec.document import fail
 from graphmodel.visualize.compose import Options, compose, count
 from graphmodel.visualize.dot import Orientation, to_dot
 from graphmodel.visualize.forms import LEVELS, check

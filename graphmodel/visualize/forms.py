@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from graphmodel.diagnostics import choices_help
-from graphmodel.spec.document import fail
+from graphmodel.diagnostics import choices_help, fail
 
 FORMS = ("svg", "png", "pdf", "html", "mmd", "dot", "json")
 """Forms of a picture, by the ending of its file."""
