@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from graphmodel.diagnostics import CompileError, Diagnostic, Span
+from graphmodel.spec.display import register_display as _register_display
 
 if TYPE_CHECKING:
     from graphmodel.api import build_graph, compile
@@ -60,6 +61,15 @@ __all__ = [
     "register_head",
     "register_trunk",
 ]
+
+
+def _display(shown: Any) -> dict[str, str]:
+    """What notebooks show; drawing is loaded when somebody looks."""
+    bundle: dict[str, str] = import_module("graphmodel.visualize.notebook").mimebundle(shown)
+    return bundle
+
+
+_register_display(_display)
 
 
 def __getattr__(name: str) -> Any:

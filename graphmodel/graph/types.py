@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Span
+from graphmodel.spec.display import Displayed
 from graphmodel.spec.model import InputSpec, ModelSpec
 
 Kind = Literal["input", "trunk", "op", "head"]
@@ -165,7 +165,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class ModelGraph:
+class ModelGraph(Displayed):
     """A model as calls. Immutable: passes return new graphs.
 
     Attributes:
@@ -225,11 +225,6 @@ class ModelGraph:
         from graphmodel.graph.text import to_text
 
         printer.text("ModelGraph(...)" if cycle else to_text(self))
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        # By name: pictures are made of graphs, not the other way round.
-        bundle: dict[str, str] = import_module("graphmodel.visualize.notebook").mimebundle(self)
-        return bundle
 
     def __str__(self) -> str:
         from graphmodel.graph.text import to_text

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from graphmodel.graph.types import ModelGraph
+from graphmodel.spec.display import Displayed
 
 
-class CompiledModel(fx.GraphModule):
+class CompiledModel(fx.GraphModule, Displayed):
     """A compiled spec.
 
     `forward` takes one argument per input, in the order of the spec; an input with views takes a list or tuple of
@@ -74,10 +74,6 @@ class CompiledModel(fx.GraphModule):
             _initialise(target, graph, root.__dict__)
 
         return init
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        bundle: dict[str, str] = import_module("graphmodel.visualize.notebook").mimebundle(self)
-        return bundle
 
 
 def _initialise(target: CompiledModel, graph: fx.Graph, state: dict[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from graphmodel.diagnostics import Diagnostic, Span
+from graphmodel.spec.display import Displayed
 from graphmodel.spec.document import Document, KeyPath
 from graphmodel.spec.terms import Combine, Dtype, InputType, Layout, Passes, Returns, Tokens
 
@@ -127,7 +127,7 @@ class WeightsSpec(Part):
     append_prefix: str = ""
 
 
-class ModelSpec(Part):
+class ModelSpec(Part, Displayed):
     """A whole model, every name resolved and every default filled in.
 
     Attributes:
@@ -173,8 +173,3 @@ class ModelSpec(Part):
     def span(self, path: KeyPath, *, key: bool = False) -> Span | None:
         """The place of a path in the native document."""
         return self._document.span(path, key=key)
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
-        # By name: a spec knows nothing of graphs, and imports no torch until somebody looks at it in a notebook.
-        bundle: dict[str, str] = import_module("graphmodel.visualize.notebook").mimebundle(self)
-        return bundle
