@@ -174,9 +174,15 @@ def _clean(value: Any, properties: bool = False) -> Any:
 def _trunk_names() -> list[Schema]:
     """What a trunk may be called: registered names, and any name of a library whose models are trunks."""
     names = trunk_names()
-    open_ended = [n for n in names if getattr(find_trunk(n), "variants", None) is not None]
+    open_ended = [n for n in names if _is_library(n)]
     out: list[Schema] = [{"enum": [n for n in names if n not in open_ended]}]
     return out + [{"pattern": f"^{name}:."} for name in open_ended]
+
+
+def _is_library(name: str) -> bool:
+    """Whether a trunk's name stands for a whole library, whose models follow a colon."""
+    family = find_trunk(name)
+    return family is not None and family.variants() is not None
 
 
 def _trunks(common: Schema, defs: Schema) -> list[Schema]:
@@ -186,10 +192,8 @@ def _trunks(common: Schema, defs: Schema) -> list[Schema]:
     for name in trunk_names():
         family = find_trunk(name)
         assert family is not None
-        is_open = getattr(family, "variants", None) is not None
-        key = getattr(family, "Params", None)
-        names, _ = by_model.setdefault(key, ([], getattr(family, "summary", "")))
-        names.append({"pattern": f"^{name}:."} if is_open else {"const": name})
+        names, _ = by_model.setdefault(family.Params, ([], family.summary))
+        names.append({"pattern": f"^{name}:."} if _is_library(name) else {"const": name})
     out = []
     for model, (names, summary) in by_model.items():
         own = _own(model, defs)

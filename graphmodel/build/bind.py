@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from graphmodel.components.construct import build_on_meta, meta_copy
-from graphmodel.components.family import TrunkFamily, TrunkRefusal
+from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
 from graphmodel.components.features import INPUT_OF, Feature, part_of
 from graphmodel.components.head import HeadParams
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
@@ -133,7 +133,7 @@ class Binder:
         try:
             params = family.for_resolutions(params, self.shapes(trunk))
             meta = build_on_meta(lambda: family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton=True))
-        except TrunkRefusal as error:
+        except InvalidTrunkParams as error:
             at = (*trunk.at, *error.path)
             span = self.spec.span(at, key=error.path != ("name",))
             self.report.error("GM201", error.message, span, error.help, dotted(at))
@@ -162,8 +162,7 @@ class Binder:
     def is_readable(self, trunk: TrunkSpec, family: TrunkFamily[Any]) -> bool:
         """Whether `pretrained` names weights that the library publishes or a file that is there."""
         weights = str(trunk.pretrained)
-        published = getattr(family, "is_published", None)
-        if Path(weights).is_file() or (published is not None and published(weights)):
+        if Path(weights).is_file() or family.is_published(weights):
             return True
         span = self.spec.span((*trunk.at, "pretrained"))
         self.report.error("GM510", f"no such file: {weights}", span, "write true for published weights, or a file")
@@ -269,10 +268,11 @@ def _cannot_open(module: Any) -> tuple[str, str] | None:
 def unknown_help(name: str) -> str:
     """What to write instead of a trunk that there is not."""
     library, colon, variant = name.partition(":")
-    variants = getattr(find_trunk(library), "variants", None) if colon else None
+    family = find_trunk(library) if colon else None
+    variants = family.variants() if family is not None else None
     if variants is None:
         return choices_help(name, trunk_names(), "`graphmodel trunks` lists them all; some are")
-    names = [f"{library}:{v}" for v in variants()]
+    names = [f"{library}:{v}" for v in variants]
     near = did_you_mean(name, names) if variant else ""
     return " ".join(part for part in (near, f"`graphmodel trunks {library}:` lists all {len(names)}") if part)
 

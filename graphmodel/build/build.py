@@ -16,7 +16,7 @@ from graphmodel.build.freeze_patterns import resolve_patterns
 from graphmodel.build.graph_writer import Value, Writer, version
 from graphmodel.build.view_groups import Group, groups_of
 from graphmodel.components.construct import build_on_meta
-from graphmodel.components.features import CannotArrange
+from graphmodel.components.features import FeatureError
 from graphmodel.components.head import HeadMismatch
 from graphmodel.diagnostics import Collector
 from graphmodel.graph.types import Component, ModelGraph, Output
@@ -169,7 +169,7 @@ class _Builder:
             extras = {c: self.joined(self.tensors[c], group, f"{c}_{scope}") for c in item.companions}
             try:
                 opened = open_trunk(trunk.module, features, {"x": main.pair, **{k: v.pair for k, v in extras.items()}})
-            except CannotArrange as error:
+            except FeatureError as error:
                 at = self.readers(item, trunk, error.name)
                 self.error("GM306", str(error), at, error.help)
                 return
@@ -241,12 +241,12 @@ class _Builder:
         """A feature of all views as one batch, in the order in which the views came.
 
         Raises:
-            CannotApply: where the feature has another size at each resolution.
+            FeatureError: where the feature has another size at each resolution.
         """
         if len(values) == 1:
             return values[0]
         if len({tuple(v.pair[0].shape[1:]) for v in values}) > 1:
-            raise ops.CannotApply(
+            raise FeatureError(
                 f"views of several resolutions give features of several shapes ({', '.join(v.text for v in values)}), "
                 "which are no single batch",
                 "pool the feature to one size (`pool: {adaptive_avg_pool2d: 1}`), or read a pooled feature",
@@ -280,7 +280,7 @@ class _Builder:
             axes = [ops.channel_axis(self.layout(source), source.flatten) for source in edge.sources]
             try:
                 value = ops.combine(self.writer, edge.combine, values, edge.output, axes)
-            except ops.CannotApply as error:
+            except FeatureError as error:
                 self.error("GM306", str(error), edge.at, error.help)
                 return None
         if edge.head is None and isinstance(value.info, list):
@@ -317,7 +317,7 @@ class _Builder:
             layout = self.layout(source) if self.spec.dialect == "native" else ""
             ready = [ops.prepare(self.writer, value, source, span, layout) for value in values]
             return self.in_view_order(source, groups, ready, wanted)
-        except ops.CannotApply as error:
+        except FeatureError as error:
             self.error("GM306", f"{error} (`{source.input}.{wanted.feature.name}`)", (*source.at, "pool"), error.help)
             return None
 

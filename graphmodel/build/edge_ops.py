@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from graphmodel.build.graph_writer import Value, Writer
+from graphmodel.components.features import FeatureError
 from graphmodel.diagnostics import Span
 from graphmodel.spec.model import PoolSpec, Source
 from graphmodel.spec.terms import Combine
@@ -24,14 +25,6 @@ POOLS: dict[str, Any] = {
 }
 
 
-class CannotApply(Exception):
-    """An operation that does not fit the feature."""
-
-    def __init__(self, message: str, help: str = "") -> None:
-        super().__init__(message)
-        self.help = help
-
-
 def prepare(writer: Writer, value: Value, source: Source, span: Span | None, layout: str) -> Value:
     """The feature pooled and flattened as its reader asked; layout and tokens were seen to when the trunk was opened.
 
@@ -43,7 +36,7 @@ def prepare(writer: Writer, value: Value, source: Source, span: Span | None, lay
         layout: how the feature's dimensions are arranged.
 
     Raises:
-        CannotApply: where the operation does not fit the feature's shape.
+        FeatureError: where the operation does not fit the feature's shape.
     """
     if source.pool is not None:
         value = pool(writer, value, source.pool, span, layout)
@@ -56,14 +49,14 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None, layout
     """A pooled feature map."""
     first = value.pair[0]
     if not isinstance(first, torch.Tensor) or first.ndim != 4:
-        raise CannotApply(
+        raise FeatureError(
             f"`{spec.op}` pools feature maps (N×C×H×W) and the feature is {value.text}",
             "reshape the tokens to a map (`layout: nchw`), or take their mean (`tokens: mean`)"
             if isinstance(first, torch.Tensor) and first.ndim == 3
             else "leave the pooling out, or read a feature map",
         )
     if layout == "nhwc":
-        raise CannotApply(
+        raise FeatureError(
             f"`{spec.op}` pools maps with channels first and the feature is {value.text}, channels last",
             "write `layout: nchw` beside the pooling",
         )
@@ -78,7 +71,7 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None, layout
         )
     except (RuntimeError, TypeError, ValueError) as error:
         text = (str(error).strip().splitlines() or [""])[0]
-        raise CannotApply(f"`{spec.op}` cannot pool a feature of shape {value.text}: {text}") from None
+        raise FeatureError(f"`{spec.op}` cannot pool a feature of shape {value.text}: {text}") from None
 
 
 def channel_axis(layout: str, flattened: bool) -> int:
@@ -115,19 +108,19 @@ def combine(writer: Writer, how: Combine, values: list[Value], name: str, axes: 
         axes: the channel axis of each feature.
 
     Raises:
-        CannotApply: where they do not fit together.
+        FeatureError: where they do not fit together.
     """
     label = f"{name}_{how}"
     shapes = ", ".join(v.text for v in values)
     if how == "list":
         return writer.function("list", list, (tuple(values),), name=label)
     if len({len(v.pair[0].shape) for v in values}) > 1 or (how == "concat" and len(set(axes)) > 1):
-        raise CannotApply(
+        raise FeatureError(
             f"`combine: {how}` needs features of one layout, these are {shapes}",
             "give each the same `layout` or pooling: the long form of `from` takes them for each feature",
         )
     if how != "concat" and len({tuple(v.pair[0].shape) for v in values}) > 1:
-        raise CannotApply(f"`combine: {how}` needs features of one shape, these are {shapes}", "try `combine: concat`")
+        raise FeatureError(f"`combine: {how}` needs features of one shape, these are {shapes}", "try `combine: concat`")
     try:
         if how == "stack":
             return writer.function("stack", torch.stack, (values, 1), name=label)
@@ -139,4 +132,4 @@ def combine(writer: Writer, how: Combine, values: list[Value], name: str, axes: 
         return total
     except (RuntimeError, TypeError) as error:
         text = (str(error).strip().splitlines() or [""])[0]
-        raise CannotApply(f"`combine: {how}` cannot join {shapes}: {text}") from None
+        raise FeatureError(f"`combine: {how}` cannot join {shapes}: {text}") from None

@@ -54,7 +54,7 @@ class VisslNames:
             for component in self.components.values():
                 if component.kind == "trunk":
                     family = find_trunk(component.family)
-                    inner = rest if family is None else family.vissl_key(rest, component.params)
+                    inner = rest if family is None else family.from_vissl_key(rest, component.params)
                     if inner is not None:
                         yield f"{component.name}.{inner}"
         elif part == "heads":

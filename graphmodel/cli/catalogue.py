@@ -77,10 +77,7 @@ def parameters(model: type[BaseModel]) -> list[Parameter]:
 
 def library_parameters(family: TrunkFamily[Any]) -> list[Parameter]:
     """The keyword arguments of a library's model, whose types and meanings the library alone knows."""
-    keywords = getattr(family, "keywords", None)
-    if keywords is None:
-        return []
-    return [Parameter(name, "anything", _default(default), "") for name, default in keywords().items()]
+    return [Parameter(name, "anything", _default(default), "") for name, default in family.keywords().items()]
 
 
 def _default(value: Any) -> str:

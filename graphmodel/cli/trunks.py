@@ -58,13 +58,14 @@ def _families() -> list[dict[str, Any]]:
         if first is not None:
             first["aliases"].append(name)
             continue
-        variants = getattr(family, "variants", None)
+        assert family is not None
+        variants = family.variants()
         rows[name] = {
             "name": name,
             "aliases": [],
-            "summary": getattr(family, "summary", ""),
-            "source": getattr(family, "source", ""),
-            "models": len(variants()) if variants is not None else None,
+            "summary": family.summary,
+            "source": family.source,
+            "models": len(variants) if variants is not None else None,
             "family": type(family),
         }
     return [{k: v for k, v in row.items() if k != "family"} for row in rows.values()]
@@ -96,8 +97,9 @@ def _print_names(form: options.Format, pattern: str) -> None:
     from graphmodel.components.registry import find_trunk, trunk_names
 
     library, colon, _ = pattern.partition(":")
-    variants = getattr(find_trunk(library), "variants", None) if colon else None
-    names = [f"{library}:{v}" for v in variants()] if variants is not None else trunk_names()
+    family = find_trunk(library) if colon else None
+    variants = family.variants() if family is not None else None
+    names = [f"{library}:{v}" for v in variants] if variants is not None else trunk_names()
     found = names if pattern == f"{library}:" else [n for n in names if fnmatchcase(n, pattern)]
     if form is options.Format.json:
         console.print_json(found)
@@ -117,7 +119,7 @@ def _print_page(name: str, items: Any, size: str | None, form: options.Format) -
 
     shape = options.shapes([f"input={size}"])["input"] if size else None
     family = find_trunk(name)
-    if family is None or (getattr(family, "variants", None) is not None and ":" not in name):
+    if family is None or (family.variants() is not None and ":" not in name):
         message = f"unknown trunk `{name}`" if family is None else f"`{name}` needs a model: `{name}:NAME`"
         raise fail("GM205", message, help=unknown_help(name if family is None else f"{name}:"))
     given = apply_overrides(from_mapping({}), items).data

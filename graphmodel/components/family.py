@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from pydantic import BaseModel
 from torch import nn
 
@@ -14,8 +15,8 @@ from graphmodel.components.features import Feature
 ParamsT = TypeVar("ParamsT", bound=BaseModel)
 
 
-class TrunkRefusal(Exception):
-    """Parameters or weights that a trunk's family cannot take.
+class InvalidTrunkParams(Exception):
+    """Parameters or weights that a trunk family does not accept.
 
     Attributes:
         message: what is wrong.
@@ -96,10 +97,10 @@ class TrunkFamily(Generic[ParamsT]):
             skeleton: build the same module and load nothing.
 
         Raises:
-            TrunkRefusal: where there are no published weights.
+            InvalidTrunkParams: where there are no published weights.
         """
         if weights is True:
-            raise TrunkRefusal(
+            raise InvalidTrunkParams(
                 f"no weights are published for `{self.name}`",
                 ("pretrained",),
                 "name a file, or take the library's model: `torchvision:NAME` or `timm:NAME`",
@@ -107,10 +108,34 @@ class TrunkFamily(Generic[ParamsT]):
         module = self.build(params, input_type)
         return load_file(module, weights) if isinstance(weights, str) and not skeleton else module
 
-    def vissl_key(self, key: str, params: ParamsT) -> str | None:
+    def is_published(self, weights: str) -> bool:
+        """Whether the library publishes weights of that name for this trunk."""
+        return False
+
+    def bind(self, variant: str) -> TrunkFamily[Any] | None:
+        """The trunk `FAMILY:VARIANT` of a family that is a whole library, or None if there is no such model."""
+        return None
+
+    def variants(self) -> list[str] | None:
+        """The models of a family that is a whole library; None for any other family."""
+        return None
+
+    def keywords(self) -> dict[str, Any]:
+        """Further arguments with their defaults, if the library and not `Params` says what there is."""
+        return {}
+
+    def from_vissl_key(self, key: str, params: ParamsT) -> str | None:
         """This library's key for a key of VISSL's trunk (without `trunk.` and `base_model.`), or None to drop it."""
         return key.removeprefix("_feature_blocks.")
 
     def to_vissl_key(self, key: str, params: ParamsT) -> str | None:
-        """VISSL's key for one of this library's, the way back from `vissl_key`; None where VISSL has no such tensor."""
+        """VISSL's key for one of this library's, the inverse of `from_vissl_key`; None if VISSL has no such tensor."""
         return f"_feature_blocks.{key}"
+
+    def from_vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: ParamsT) -> dict[str, torch.Tensor]:
+        """VISSL's tensors under VISSL's keys, in the shapes of this library."""
+        return dict(tensors)
+
+    def to_vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: ParamsT) -> dict[str, torch.Tensor]:
+        """This library's tensors under VISSL's keys, in the shapes of VISSL."""
+        return dict(tensors)

@@ -100,7 +100,7 @@ def _item(name: str, keys: tuple[str, ...], trunk: nn.Module, value: Any) -> Any
         items = items_of(value)
         if key not in items:
             what = f"it has {', '.join(f'`{k}`' for k in items)}" if items else "it is one tensor"
-            raise CannotArrange(f"`{name}` names no item of what the module returns", what, name)
+            raise FeatureError(f"`{name}` names no item of what the module returns", what, name)
         value = items[key]
     return value
 
@@ -112,12 +112,12 @@ def items_of(value: Any) -> dict[str, Any]:
     return {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else {}
 
 
-class CannotArrange(Exception):
-    """A layout, a choice of tokens or a norm that a feature cannot be had with.
+class FeatureError(Exception):
+    """What an edge asks of a feature (a layout, tokens, a norm, pooling) and the feature does not allow.
 
     Attributes:
         help: how to fix it.
-        name: the wanted feature's name.
+        name: the requested feature's name.
     """
 
     def __init__(self, message: str, help: str = "", name: str = "") -> None:

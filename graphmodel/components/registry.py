@@ -131,8 +131,7 @@ def find_trunk(name: str) -> TrunkFamily[Any] | None:
     _load_all()
     family, colon, variant = name.partition(":")
     if colon and family in _trunks:
-        bind = getattr(_trunks[family], "bind", None)
-        return bind(variant) if bind is not None else None
+        return _trunks[family].bind(variant)
     return _trunks.get(name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from graphmodel.components.features import CannotArrange, Feature
+from graphmodel.components.features import Feature, FeatureError
 from graphmodel.components.tensors import Layout
 from graphmodel.spec.terms import Layout as WantedLayout
 from graphmodel.spec.terms import Tokens
@@ -249,7 +249,7 @@ def arrange(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrange
     """The value with the tokens and in the layout that were asked for.
 
     Raises:
-        CannotArrange: where it has no such tokens or cannot be laid out so.
+        FeatureError: where it has no such tokens or cannot be laid out so.
     """
     if wanted.tokens is not None:
         value, have = _select(value, have, wanted)
@@ -259,7 +259,7 @@ def arrange(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrange
         what = (
             f"tokens: {wanted.tokens}" if wanted.tokens in ("class", "mean") else f"the feature `{wanted.feature.name}`"
         )
-        raise CannotArrange(
+        raise FeatureError(
             f"`layout: {wanted.layout}` needs a map or a sequence of tokens, and `{what.strip('`')}` gives "
             f"{_text(value)}",
             "leave `layout` out, or read a feature with spatial extent",
@@ -268,12 +268,12 @@ def arrange(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrange
         flat = value.flatten(2).transpose(1, 2) if have.layout == "nchw" else value.flatten(1, 2)
         return flat, replace(have, layout="nlc", prefix=0, class_token=False)
     if have.layout == "nlc" and have.prefix and wanted.tokens == "all":
-        raise CannotArrange(
+        raise FeatureError(
             f"`tokens: all` keeps {have.prefix} tokens that have no place in a map (`layout: {wanted.layout}`)",
             "write `tokens: patch`, or leave `tokens` out: prefix tokens are then dropped",
         )
     if have.grid is None:
-        raise CannotArrange(
+        raise FeatureError(
             f"the {_shape(value)[1]} tokens of `{wanted.feature.name}` form no grid of the image's aspect",  # type: ignore[index]
             "read the tokens as they are, without `layout`",
         )
@@ -301,14 +301,14 @@ def to_map(value: Any, have: Arrangement) -> Any:
 def _select(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrangement]:
     name, tokens = wanted.feature.name, wanted.tokens
     if have.layout not in ("nchw", "nhwc", "nlc"):
-        raise CannotArrange(
+        raise FeatureError(
             f"`tokens: {tokens}` needs a sequence of tokens and the feature `{name}` is {_text(value)}",
             "leave `tokens` out, or read a feature of tokens such as `block3`",
         )
     if tokens == "class":
         if not have.class_token:
             kind = "a feature map" if have.layout != "nlc" else "a sequence without a class token"
-            raise CannotArrange(
+            raise FeatureError(
                 f"`tokens: class` needs a class token and the feature `{name}` is {kind}",
                 "write `tokens: mean`, or `tokens: patch`",
             )

@@ -16,7 +16,7 @@ from torch import fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 from torch.overrides import TorchFunctionMode
 
-from graphmodel.components.features import INPUT_OF, CannotArrange, Feature, run_plain
+from graphmodel.components.features import INPUT_OF, Feature, FeatureError, run_plain
 from graphmodel.tracing.both_modes import for_both_modes, with_dropout_modules
 from graphmodel.tracing.layout import Arrangement, Wanted, arrange, infer, strip
 from graphmodel.tracing.proxy import (
@@ -57,7 +57,7 @@ def open_trunk(trunk: nn.Module, features: Sequence[Feature | Wanted], sample: M
     Raises:
         TraceError: where the trunk's own code cannot be followed, or does things in training mode that no module can
             stand for.
-        CannotArrange: where a feature cannot be had in the layout that was asked for.
+        FeatureError: where a feature cannot be had in the layout that was asked for.
     """
     wanted = [f if isinstance(f, Wanted) else Wanted(f) for f in features]
     before = [(m, m.training) for m in trunk.modules()]
@@ -99,7 +99,7 @@ def _traced(
     tracer.name_tensors(root)
     try:
         graph = tracer.trace(root)
-    except (TraceError, CannotArrange):
+    except (TraceError, FeatureError):
         raise
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
@@ -133,7 +133,7 @@ class _Root(nn.Module):
                 have = tracer.known.get(getattr(value, "node", None)) or infer(value, wanted.feature, self.trunk, size)
                 try:
                     out[wanted.name], tracer.arrangements[wanted.name] = arrange(value, have, wanted)
-                except CannotArrange as error:
+                except FeatureError as error:
                     error.name = wanted.name
                     raise
         return out

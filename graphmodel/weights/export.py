@@ -76,8 +76,7 @@ def _vissl_trunk(component: Component, own: Tensors, extractor: bool) -> Tensors
         theirs = family.to_vissl_key(key, component.params)
         if theirs is not None:
             out[f"{start}{theirs}"] = tensor
-    back = getattr(family, "to_vissl_tensors", None)
-    return out if back is None else dict(back(out, component.params))
+    return family.to_vissl_tensors(out, component.params)
 
 
 def _vissl_heads(graph: ModelGraph, state: Tensors) -> Tensors:

@@ -118,12 +118,12 @@ def load_weights(
 
 def _expanded(state: StateDict, module: CompiledModel) -> StateDict:
     """A state dict whose tensors a family splits or reshapes into the library's own form."""
+    tensors = state.tensors
     for component in module.model_graph.components.values():
         family = find_trunk(component.family) if component.kind == "trunk" else None
-        convert = getattr(family, "vissl_tensors", None)
-        if convert is not None:
-            return StateDict(state.path, convert(state.tensors, component.params))
-    return state
+        if family is not None:
+            tensors = family.from_vissl_tensors(tensors, component.params)
+    return StateDict(state.path, tensors)
 
 
 def _copy(

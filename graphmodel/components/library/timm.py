@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from graphmodel.components.construct import build_on_meta
-from graphmodel.components.family import TrunkRefusal
+from graphmodel.components.family import InvalidTrunkParams
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk, keywords_of
 from graphmodel.components.registry import register_trunk
 from graphmodel.diagnostics import choices_help
@@ -48,7 +48,7 @@ class TimmTrunk(LibraryTrunk):
         known = variant.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(variant.partition(".")[0])
         return TimmTrunk(f"timm:{variant}", variant) if known else None
 
-    def variants(self) -> list[str]:
+    def variants(self) -> list[str] | None:
         """All of timm's models."""
         import timm
 
@@ -58,10 +58,10 @@ class TimmTrunk(LibraryTrunk):
         import timm
 
         if not self.variant:
-            raise TrunkRefusal("`timm` alone names no model", ("name",), "write for example `timm:convnext_tiny`")
+            raise InvalidTrunkParams("`timm` alone names no model", ("name",), "write for example `timm:convnext_tiny`")
         for name, help in REFUSED.items():
             if name in keywords:
-                raise TrunkRefusal(f"`{self.name}` cannot take `{name}`", (name,), help)
+                raise InvalidTrunkParams(f"`{self.name}` cannot take `{name}`", (name,), help)
         self.check_tag()
         if input_type == "lab":
             keywords = {"in_chans": 1, **keywords}
@@ -77,7 +77,7 @@ class TimmTrunk(LibraryTrunk):
             return
         tags = [name.partition(".")[2] for name in known if "." in name]
         help = choices_help(tag, tags, "tags") if tags else f"write `timm:{model}`"
-        raise TrunkRefusal(f"timm publishes no weights `{tag}` for `{model}`", ("name",), help)
+        raise InvalidTrunkParams(f"timm publishes no weights `{tag}` for `{model}`", ("name",), help)
 
     def keywords(self) -> dict[str, Any]:
         return {**super().keywords(), **dict.fromkeys(FACTORY)}

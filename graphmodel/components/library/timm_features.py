@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from graphmodel.components.features import CannotArrange, Feature, Running, of_taps
+from graphmodel.components.features import Feature, FeatureError, Running, of_taps
 from graphmodel.components.library.naming import LibraryFeature, Published, stage_names
 
 NORMED = "_norm"
@@ -67,7 +67,7 @@ def _normed(
     """The stages after the final norm.
 
     Raises:
-        CannotArrange: where timm has no norm for a stage; most pyramids have one for the last alone.
+        FeatureError: where timm has no norm for a stage; most pyramids have one for the last alone.
     """
     if not stages:
         return {}
@@ -76,11 +76,11 @@ def _normed(
         maps = intermediates(trunk, x, running, indices=indices, norm=True, intermediates_only=True, **extras)
         made = {i: running.raw(m) for i, m in zip(indices, maps, strict=True)}
     except Exception as error:  # it ran without the norm, so the norm is what stands in the way
-        raise CannotArrange(f"timm norms no stages of this model: {error}", NO_NORM, stages[0].name) from error
+        raise FeatureError(f"timm norms no stages of this model: {error}", NO_NORM, stages[0].name) from error
     for feature in stages:
         if running.same(made[feature.index], plain[feature.index]):
             name = feature.name.removesuffix(NORMED)
-            raise CannotArrange(f"the final norm of this model does not go with `{name}`", NO_NORM, feature.name)
+            raise FeatureError(f"the final norm of this model does not go with `{name}`", NO_NORM, feature.name)
     return {f.name: made[f.index] for f in stages}
 
 

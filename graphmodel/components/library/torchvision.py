@@ -15,7 +15,7 @@ from unittest import mock
 from torch import nn
 
 from graphmodel.components.construct import load_file
-from graphmodel.components.family import TrunkRefusal
+from graphmodel.components.family import InvalidTrunkParams
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
 from graphmodel.components.registry import register_trunk
 
@@ -33,7 +33,7 @@ class TorchvisionTrunk(LibraryTrunk):
 
         return TorchvisionTrunk(f"torchvision:{variant}", variant) if variant in models.list_models() else None
 
-    def variants(self) -> list[str]:
+    def variants(self) -> list[str] | None:
         """All classification models."""
         from torchvision import models
 
@@ -43,12 +43,12 @@ class TorchvisionTrunk(LibraryTrunk):
         from torchvision import models
 
         if not self.variant:
-            raise TrunkRefusal(
+            raise InvalidTrunkParams(
                 "`torchvision` alone names no model", ("name",), "write for example `torchvision:resnet50`"
             )
         if "weights" in keywords:
             help = f"write `pretrained: {keywords['weights']}`: `pretrained` takes names of weights, true and files"
-            raise TrunkRefusal(f"`{self.name}` cannot take `weights`", ("weights",), help)
+            raise InvalidTrunkParams(f"`{self.name}` cannot take `weights`", ("weights",), help)
         builder = models.get_model_builder(self.variant)
         if "weights_backbone" in inspect.signature(builder).parameters:
             keywords = {"weights_backbone": None, **keywords}

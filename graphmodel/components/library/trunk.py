@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from graphmodel.components.construct import build_on_meta
-from graphmodel.components.family import TrunkFamily, TrunkRefusal
+from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
 from graphmodel.components.features import Feature
 from graphmodel.components.library.naming import default_of, features_of, naming_of
 from graphmodel.diagnostics import choices_help
@@ -52,7 +52,7 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         """What `make` returns; an argument that the library refuses is refused by name."""
         try:
             return self.checked(make(), params)
-        except TrunkRefusal:
+        except InvalidTrunkParams:
             raise
         except Exception as error:
             self.blame(error, params)
@@ -62,12 +62,12 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         """The model, unless a switch was given a word: YAML 1.2 reads `no` as text, and text counts as true.
 
         Raises:
-            TrunkRefusal: where that is so.
+            InvalidTrunkParams: where that is so.
         """
         switches = {k for k, default in keywords_of(type(module)).items() if isinstance(default, bool)}
         for name, value in params.keywords().items():
             if name in switches and isinstance(value, str):
-                raise TrunkRefusal(
+                raise InvalidTrunkParams(
                     f"`{name}` is true or false, this is the text `{value}`", (name,), "write true or false"
                 )
         return module
@@ -76,16 +76,16 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         """Refuses the argument that is unknown, that the model's name decides, or without which the model can be built.
 
         Raises:
-            TrunkRefusal: names the argument and what the library said of it.
+            InvalidTrunkParams: names the argument and what the library said of it.
         """
         written = params.keywords()
         decided, unknown = TWICE.search(str(error)), UNEXPECTED.search(str(error))
         if decided is not None and decided[1] in written:
             help = "leave it out, or name a model that differs in it"
-            raise TrunkRefusal(f"`{self.name}` sets `{decided[1]}` itself", (decided[1],), help) from error
+            raise InvalidTrunkParams(f"`{self.name}` sets `{decided[1]}` itself", (decided[1],), help) from error
         if unknown is not None and unknown[1] in written:
             help = choices_help(unknown[1], list(self.keywords()), "the library takes")
-            raise TrunkRefusal(f"`{self.name}` takes no `{unknown[1]}`", (unknown[1],), help) from error
+            raise InvalidTrunkParams(f"`{self.name}` takes no `{unknown[1]}`", (unknown[1],), help) from error
         if self.can_make(written):  # then it is the weights that failed, which are not these arguments' fault
             return
         guilty = [name for name in written if self.can_make({k: v for k, v in written.items() if k != name})]
@@ -93,7 +93,7 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
             (name,) = guilty
             text = (str(error).strip().splitlines() or [""])[0]
             said = f"{type(error).__name__}: {text}" if isinstance(error, LookupError) else text
-            raise TrunkRefusal(
+            raise InvalidTrunkParams(
                 f"`{self.name}` cannot be built with `{name}: {written[name]}`: {said}", (name,)
             ) from error
 

@@ -8,7 +8,7 @@ Table = Iterable[tuple[str, str]]
 """Pairs of prefixes: VISSL's and ours. The first that fits decides, so a longer one stands before its beginning."""
 
 
-def to_ours(key: str, table: Table) -> str:
+def from_vissl(key: str, table: Table) -> str:
     """The key with VISSL's prefix replaced by ours; unchanged where none fits."""
     for theirs, ours in table:
         if key.startswith(theirs):
@@ -18,4 +18,4 @@ def to_ours(key: str, table: Table) -> str:
 
 def to_vissl(key: str, table: Table) -> str:
     """The key with our prefix replaced by VISSL's; unchanged where none fits."""
-    return to_ours(key, [(ours, theirs) for theirs, ours in table])
+    return from_vissl(key, [(ours, theirs) for theirs, ours in table])

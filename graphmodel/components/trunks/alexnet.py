@@ -20,7 +20,7 @@ from torch import nn
 from graphmodel.components.family import TrunkFamily
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 
 LAYERS = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
 VISSL_KEYS = [(f"_feature_blocks.{number}.", f"{name}.") for number, name in enumerate(LAYERS)]
@@ -142,9 +142,9 @@ class AlexNetFamily(TrunkFamily[AlexNetParams]):
     def features(self, params: AlexNetParams, trunk: nn.Module) -> Sequence[Feature]:
         return (*(Feature(name, (name,)) for name in LAYERS), Feature("flatten", ("pool5",)))
 
-    def vissl_key(self, key: str, params: AlexNetParams) -> str | None:
+    def from_vissl_key(self, key: str, params: AlexNetParams) -> str | None:
         """VISSL numbers the layers, here they have the names of their features."""
-        return to_ours(key, VISSL_KEYS)
+        return from_vissl(key, VISSL_KEYS)
 
     def to_vissl_key(self, key: str, params: AlexNetParams) -> str | None:
         return to_vissl(key, VISSL_KEYS)

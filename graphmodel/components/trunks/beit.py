@@ -97,7 +97,7 @@ class BeitFamily(TrunkFamily[BeitParams]):
             )
         return problem
 
-    def vissl_key(self, key: str, params: BeitParams) -> str | None:
+    def from_vissl_key(self, key: str, params: BeitParams) -> str | None:
         return None if key.endswith("relative_position_index") else key
 
     def to_vissl_key(self, key: str, params: BeitParams) -> str | None:

@@ -17,7 +17,7 @@ from torch import nn
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._tokens import TokenFeatures
-from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.components.trunks.vision_transformer import VisionTransformerFamily, VisionTransformerParams
 from graphmodel.spec.validate import Bool
 
@@ -71,17 +71,17 @@ class ClassyVitFamily(VisionTransformerFamily):
             return None if pooled is None else replace(pooled, name=name)
         return tokens.find(name)
 
-    def vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
+    def from_vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
         key = key.removeprefix("model.")
         block = _BLOCK.fullmatch(key)
-        return f"blocks.{block[1]}.{to_ours(block[2], _INSIDE)}" if block else to_ours(key, _OUTSIDE)
+        return f"blocks.{block[1]}.{from_vissl(block[2], _INSIDE)}" if block else from_vissl(key, _OUTSIDE)
 
     def to_vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
         block = re.fullmatch(r"blocks\.(\d+)\.(.*)", key)
         inner = f"encoder.layers.layer_{block[1]}.{to_vissl(block[2], _INSIDE)}" if block else to_vissl(key, _OUTSIDE)
         return f"model.{inner}"
 
-    def vissl_tensors(
+    def from_vissl_tensors(
         self, tensors: Mapping[str, torch.Tensor], params: VisionTransformerParams
     ) -> dict[str, torch.Tensor]:
         """A checkpoint with ClassyVision's position embedding, `(L, 1, C)`, turned into timm's, `(1, L, C)`."""

@@ -20,7 +20,7 @@ from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._position import for_grid
 from graphmodel.components.trunks._tokens import first_token, mean_of_patches
-from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.components.trunks.vision_transformer import (
     SizedViTParams,
     image_problem,
@@ -178,15 +178,15 @@ class ConvitFamily(TrunkFamily[ConvitParams]):
             return f"ConViT's gated positional attention takes square images and the input is {text_of(shape)}"
         return problem
 
-    def vissl_key(self, key: str, params: ConvitParams) -> str | None:
+    def from_vissl_key(self, key: str, params: ConvitParams) -> str | None:
         block = _BLOCK.fullmatch(key)
-        return block[1] + to_ours(block[2], _INSIDE) if block else to_ours(key, _OUTSIDE)
+        return block[1] + from_vissl(block[2], _INSIDE) if block else from_vissl(key, _OUTSIDE)
 
     def to_vissl_key(self, key: str, params: ConvitParams) -> str | None:
         block = _BLOCK.fullmatch(key)
         return block[1] + to_vissl(block[2], _INSIDE) if block else to_vissl(key, _OUTSIDE)
 
-    def vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: ConvitParams) -> dict[str, torch.Tensor]:
+    def from_vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: ConvitParams) -> dict[str, torch.Tensor]:
         """A checkpoint with VISSL's gates, `(1, heads, 1, 1)`, in timm's form, `(heads,)`."""
         return {k: t.flatten() if k.endswith(".attn.alpha") else t for k, t in tensors.items()}
 

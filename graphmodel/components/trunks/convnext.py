@@ -16,7 +16,7 @@ from torch import nn
 from graphmodel.components.family import TrunkFamily
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.spec.validate import PositiveInt
 
 OUTSIDE_BLOCKS = [
@@ -66,12 +66,12 @@ class ConvNeXtFamily(TrunkFamily[ConvNeXtParams]):
             Feature("lastCLS", ("head.flatten",), aliases=("flatten", "pre_logits"), layout="nc"),
         )
 
-    def vissl_key(self, key: str, params: ConvNeXtParams) -> str | None:
+    def from_vissl_key(self, key: str, params: ConvNeXtParams) -> str | None:
         """The authors' own names, which VISSL keeps, as timm's."""
         block = re.fullmatch(r"stages\.(\d+)\.(\d+)\.(.*)", key)
         if block:
-            return f"stages.{block[1]}.blocks.{block[2]}.{to_ours(block[3], INSIDE_BLOCKS)}"
-        return to_ours(key, OUTSIDE_BLOCKS)
+            return f"stages.{block[1]}.blocks.{block[2]}.{from_vissl(block[3], INSIDE_BLOCKS)}"
+        return from_vissl(key, OUTSIDE_BLOCKS)
 
     def to_vissl_key(self, key: str, params: ConvNeXtParams) -> str | None:
         block = re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.(.*)", key)

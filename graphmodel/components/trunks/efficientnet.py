@@ -19,7 +19,7 @@ from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
 from graphmodel.components.family import TrunkFamily
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.components.trunks.resnet import flatten
 from graphmodel.spec.validate import Bool, PositiveInt
 
@@ -162,14 +162,14 @@ class EfficientNetFamily(TrunkFamily[EfficientNetParams]):
             Feature("dropout", ("classifier.0",), layout="nc"),
         )
 
-    def vissl_key(self, key: str, params: EfficientNetParams) -> str | None:
+    def from_vissl_key(self, key: str, params: EfficientNetParams) -> str | None:
         """ClassyVision's flat blocks and named layers as torchvision's stages and positions."""
         key = key.removeprefix("_feature_blocks.")
         block = re.fullmatch(r"block(\d+)\.(.*)", key)
         if block and int(block[1]) < len(params.blocks()):
             stage, position = params.blocks()[int(block[1])]
-            return f"features.{stage}.{position}.block.{to_ours(block[2], _inside(stage))}"
-        return to_ours(key, OUTSIDE_BLOCKS)
+            return f"features.{stage}.{position}.block.{from_vissl(block[2], _inside(stage))}"
+        return from_vissl(key, OUTSIDE_BLOCKS)
 
     def to_vissl_key(self, key: str, params: EfficientNetParams) -> str | None:
         block = re.fullmatch(r"features\.(\d+)\.(\d+)\.block\.(.*)", key)

@@ -79,7 +79,7 @@ class MobileNetV3TorchvisionFamily(TrunkFamily[MobileNetV3TorchvisionParams]):
     def default(self, params: MobileNetV3TorchvisionParams, trunk: nn.Module) -> str:
         return "trunk_pool"
 
-    def vissl_key(self, key: str, params: MobileNetV3TorchvisionParams) -> str | None:
+    def from_vissl_key(self, key: str, params: MobileNetV3TorchvisionParams) -> str | None:
         """VISSL keeps the library's keys under `model.`."""
         return key.removeprefix("model.")
 
@@ -138,7 +138,7 @@ class MobileNetV3TimmFamily(TrunkFamily[MobileNetV3TimmParams]):
     def default(self, params: MobileNetV3TimmParams, trunk: nn.Module) -> str:
         return "trunk_pool" if params.trunk_only else "flatten"
 
-    def vissl_key(self, key: str, params: MobileNetV3TimmParams) -> str | None:
+    def from_vissl_key(self, key: str, params: MobileNetV3TimmParams) -> str | None:
         """VISSL keeps the library's keys under `model.`."""
         return key.removeprefix("model.")
 

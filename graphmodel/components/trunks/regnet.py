@@ -28,7 +28,7 @@ from graphmodel.components.trunks._regnet_blocks import (
     ResBottleneckLinearBlock,
     VanillaBlock,
 )
-from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.components.trunks.resnet import flatten
 from graphmodel.spec.validate import Bool, PositiveInt
 
@@ -262,13 +262,13 @@ class RegNetFamily(TrunkFamily[RegNetParams]):
             Feature("flatten", ("avgpool",), flatten, ("pre_logits",), "nc"),
         )
 
-    def vissl_key(self, key: str, params: RegNetParams) -> str | None:
+    def from_vissl_key(self, key: str, params: RegNetParams) -> str | None:
         """ClassyVision's key, with or without VISSL's block groups (`block1-part0.`), as torchvision's."""
         key = key.removeprefix("_feature_blocks.")
         block = re.fullmatch(r"res\d+\.(?:block\d+-part\d+\.)?block(\d+)-(\d+)\.(.*)", key)
         if block:
-            return f"trunk_output.block{block[1]}.block{block[1]}-{block[2]}.{to_ours(block[3], _inside(params))}"
-        return to_ours(key, STEM_KEYS)
+            return f"trunk_output.block{block[1]}.block{block[1]}-{block[2]}.{from_vissl(block[3], _inside(params))}"
+        return from_vissl(key, STEM_KEYS)
 
     def to_vissl_key(self, key: str, params: RegNetParams) -> str | None:
         block = re.fullmatch(r"trunk_output\.block(\d+)\.block\d+-(\d+)\.(.*)", key)

@@ -21,7 +21,7 @@ from torch import nn
 from graphmodel.components.family import TrunkFamily
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.components.trunks.resnet import LAYERS, flatten
 from graphmodel.spec.validate import PositiveInt
 
@@ -155,12 +155,12 @@ class ResNetSKFamily(TrunkFamily[ResNetSKParams]):
             Feature("flatten", ("avgpool",), flatten, ("pre_logits",), "nc"),
         )
 
-    def vissl_key(self, key: str, params: ResNetSKParams) -> str | None:
+    def from_vissl_key(self, key: str, params: ResNetSKParams) -> str | None:
         """VISSL's nested sequences as the layers' names."""
         block = re.fullmatch(r"net\.(\d)\.blocks\.(\d+)\.(.*)", key)
         if block:
-            return f"layer{block[1]}.{block[2]}.{to_ours(block[3], _inside(params))}"
-        return to_ours(key, STEM)
+            return f"layer{block[1]}.{block[2]}.{from_vissl(block[3], _inside(params))}"
+        return from_vissl(key, STEM)
 
     def to_vissl_key(self, key: str, params: ResNetSKParams) -> str | None:
         block = re.fullmatch(r"layer(\d)\.(\d+)\.(.*)", key)

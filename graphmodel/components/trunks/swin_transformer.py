@@ -185,7 +185,7 @@ class SwinFamily(TrunkFamily[SwinParams]):
     def check_input(self, params: SwinParams, shape: Sequence[int], trunk: nn.Module) -> str | None:
         return image_problem(shape, trunk.get_parameter("patch_embed.proj.weight"), 1)
 
-    def vissl_key(self, key: str, params: SwinParams) -> str | None:
+    def from_vissl_key(self, key: str, params: SwinParams) -> str | None:
         if key.endswith("relative_position_index") or (key.endswith("attn_mask") and not self.keeps_masks):
             return None
         # VISSL downsamples at the end of a stage, timm at the start of the next.

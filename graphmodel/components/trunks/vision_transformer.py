@@ -266,7 +266,7 @@ class VisionTransformerFamily(TrunkFamily[VisionTransformerParams]):
     def check_input(self, params: VisionTransformerParams, shape: Sequence[int], trunk: nn.Module) -> str | None:
         return image_problem(shape, trunk.get_parameter("patch_embed.proj.weight"), params.patch_size)
 
-    def vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
+    def from_vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:
         return key
 
     def to_vissl_key(self, key: str, params: VisionTransformerParams) -> str | None:

@@ -19,7 +19,7 @@ from graphmodel.components.family import TrunkFamily
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._tokens import as_map, first_token, mean_of_patches
-from graphmodel.components.trunks._vissl_keys import to_ours, to_vissl
+from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.components.trunks.vision_transformer import Rate, Scale, image_problem, set_attention_scale
 from graphmodel.spec.validate import Bool, PositiveInt
 
@@ -108,13 +108,13 @@ class XcitFamily(TrunkFamily[XcitParams]):
     def check_input(self, params: XcitParams, shape: Sequence[int], trunk: nn.Module) -> str | None:
         return image_problem(shape, trunk.get_parameter("patch_embed.proj.0.0.weight"), 1)
 
-    def vissl_key(self, key: str, params: XcitParams) -> str | None:
-        return to_ours(key, _KEYS)
+    def from_vissl_key(self, key: str, params: XcitParams) -> str | None:
+        return from_vissl(key, _KEYS)
 
     def to_vissl_key(self, key: str, params: XcitParams) -> str | None:
         return to_vissl(key, _KEYS)
 
-    def vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: XcitParams) -> dict[str, torch.Tensor]:
+    def from_vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: XcitParams) -> dict[str, torch.Tensor]:
         """A checkpoint whose class attention has one matrix for queries, keys and values, with three as in timm."""
         out: dict[str, torch.Tensor] = {}
         for key, tensor in tensors.items():

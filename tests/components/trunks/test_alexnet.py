@@ -139,5 +139,5 @@ def test_vissl_keys_name_layers_by_number() -> None:
     }
     ours = build("alexnet_deepcluster").state_dict()
     for theirs, name in names.items():
-        assert family.vissl_key(theirs, params) == name
+        assert family.from_vissl_key(theirs, params) == name
         assert name in ours

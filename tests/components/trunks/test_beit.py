@@ -91,5 +91,5 @@ def test_another_image_size_is_refused() -> None:
 def test_vissl_keys_are_timms_and_its_index_is_left_out() -> None:
     family, params = find_trunk("beit"), params_of("beit", **TINY)
     assert family is not None
-    assert family.vissl_key("blocks.0.attn.relative_position_index", params) is None
-    assert family.vissl_key("blocks.0.attn.q_bias", params) == "blocks.0.attn.q_bias"
+    assert family.from_vissl_key("blocks.0.attn.relative_position_index", params) is None
+    assert family.from_vissl_key("blocks.0.attn.q_bias", params) == "blocks.0.attn.q_bias"

@@ -65,7 +65,7 @@ def test_every_key_is_translated() -> None:
     assert family is not None
     ours = build("classy_vit", **TINY).state_dict()
     theirs = [k for k in torchvision.models.VisionTransformer(64, 16, 2, 3, 48, 96).state_dict() if "heads" not in k]
-    assert {family.vissl_key(classys(k), params) for k in theirs} == set(ours)
+    assert {family.from_vissl_key(classys(k), params) for k in theirs} == set(ours)
     assert not any(re.search("classy|layer_|ln_", k) for k in ours)
 
 

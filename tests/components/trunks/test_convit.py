@@ -117,5 +117,5 @@ def test_vissls_checkpoint_fills_every_tensor() -> None:
             key, value = key.replace("gating_param", "alpha"), value.reshape(1, 4, 1, 1)
         theirs[f"trunk.{key}"] = value
     theirs["trunk.patch_embed.proj.bias"] = theirs["trunk.patch_embed.proj.bias"].clone()
-    back = {family.vissl_key(k[6:], params): v for k, v in family.vissl_tensors(theirs, params).items()}
+    back = {family.from_vissl_key(k[6:], params): v for k, v in family.from_vissl_tensors(theirs, params).items()}
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in ours.items()}

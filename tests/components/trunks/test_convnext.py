@@ -82,7 +82,7 @@ def test_vissl_keys_name_the_same_tensors() -> None:
     assert family is not None
     for key in shapes("convnext", **SMALL):
         if not key.startswith("head.fc"):
-            assert family.vissl_key(authors_key(key), params) == key
+            assert family.from_vissl_key(authors_key(key), params) == key
 
 
 @pytest.mark.parametrize("params", [{"depth": [3, 3, 9]}, {"dims": [96, 192, 384, 768, 1536]}, {"drop_path_rate": 1.5}])

@@ -131,7 +131,7 @@ def test_widths_are_rounded_as_asked(version: str, options: dict[str, int]) -> N
 def test_vissl_keys_name_the_same_tensors(theirs: str, ours: str) -> None:
     family, params = find_trunk("efficientnet"), params_of("efficientnet", model_version="B1")
     assert family is not None
-    assert family.vissl_key(f"_feature_blocks.{theirs}", params) == ours
+    assert family.from_vissl_key(f"_feature_blocks.{theirs}", params) == ours
     assert ours in shapes("efficientnet", model_version="B1")
 
 

@@ -104,7 +104,7 @@ def test_vissl_keys_are_the_librarys_under_a_prefix(name: str) -> None:
     family, params = find_trunk(name), params_of(name)
     assert family is not None
     for key in shapes(name):
-        assert family.vissl_key(f"model.{key}", params) == key
+        assert family.from_vissl_key(f"model.{key}", params) == key
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_tv", "mobilenetv3_timm"])

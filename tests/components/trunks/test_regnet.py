@@ -220,7 +220,7 @@ def test_batch_norm_has_the_epsilon_and_momentum_asked_for() -> None:
 def test_vissl_keys_name_the_same_tensors(theirs: str, ours: str) -> None:
     family, params = find_trunk("regnet"), params_of("regnet", variant="regnet_y_3_2gf")
     assert family is not None
-    assert family.vissl_key(theirs, params) == ours
+    assert family.from_vissl_key(theirs, params) == ours
     assert ours in shapes("regnet", variant="regnet_y_3_2gf")
 
 
@@ -233,7 +233,7 @@ def test_vissl_keys_of_basic_blocks_name_the_same_tensors() -> None:
         ("res2.block1-0.f.a.3.weight", "f.b.0.weight"),
         ("res2.block1-0.f.final_bn.weight", "f.b.1.weight"),
     ):
-        found = family.vissl_key(f"_feature_blocks.{theirs}", params_of("regnet", **params))
+        found = family.from_vissl_key(f"_feature_blocks.{theirs}", params_of("regnet", **params))
         assert found == f"trunk_output.block1.block1-0.{ours}"
         assert found in wanted
 

@@ -125,7 +125,7 @@ def test_vissl_keys_are_torchvisions_under_a_prefix() -> None:
     family, params = find_trunk("resnet"), params_of("resnet")
     assert family is not None
     for key in library("resnet50").state_dict():
-        assert family.vissl_key(f"_feature_blocks.{key}", params) == key
+        assert family.from_vissl_key(f"_feature_blocks.{key}", params) == key
 
 
 def test_a_shallow_resnext_is_refused_where_it_is_written() -> None:

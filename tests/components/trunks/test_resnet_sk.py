@@ -120,7 +120,7 @@ def test_features_form_a_pyramid_and_the_default_is_pooled() -> None:
 def test_vissl_keys_name_the_same_tensors(ratio: float, theirs: str, ours: str) -> None:
     family, params = find_trunk("resnet_sk"), params_of("resnet_sk", sk_ratio=ratio)
     assert family is not None
-    assert family.vissl_key(theirs, params) == ours
+    assert family.from_vissl_key(theirs, params) == ours
     assert ours in shapes("resnet_sk", depth=50, width_multiplier=1, sk_ratio=ratio)
 
 

@@ -104,9 +104,9 @@ def test_vissl_downsamples_at_the_end_of_a_stage_and_timm_at_the_start_of_the_ne
     assert family is not None
     keys = build("swin_transformer", **TINY).state_dict()
     theirs = [k.replace("layers.1.downsample", "layers.0.downsample") for k in keys]
-    assert [family.vissl_key(k, params) for k in theirs] == list(keys)
-    assert family.vissl_key("layers.0.blocks.1.attn.relative_position_index", params) is None
-    assert family.vissl_key("layers.0.blocks.1.attn_mask", params) is None
+    assert [family.from_vissl_key(k, params) for k in theirs] == list(keys)
+    assert family.from_vissl_key("layers.0.blocks.1.attn.relative_position_index", params) is None
+    assert family.from_vissl_key("layers.0.blocks.1.attn_mask", params) is None
 
 
 def test_the_official_form_keeps_its_masks_in_the_state_dict() -> None:
@@ -117,7 +117,7 @@ def test_the_official_form_keeps_its_masks_in_the_state_dict() -> None:
     }  # fmt: skip
     family = find_trunk("swin_transformer_official")
     assert family is not None
-    assert family.vissl_key("layers.0.blocks.1.attn_mask", params_of("swin_transformer", **TINY)) in masks
+    assert family.from_vissl_key("layers.0.blocks.1.attn_mask", params_of("swin_transformer", **TINY)) in masks
 
 
 @pytest.mark.parametrize("params", [{"depths": [2, 2, 2]}, {"num_heads": [5, 4]}, {"window_size": 0}])

@@ -42,13 +42,13 @@ def test_vissls_checkpoint_has_every_tensor_in_its_shape_and_is_written_back(cas
     family = find_trunk(trunk.family)
     assert family is not None
     params = family.Params(**trunk.params)
-    expand = getattr(family, "vissl_tensors", lambda tensors, params: tensors)
-    shrink = getattr(family, "to_vissl_tensors", lambda tensors, params: tensors)
-    found = {family.vissl_key(k, params): tuple(t.shape) for k, t in expand(theirs, params).items()}
+    found = {
+        family.from_vissl_key(k, params): tuple(t.shape) for k, t in family.from_vissl_tensors(theirs, params).items()
+    }
     ours = {k: s for k, s in shapes(trunk.family, **trunk.params).items() if not k.startswith(NOT_IN_VISSL)}
     assert found == ours
     written = {family.to_vissl_key(k, params): torch.empty(s, device="meta") for k, s in ours.items()}
-    back = shrink({f"trunk.{k}": t for k, t in written.items()}, params)
+    back = family.to_vissl_tensors({f"trunk.{k}": t for k, t in written.items()}, params)
     assert {k: tuple(t.shape) for k, t in back.items()} == {f"trunk.{k}": tuple(t.shape) for k, t in theirs.items()}
 
 
@@ -68,10 +68,10 @@ def test_values_come_back_as_they_went(name: str, params: dict[str, Any]) -> Non
     assert family is not None
     ours = disturb(build(name, **params)).state_dict()
     theirs = {f"trunk.{family.to_vissl_key(k, values)}": v for k, v in ours.items()}
-    theirs = getattr(family, "to_vissl_tensors", lambda t, p: t)(theirs, values)
+    theirs = family.to_vissl_tensors(theirs, values)
     assert len(theirs) <= len(ours)
-    back = getattr(family, "vissl_tensors", lambda t, p: t)(theirs, values)
-    back = {family.vissl_key(k.removeprefix("trunk."), values): v for k, v in back.items()}
+    back = family.from_vissl_tensors(theirs, values)
+    back = {family.from_vissl_key(k.removeprefix("trunk."), values): v for k, v in back.items()}
     assert set(back) == set(ours)
     for key, value in ours.items():
         assert torch.equal(back[key], value), key

@@ -46,7 +46,7 @@ def test_every_key_of_vissls_trunk_names_one_tensor_of_its_shape(case: str) -> N
     family = find_trunk(trunk.family)
     assert family is not None
     params = family.Params(**trunk.params)
-    found = {family.vissl_key(key, params): shape for key, shape in theirs.items()}
+    found = {family.from_vissl_key(key, params): shape for key, shape in theirs.items()}
     ours = {k: s for k, s in shapes(trunk.family, **trunk.params).items() if not k.startswith(LIBRARY_ONLY)}
     assert found == ours
     assert len(found) == len(theirs)
@@ -80,7 +80,7 @@ def test_the_way_to_vissls_keys_and_back_ends_where_it_began(name: str, params: 
         else:
             assert vissl is not None
             assert vissl != key
-            assert family.vissl_key(vissl, values) == key
+            assert family.from_vissl_key(vissl, values) == key
     assert len(set(theirs.values())) == len([k for k in theirs if not k.startswith(LIBRARY_ONLY)]) + (
         None in theirs.values()
     )

@@ -74,7 +74,7 @@ def test_a_checkpoint_with_one_matrix_in_the_class_attention_is_split_in_three()
     assert family is not None
     theirs = OneMatrixAttention()
     checkpoint = {f"trunk.cls_attn_blocks.1.attn.{k}": v for k, v in theirs.state_dict().items()}
-    split = family.vissl_tensors({**checkpoint, "trunk.blocks.0.attn.qkv.weight": torch.zeros(192, 64)}, params)
+    split = family.from_vissl_tensors({**checkpoint, "trunk.blocks.0.attn.qkv.weight": torch.zeros(192, 64)}, params)
     assert split["trunk.blocks.0.attn.qkv.weight"].shape == (192, 64)
     ours = timms().cls_attn_blocks[1].attn
     prefix = "trunk.cls_attn_blocks.1.attn."
@@ -88,7 +88,7 @@ def test_vissl_keys_are_timms_but_for_the_position_encoding() -> None:
     family, params = find_trunk("xcit"), params_of("xcit", **TINY)
     assert family is not None
     for key in build("xcit", **TINY).state_dict():
-        assert family.vissl_key(key.replace("pos_embed.", "pos_embeder."), params) == key
+        assert family.from_vissl_key(key.replace("pos_embed.", "pos_embeder."), params) == key
 
 
 def test_stochastic_depth_is_the_same_in_every_block() -> None:
