@@ -83,7 +83,7 @@ def compile(
         seed = int(torch.randint(0, 2**31 - 1, (), device="cpu"))
     root = materialise(graph, target, seed, move_given=device is not None)
     hold_still(root, graph.frozen)
-    recompute(root, [str(n.target) for n in graph.nodes.values() if n.facts.get("checkpoint")])
+    recompute(root, [str(n.target) for n in graph.nodes.values() if n.facts.checkpoint])
     return make(code, root, {"graph": graph, "returns": returns, "seed": seed, "spec": spec})
 
 

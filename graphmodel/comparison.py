@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from graphmodel.build.locked_spec import resolved_spec
 from graphmodel.components.registry import find_trunk
-from graphmodel.graph.text import info_text, target_text
-from graphmodel.graph.types import Component, ModelGraph
+from graphmodel.graph.text import info_text
+from graphmodel.graph.types import Component, ModelGraph, trunk_path
 from graphmodel.profile.parameters import Parameters
 from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
 
@@ -70,8 +70,7 @@ class _Side:
     def __init__(self, graph: ModelGraph) -> None:
         self.graph = graph
         self.spec: ModelSpec = resolved_spec(graph)
-        single = list(self.spec.trunks) == ["trunk"]
-        self.trunks = {n: graph.components["trunk" if single else f"trunks.{n}"] for n in self.spec.trunks}
+        self.trunks = {n: graph.components[trunk_path(self.spec, n)] for n in self.spec.trunks}
         self.trunk_of = {n.scope: n.component for n in graph.nodes.values() if n.scope and n.component}
         self.inputs_of = _inputs(graph)
         self.parameters = Parameters(graph)
@@ -80,7 +79,7 @@ class _Side:
         """The shape of each feature that is read, by `input.feature`, or `input.trunk.feature` with several trunks."""
         found: dict[str, list[str]] = {}
         for node in self.graph.nodes.values():
-            for feature in node.facts.get("features", ()):
+            for feature in node.facts.features:
                 trunk = self.trunk_of[node.scope].removeprefix("trunks.").removeprefix("trunk")
                 inputs = "+".join(self.inputs_of[node.name])
                 found.setdefault(".".join(p for p in (inputs, trunk, feature) if p), []).append(info_text(node.info))
@@ -123,7 +122,7 @@ class _Side:
         found: dict[tuple[str, str], str] = {}
         for node in self.graph.nodes.values():
             if node.kind == "trunk" and node.call == "module" and self.trunk_of.get(node.scope) == component:
-                place = target_text(node.target).removeprefix(component).removeprefix(".") or component
+                place = node.path or component
                 key = (node.scope.removesuffix(f"_{trunk}"), place)
                 found[key] = f"{found[key]}, {info_text(node.info)}" if key in found else info_text(node.info)
         return found

@@ -19,7 +19,7 @@ from graphmodel.components.head import HeadParams
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
 from graphmodel.components.registry import HeadEntry, PlainTrunk, find_head, find_trunk, head_names, trunk_names
 from graphmodel.diagnostics import Collector, CompileError, Diagnostic, choices_help, did_you_mean
-from graphmodel.graph.types import Component
+from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.document import dotted
 from graphmodel.spec.model import HeadSpec, ModelSpec, ModuleCall, Source, TrunkSpec
 from graphmodel.spec.validate import diagnose
@@ -110,7 +110,7 @@ class Binder:
                     choices_help(name, list(self.spec.trunks), "trunks"),
                 )
         for name, trunk in self.spec.trunks.items():
-            path = "trunk" if list(self.spec.trunks) == ["trunk"] else f"trunks.{name}"
+            path = trunk_path(self.spec, name)
             found = self.given_trunk(trunk, path) if name in self.given else self.trunk(trunk, path)
             if found is not None:
                 bound[name] = found

@@ -19,7 +19,8 @@ from graphmodel.components.construct import build_on_meta
 from graphmodel.components.features import FeatureError
 from graphmodel.components.head import HeadMismatch
 from graphmodel.diagnostics import Collector
-from graphmodel.graph.types import Component, ModelGraph, Output
+from graphmodel.graph.facts import NO_FACTS, Facts
+from graphmodel.graph.types import Component, ModelGraph, Output, head_path
 from graphmodel.graph.verify import verify
 from graphmodel.spec.document import dotted
 from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
@@ -200,7 +201,7 @@ class _Builder:
                     "" if alone else f"{scope}_",
                     scope,
                     self.spec.span(trunk.spec.at),
-                    {"grouped_views": len(group.indices)} if len(group.indices) > 1 else {},
+                    Facts(grouped_views=len(group.indices)) if len(group.indices) > 1 else NO_FACTS,
                 )
             )
         for feature in features:
@@ -223,7 +224,7 @@ class _Builder:
         if len(chosen) == 1:
             return chosen[0]
         return self.writer.function(
-            "cat", torch.cat, (chosen,), name=f"{scope}_views", facts={"grouped_views": len(chosen)}
+            "cat", torch.cat, (chosen,), name=f"{scope}_views", facts=Facts(grouped_views=len(chosen))
         )
 
     def channels(self, value: Value, trunk: BoundTrunk, scope: str) -> Value:
@@ -291,7 +292,7 @@ class _Builder:
         chain = self.heads[edge.head]
         assert chain is not None, "unknown heads were reported before"
         for i, module in enumerate(chain):
-            name = f"heads.{edge.head}" + (f".{i}" if len(chain) > 1 else "")
+            name = head_path(self.spec.heads[edge.head], i)
             first = all(earlier.params.any_layout for earlier in chain[:i])
             result = self.call_head(name, module, value, edge, first=first, last=i == len(chain) - 1)
             if result is None:

@@ -9,14 +9,13 @@ from torch import nn
 
 from graphmodel.build.vissl_names import VisslNames
 from graphmodel.diagnostics import Collector, choices_help
-from graphmodel.graph.types import Component
+from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.model import ModelSpec
 
 
 def trunk_patterns(spec: ModelSpec) -> tuple[str, ...]:
     """Patterns of the trunks that say `freeze: true` themselves."""
-    single = list(spec.trunks) == ["trunk"]
-    return tuple("trunk" if single else f"trunks.{name}" for name, trunk in spec.trunks.items() if trunk.freeze)
+    return tuple(trunk_path(spec, name) for name, trunk in spec.trunks.items() if trunk.freeze)
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.diagnostics import Span
+from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.graph.text import info_text
 from graphmodel.graph.types import Info, Kind, Node, Ref
 from graphmodel.tracing.tracer import Opened
@@ -135,7 +136,7 @@ class Writer:
         name: str = "",
         kind: Kind = "op",
         span: Span | None = None,
-        facts: Mapping[str, Any] | None = None,
+        facts: Facts = NO_FACTS,
     ) -> Value:
         """A call of a function; `Value`s among the arguments become references."""
         kwargs = dict(kwargs or {})
@@ -149,7 +150,7 @@ class Writer:
             _refs(args),
             _refs(kwargs),
             span=span,
-            facts=facts or {},
+            facts=facts,
         )
         return self.add(node, (low, high))
 
@@ -175,7 +176,7 @@ class Writer:
         """Lets the last call read a copy of `value`, which it changes in place."""
         last = self.nodes.pop()
         copy = self.function(
-            "clone", torch.clone, (value,), name=f"{value.node}_copy", facts={"copied": "changed in place"}
+            "clone", torch.clone, (value,), name=f"{value.node}_copy", facts=Facts(copied="changed in place")
         )
         self.nodes.append(last.reading({value.node: copy.node}))
         return Value(last.name, copy.pair, last.info)
@@ -191,7 +192,7 @@ class Writer:
                         at = index[names[reader]]
                         self.nodes[at] = self.nodes[at].with_facts(in_place=True)
                     at = index[names[changed]]
-                    by = (*self.nodes[at].facts.get("changed_by", ()), names[changer])
+                    by = (*self.nodes[at].facts.changed_by, names[changer])
                     self.nodes[at] = self.nodes[at].with_facts(changed_by=by)
 
     def mark_features(self, names: Mapping[str, str]) -> None:
@@ -199,7 +200,7 @@ class Writer:
         index = {node.name: i for i, node in enumerate(self.nodes)}
         for feature, name in names.items():
             node = self.nodes[index[name]]
-            self.nodes[index[name]] = node.with_facts(features=(*node.facts.get("features", ()), feature))
+            self.nodes[index[name]] = node.with_facts(features=(*node.facts.features, feature))
 
     def embed(
         self,
@@ -209,7 +210,7 @@ class Writer:
         prefix: str,
         scope: str,
         span: Span | None,
-        facts: Mapping[str, Any],
+        facts: Facts,
     ) -> dict[str, Value]:
         """Copies a traced trunk's calls into the graph; returns the value of each feature."""
         values: dict[fx.Node, Any] = {}
@@ -236,7 +237,7 @@ class Writer:
                 component=component if owned else "",
                 span=span,
                 scope=scope,
-                facts=facts if node.op == "call_module" else {},
+                facts=facts if node.op == "call_module" else NO_FACTS,
             )
             values[node] = self.add(made, node.meta["values"])
         self.mark_in_place(opened.graph, {n: v.node for n, v in values.items()})

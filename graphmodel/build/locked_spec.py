@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from graphmodel.build.freeze_patterns import trunk_patterns
 from graphmodel.components.registry import find_trunk
-from graphmodel.graph.types import Component, ModelGraph
+from graphmodel.graph.types import Component, ModelGraph, head_path, trunk_path
 from graphmodel.spec.model import HeadSpec, ModelSpec, Source, TrunkSpec
 
 
@@ -25,11 +25,10 @@ def resolved_spec(graph: ModelGraph) -> ModelSpec:
     heads = {e.head for e in edges}
     gone = (
         *(f"heads.{name}" for name in spec.heads if name not in heads),
-        *(f"trunks.{name}" for name in spec.trunks if name not in trunks),
+        *(trunk_path(spec, name) for name in spec.trunks if name not in trunks),
     )
     by_name = graph.components
-    single = list(spec.trunks) == ["trunk"]
-    paths = {name: "trunk" if single else f"trunks.{name}" for name in spec.trunks}
+    paths = {name: trunk_path(spec, name) for name in spec.trunks}
     return spec.model_copy(
         update={
             "inputs": {n: i for n, i in spec.inputs.items() if n in graph.inputs},
@@ -59,7 +58,7 @@ def _trunk(trunk: TrunkSpec, component: Component | None) -> TrunkSpec:
 def _head(head: HeadSpec, graph: ModelGraph) -> HeadSpec:
     calls = []
     for i, call in enumerate(head.chain):
-        component = graph.components[f"heads.{head.name}" + (f".{i}" if len(head.chain) > 1 else "")]
+        component = graph.components[head_path(head, i)]
         calls.append(call.model_copy(update={"params": plain_params(component.params)}))
     return head.model_copy(update={"chain": tuple(calls)})
 

@@ -44,7 +44,7 @@ def _argument(value: Any) -> str:
 def node_text(node: Node) -> str:
     """One call as one line."""
     arguments = ", ".join([_argument(a) for a in node.args] + [f"{k}={_argument(v)}" for k, v in node.kwargs.items()])
-    facts = "".join(f" {k}={v}" if v is not True else f" {k}" for k, v in sorted(node.facts.items()))
+    facts = "".join(f" {k}={v}" if v is not True else f" {k}" for k, v in sorted(node.facts.stated().items()))
     called = "" if node.call == "placeholder" else f" {target_text(node.target)}({arguments})"
     if node.call == "method":
         called = f" .{node.target}({arguments})"

@@ -12,10 +12,17 @@ import networkx as nx
 import torch
 from torch import nn
 
+from graphmodel.components.structure import leaves, map_structure
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Span
+from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.spec.display import Displayed
-from graphmodel.spec.model import InputSpec, ModelSpec
+from graphmodel.spec.model import HeadSpec, InputSpec, ModelSpec
+
+
+class InvalidGraph(AssertionError):
+    """A graph that breaks an invariant: a fault of the compiler or of a pass, never of the user."""
+
 
 Kind = Literal["input", "trunk", "op", "head"]
 Call = Literal["placeholder", "module", "function", "method", "attribute"]
@@ -45,7 +52,7 @@ class Node:
         info: what it returns.
         span: the YAML it comes from.
         scope: the trunk pass it belongs to, such as `crops_224`.
-        facts: what passes add: `frozen`, `grouped_views`, …
+        facts: what else is known of it, such as the features that its value is; passes add to them.
     """
 
     name: str
@@ -58,11 +65,16 @@ class Node:
     info: Info = None
     span: Span | None = None
     scope: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = NO_FACTS
+
+    @property
+    def path(self) -> str:
+        """The path of what it calls inside of its component; empty if it calls the component itself."""
+        return path_inside(str(self.target), self.component)
 
     def refs(self) -> list[str]:
         """Names of the nodes it reads, in port order, repeats included."""
-        return [r.node for r in _refs((self.args, dict(self.kwargs)))]
+        return [r.node for r in leaves((self.args, dict(self.kwargs))) if isinstance(r, Ref)]
 
     def reading(self, rename: Mapping[str, str]) -> Node:
         """This node with its references renamed."""
@@ -70,20 +82,7 @@ class Node:
 
     def with_facts(self, **facts: Any) -> Node:
         """This node with more facts."""
-        return replace(self, facts={**self.facts, **facts})
-
-
-def _refs(value: Any) -> Iterator[Ref]:
-    if isinstance(value, Ref):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _refs(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _refs(item)
-    elif isinstance(value, slice):
-        yield from _refs((value.start, value.stop, value.step))
+        return replace(self, facts=replace(self.facts, **facts))
 
 
 def map_refs(value: Any, rename: Mapping[str, str]) -> Any:
@@ -93,17 +92,7 @@ def map_refs(value: Any, rename: Mapping[str, str]) -> Any:
 
 def map_values(value: Any, of: Callable[[Ref], Any]) -> Any:
     """`value` with every reference replaced by `of(reference)`."""
-    if isinstance(value, Ref):
-        return of(value)
-    if isinstance(value, tuple):
-        return tuple(map_values(v, of) for v in value)
-    if isinstance(value, list):
-        return [map_values(v, of) for v in value]
-    if isinstance(value, Mapping):
-        return {k: map_values(v, of) for k, v in value.items()}
-    if isinstance(value, slice):
-        return slice(*(map_values(v, of) for v in (value.start, value.stop, value.step)))
-    return value
+    return map_structure(lambda leaf: of(leaf) if isinstance(leaf, Ref) else leaf, value)
 
 
 @dataclass(frozen=True)
@@ -210,8 +199,87 @@ class ModelGraph(Displayed):
         return users
 
     def replace_nodes(self, nodes: Iterable[Node], **changes: Any) -> ModelGraph:
-        """The graph with these nodes in this order."""
-        return replace(self, nodes={n.name: n for n in nodes}, **changes)
+        """The graph with these nodes in this order; `drop` and `merge` remove nodes.
+
+        Raises:
+            InvalidGraph: if a fact about a value would be lost, because its node is gone or says less.
+        """
+        made = {n.name: n for n in nodes}
+        for name, node in self.nodes.items():
+            facts = made[name].facts if name in made else NO_FACTS
+            if not facts.holds_values_of(node.facts):
+                raise InvalidGraph(f"facts of `{name}` would be lost: {node.facts.stated()}")
+        return replace(self, nodes=made, **changes)
+
+    def drop(self, names: Iterable[str]) -> ModelGraph:
+        """The graph without nodes that nothing reads any more, and without components that nothing calls.
+
+        Raises:
+            InvalidGraph: if a node that stays, or an output, reads one of them.
+        """
+        gone = set(names)
+        kept = {name: node for name, node in self.nodes.items() if name not in gone}
+        read = {r for node in kept.values() for r in node.refs()}
+        read |= {n for output in self.outputs.values() for n in output.parts.values()}
+        if read & gone:
+            raise InvalidGraph(f"calls that are still read would be dropped: {', '.join(sorted(read & gone))}")
+        called = {n.component for n in kept.values()}
+        return replace(self, nodes=kept, components={k: c for k, c in self.components.items() if k in called})
+
+    def merge(self, into: Mapping[str, str]) -> ModelGraph:
+        """The graph with the values of some nodes taken over by others, which come before them.
+
+        Readers and outputs are renamed; the survivor is given the facts about the value, such as names of features.
+
+        Args:
+            into: the surviving node by the name of the node that goes.
+
+        Raises:
+            InvalidGraph: if a fact would be lost: one that fixes the order of calls, or one in which two calls of the
+                same thing differ.
+        """
+
+        def survivor(name: str) -> str:
+            while name in into:
+                name = into[name]
+            return name
+
+        rename = {name: survivor(name) for name in into}
+        nodes: dict[str, Node] = {}
+        for name, node in self.nodes.items():
+            if name not in rename:
+                nodes[name] = node.reading(rename)
+                continue
+            last = nodes.get(rename[name])
+            if last is None:
+                raise InvalidGraph(f"`{name}` would be merged into the later or unknown `{rename[name]}`")
+            lost = node.facts.of_order()
+            if (last.call, last.target) == (node.call, node.target) and last.facts.of_call() != node.facts.of_call():
+                lost |= node.facts.of_call()
+            if lost:
+                raise InvalidGraph(f"facts of `{name}` would be lost by merging it into `{last.name}`: {lost}")
+            nodes[last.name] = replace(last, facts=last.facts.taking_over(node.facts))
+        outputs = {
+            name: replace(output, parts={key: rename.get(n, n) for key, n in output.parts.items()})
+            for name, output in self.outputs.items()
+        }
+        called = {n.component for n in nodes.values()}
+        components = {k: c for k, c in self.components.items() if k in called}
+        return replace(self, nodes=nodes, outputs=outputs, components=components)
+
+    def module_of(self, node: Node) -> nn.Module | None:
+        """The module on the meta device that a node calls; None if it calls no module."""
+        if node.call != "module" or node.component not in self.components:
+            return None
+        return self.components[node.component].meta.get_submodule(node.path)
+
+    def tensor_of(self, node: Node) -> torch.Tensor | None:
+        """The parameter, buffer or constant on the meta device that a node reads; None if it reads none."""
+        if node.call != "attribute" or node.component not in self.components:
+            return None
+        holder, _, leaf = node.path.rpartition(".")
+        found: torch.Tensor = getattr(self.components[node.component].meta.get_submodule(holder), leaf)
+        return found
 
     def called_components(self) -> list[str]:
         """Components that a node still calls, in order."""
@@ -234,11 +302,23 @@ class ModelGraph(Displayed):
 
 def tensor_infos(info: Info) -> Iterator[TensorInfo]:
     """Every tensor of a node's result."""
-    if isinstance(info, TensorInfo):
-        yield info
-    elif isinstance(info, (list, tuple)):
-        for item in info:
-            yield from tensor_infos(item)
-    elif isinstance(info, Mapping):
-        for item in info.values():
-            yield from tensor_infos(item)
+    return (leaf for leaf in leaves(info) if isinstance(leaf, TensorInfo))
+
+
+def trunk_path(spec: ModelSpec, name: str) -> str:
+    """The path of a trunk from the module's root: `trunk` if it is the only one and has no other name."""
+    return "trunk" if list(spec.trunks) == ["trunk"] else f"trunks.{name}"
+
+
+def head_path(head: HeadSpec, position: int = 0) -> str:
+    """The path of a head's module from the root: `heads.NAME`, or `heads.NAME.POSITION` in a chain of several."""
+    return f"heads.{head.name}" + (f".{position}" if len(head.chain) > 1 else "")
+
+
+def path_inside(path: str, component: str) -> str:
+    """A path from the module's root as a path inside of a component; empty for the component itself.
+
+    >>> path_inside("trunk.layer1.0", "trunk"), path_inside("trunk", "trunk")
+    ('layer1.0', '')
+    """
+    return path.removeprefix(component).removeprefix(".") if component else path

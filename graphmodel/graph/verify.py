@@ -6,11 +6,7 @@ import keyword
 
 import networkx as nx
 
-from graphmodel.graph.types import ModelGraph
-
-
-class InvalidGraph(AssertionError):
-    """A graph that breaks an invariant: a fault of the compiler or of a pass, never of the user."""
+from graphmodel.graph.types import InvalidGraph, ModelGraph
 
 
 def verify(graph: ModelGraph, after: str = "the build") -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from graphmodel.components.construct import component_seed, seeded
-from graphmodel.graph.types import ModelGraph
+from graphmodel.graph.types import ModelGraph, path_inside
 
 
 def materialise(graph: ModelGraph, device: torch.device, seed: int, *, move_given: bool = True) -> nn.Module:
@@ -56,7 +56,7 @@ def graft(
     itself does not have.
     """
     extras = extras or {}
-    inner = {t.removeprefix(component).removeprefix(".") for t in targets}
+    inner = {path_inside(t, component) for t in targets}
     if "" in inner:
         attach(root, component, module)
         return

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from graphmodel.graph.types import ModelGraph, Node
-from graphmodel.graph.verify import InvalidGraph
+from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
 
 
 class Checkpoint:
@@ -40,8 +39,7 @@ class Checkpoint:
 
 def _stages(graph: ModelGraph) -> Iterator[Node]:
     for node in graph.nodes.values():
-        if node.kind == "trunk" and node.call == "module" and not node.facts.get("frozen"):
-            component = graph.components[node.component]
-            path = str(node.target).removeprefix(component.name).removeprefix(".")
-            if len(list(component.meta.get_submodule(path).modules())) > 2:
+        if node.kind == "trunk" and node.call == "module" and not node.facts.frozen:
+            module = graph.module_of(node)
+            if module is not None and len(list(module.modules())) > 2:
                 yield node

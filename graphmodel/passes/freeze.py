@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from graphmodel.build.freeze_patterns import is_frozen
-from graphmodel.graph.types import ModelGraph, Node
-from graphmodel.graph.verify import InvalidGraph
+from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
 
 
 class Freeze:
@@ -40,10 +37,8 @@ def is_frozen_call(graph: ModelGraph, node: Node, frozen: tuple[str, ...]) -> bo
     path = str(node.target)
     if is_frozen(path, frozen):
         return True
-    component = graph.components[node.component]
-    inner = path.removeprefix(component.name).removeprefix(".")
-    if node.call == "attribute":
+    module = graph.module_of(node)
+    if module is None:
         return False
-    module: nn.Module = component.meta.get_submodule(inner)
     names = [f"{path}.{n}" for n, _ in module.named_parameters()]
     return bool(names) and all(is_frozen(n, frozen) for n in names)

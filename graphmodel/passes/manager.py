@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from graphmodel.graph.types import ModelGraph
-from graphmodel.graph.verify import InvalidGraph, verify
+from graphmodel.graph.types import InvalidGraph, ModelGraph
+from graphmodel.graph.verify import verify
 
 
 class Pass(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from graphmodel.graph.types import ModelGraph
-from graphmodel.graph.verify import InvalidGraph
+from dataclasses import replace
+
+from graphmodel.graph.types import InvalidGraph, ModelGraph
 
 
 class Prune:
@@ -18,13 +19,9 @@ class Prune:
 
     def run(self, graph: ModelGraph) -> ModelGraph:
         alive = reachable(graph)
-        kept = [n for name, n in graph.nodes.items() if name in alive or n.call == "placeholder"]
-        removed = len(graph.nodes) - len(kept)
-        called = {n.component for n in kept}
-        saved = (f"prune: {removed} calls removed",) if removed else ()
-        return graph.replace_nodes(
-            kept, components={k: c for k, c in graph.components.items() if k in called}, saved=(*graph.saved, *saved)
-        )
+        dead = [name for name, n in graph.nodes.items() if name not in alive and n.call != "placeholder"]
+        saved = (f"prune: {len(dead)} calls removed",) if dead else ()
+        return replace(graph.drop(dead), saved=(*graph.saved, *saved))
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:
         dead = {n for n, node in after.nodes.items() if node.call != "placeholder"} - reachable(after)
@@ -41,5 +38,5 @@ def reachable(graph: ModelGraph) -> set[str]:
         if name not in alive:
             alive.add(name)
             pending += graph.nodes[name].refs()
-            pending += [u for u in graph.nodes[name].facts.get("changed_by", ()) if u in graph.nodes]
+            pending += [u for u in graph.nodes[name].facts.changed_by if u in graph.nodes]
     return alive

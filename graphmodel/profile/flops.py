@@ -9,7 +9,6 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from graphmodel.build.build import DTYPES
@@ -62,19 +61,8 @@ def _run(graph: ModelGraph, node: Node, values: dict[str, Any], batch: int) -> A
         return node.target(*args, **kwargs)
     if node.call == "method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    called = part_of(graph, node)
-    return called(*args, **kwargs) if isinstance(called, nn.Module) else called
-
-
-def part_of(graph: ModelGraph, node: Node) -> nn.Module | torch.Tensor:
-    """The module (or, for an attribute, the tensor) on the meta device that a node calls."""
-    component = graph.components[node.component]
-    inner = str(node.target).removeprefix(component.name).removeprefix(".")
-    if node.call == "module":
-        return component.meta.get_submodule(inner)
-    holder, _, leaf = inner.rpartition(".")
-    found: torch.Tensor = getattr(component.meta.get_submodule(holder), leaf)
-    return found
+    module = graph.module_of(node)
+    return graph.tensor_of(node) if module is None else module(*args, **kwargs)
 
 
 @contextmanager

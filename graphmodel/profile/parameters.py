@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from graphmodel.build.freeze_patterns import is_frozen
-from graphmodel.graph.types import ModelGraph, Node
+from graphmodel.graph.types import ModelGraph, Node, path_inside
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Parameters:
         """Sizes of the parameters at and below a path, by identity, and whether they train."""
         key = (component, path)
         if key not in self.known:
-            inner = path.removeprefix(component).removeprefix(".")
+            inner = path_inside(path, component)
             meta = self.graph.components[component].meta
             self.known[key] = {
                 id(p): (p.numel(), p.requires_grad and not is_frozen(f"{component}.{name}", self.frozen))

@@ -14,7 +14,7 @@ from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph, Node
-from graphmodel.profile.flops import count_flops, part_of
+from graphmodel.profile.flops import count_flops
 
 
 @dataclass(frozen=True)
@@ -168,23 +168,19 @@ def report(graph: ModelGraph) -> Report:
 
 def _parameters(graph: ModelGraph, node: Node) -> Iterator[tuple[str, torch.Tensor]]:
     """Names (from the module's root) and tensors of the parameters that a node uses, each once."""
-    if node.call not in ("module", "attribute"):
-        return
-    part = part_of(graph, node)
-    if isinstance(part, nn.Module):
-        yield from ((f"{node.target}.{name}", p) for name, p in part.named_parameters())
-    elif isinstance(part, nn.Parameter):
-        yield str(node.target), part
+    module, tensor = graph.module_of(node), graph.tensor_of(node)
+    if module is not None:
+        yield from ((f"{node.target}.{name}", p) for name, p in module.named_parameters())
+    elif isinstance(tensor, nn.Parameter):
+        yield str(node.target), tensor
 
 
 def _buffers(graph: ModelGraph, node: Node) -> Iterator[torch.Tensor]:
-    if node.call not in ("module", "attribute"):
-        return
-    part = part_of(graph, node)
-    if isinstance(part, nn.Module):
-        yield from part.buffers()
-    elif not isinstance(part, nn.Parameter):
-        yield part
+    module, tensor = graph.module_of(node), graph.tensor_of(node)
+    if module is not None:
+        yield from module.buffers()
+    elif tensor is not None and not isinstance(tensor, nn.Parameter):
+        yield tensor
 
 
 def _features(graph: ModelGraph) -> dict[str, tuple[str, ...]]:
@@ -198,5 +194,5 @@ def _features(graph: ModelGraph) -> dict[str, tuple[str, ...]]:
                 stages.setdefault(f"{component.name}.{feature.taps[0]}", []).append(feature.name)
     for node in graph.nodes.values():
         own = stages.get(str(node.target), []) if node.call == "module" else []
-        names[node.name] = tuple(dict.fromkeys([*node.facts.get("features", ()), *own]))
+        names[node.name] = tuple(dict.fromkeys([*node.facts.features, *own]))
     return names

@@ -34,15 +34,15 @@ def of_box(
     reads = [graph.nodes[r] for n in nodes for r in n.refs() if r not in inside]
     card: dict[str, Any] = {
         "paths": _unique(str(n.target) for n in nodes if n.call in ("module", "attribute")),
-        "classes": _unique(type(m).__name__ for m in (_module(graph, n) for n in nodes) if m is not None),
+        "classes": _unique(type(m).__name__ for m in (graph.module_of(n) for n in nodes) if m is not None),
         "yaml": _places(n.span for n in nodes),
         "reads": _unique(f"{r.name}: {info_text(r.info)}" for r in reads),
         "gives": _unique(f"{n.name}: {info_text(n.info)}" for n in _leaving(graph, inside)),
         "parameters": held.total,
         "trainable": held.trainable,
         "flops": flops,
-        "features": _unique(f for n in nodes for f in n.facts.get("features", ())),
-        "facts": _unique(words.sentence(k, n.facts[k]) for n in nodes for k in words.badges(n.facts)),
+        "features": _unique(f for n in nodes for f in n.facts.features),
+        "facts": _unique(words.sentence(k, getattr(n.facts, k)) for n in nodes for k in words.badges(n.facts)),
         "calls": _unique(node_text(n) for n in nodes),
     }
     components = _unique(n.component for n in nodes if n.component and graph.components[n.component].kind == "head")
@@ -108,19 +108,13 @@ def contents_text(module: nn.Module) -> str:
 
 def contents(graph: ModelGraph, node: Node, parameters: Parameters) -> list[list[Any]]:
     """Name, class and parameters of a module's children."""
-    module = _module(graph, node)
+    module = graph.module_of(node)
     if module is None:
         return []
     return [
         [name, type(child).__name__, len(list(child.parameters())) and sum(p.numel() for p in child.parameters())]
         for name, child in module.named_children()
     ][:MOST]
-
-
-def _module(graph: ModelGraph, node: Node) -> nn.Module | None:
-    from graphmodel.visualize.fold import module_of
-
-    return module_of(graph, node)
 
 
 def _leaving(graph: ModelGraph, inside: set[str]) -> list[Node]:

@@ -195,7 +195,7 @@ def head_frame(component: str) -> str:
 
 def is_joint(graph: ModelGraph, node: Node) -> bool:
     """Whether a node only puts the views of one input together."""
-    if node.kind != "op" or "grouped_views" not in node.facts:
+    if node.kind != "op" or not node.facts.grouped_views:
         return False
     views = [graph.nodes[r] for r in node.refs()]
     return all(v.kind == "input" and v.call != "placeholder" for v in views) and len({v.refs()[0] for v in views}) == 1

@@ -143,7 +143,7 @@ class _Composer:
         found: dict[str, int] = {}
         for node in nodes:
             place[node.scope] += 1
-            for feature in node.facts.get("features", ()):
+            for feature in node.facts.features:
                 found.setdefault(feature, place[node.scope])
         return tuple(sorted(found, key=found.__getitem__))
 
@@ -184,11 +184,11 @@ class _Composer:
             return self.trunk_text(component)
         paths = list(dict.fromkeys(str(n.target).removeprefix(f"{component}.") for n in nodes if n.call == "module"))
         if cell.repeats > 1:
-            module = fold.module_of(self.graph, next(n for n in nodes if n.call == "module"))
+            module = self.graph.module_of(next(n for n in nodes if n.call == "module"))
             return words.cut(words.run_of(paths)), words.wrap(type(module).__name__)
         telling = [n for n in nodes if fold.operation_name(n) not in fold.QUIET] or nodes
         if len(paths) == 1 and all(n.call in ("module", "attribute") for n in telling):
-            module = fold.module_of(self.graph, next(n for n in nodes if n.call == "module"))
+            module = self.graph.module_of(next(n for n in nodes if n.call == "module"))
             assert module is not None
             return words.cut(paths[0] or component), words.wrap(cards.contents_text(module))
         parts = list(dict.fromkeys(self.part(n, component) for n in telling))
@@ -272,7 +272,7 @@ class _Composer:
         """What stands on the arrow between two nodes."""
         node = self.graph.nodes[source]
         reader = self.graph.nodes.get(target)
-        named = node.facts.get("features", ())
+        named = node.facts.features
         if named and len(self.features(self.cells.nodes(self.cells.owner[source]))) > 1:
             return ", ".join(named), info_text(node.info)  # the box alone does not say which feature this is
         if node.kind == "input" and reader is not None:

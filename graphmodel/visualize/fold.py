@@ -18,17 +18,9 @@ QUIET = frozenset({"getitem", "size", "getattr", "contiguous", "expand"})
 """Operations that a box does not mention beside others."""
 
 
-def module_of(graph: ModelGraph, node: Node) -> nn.Module | None:
-    """The module that a node calls, on the meta device."""
-    if node.call != "module" or node.component not in graph.components:
-        return None
-    component = graph.components[node.component]
-    return component.meta.get_submodule(str(node.target).removeprefix(component.name).removeprefix("."))
-
-
 def is_small(graph: ModelGraph, node: Node) -> bool:
     """Whether a call of a trunk is a detail beside its stages: a function, a parameter, one layer of torch's own."""
-    module = module_of(graph, node)
+    module = graph.module_of(node)
     if module is None:
         return True
     own = [c for c in type(module).__mro__ if c.__module__.startswith("torch.nn.modules") and c is not nn.Module]
@@ -119,7 +111,7 @@ def fold_along(cells: Cells, joins: Callable[[str, str], bool]) -> None:
 
 def ends(cells: Cells, id: str) -> bool:
     """Whether a feature leaves a cell."""
-    return any(n.facts.get("features") for n in cells.nodes(id))
+    return any(n.facts.features for n in cells.nodes(id))
 
 
 def fold_repeats(cells: Cells) -> None:
@@ -140,7 +132,7 @@ def stage_key(cells: Cells, id: str) -> Hashable | None:
     """What two stages must share to count as equal; None where a cell is no single stage."""
     cell = cells.cells[id]
     nodes = cells.nodes(cell)
-    modules = [module_of(cells.graph, n) for n in nodes]
+    modules = [cells.graph.module_of(n) for n in nodes]
     if cell.kind != "stage" or not modules or any(m is None for m in modules):
         return None
     last = {n.scope: n for n in nodes}
@@ -151,7 +143,7 @@ def stage_key(cells: Cells, id: str) -> Hashable | None:
         type(first),
         tuple((name, tuple(p.shape)) for name, p in first.named_parameters()),
         tuple((scope, info_text(n.info)) for scope, n in last.items()),
-        tuple(sorted(str((k, v)) for k, v in nodes[0].facts.items() if k != "features")),
+        tuple(sorted(str((k, v)) for k, v in nodes[0].facts.stated().items() if k != "features")),
         cell.ghost,
     )
 
@@ -186,6 +178,6 @@ def _shape_of(cells: Cells, cell: Cell) -> Hashable:
     graph, nodes = cells.graph, cells.nodes(cell)
     component = graph.components[nodes[0].component]
     parameters = tuple((name, tuple(p.shape)) for name, p in component.meta.named_parameters())
-    facts = tuple(sorted(str((k, v)) for k, v in nodes[0].facts.items()))
+    facts = tuple(sorted(str((k, v)) for k, v in nodes[0].facts.stated().items()))
     reads = tuple(r if cells.kind_of(r) != "head" else "" for r in nodes[0].refs())
     return component.family, parameters, tuple(info_text(n.info) for n in nodes), facts, reads

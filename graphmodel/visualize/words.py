@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphmodel.graph.facts import Facts
 from graphmodel.graph.text import target_text
 from graphmodel.graph.types import Node
 
@@ -145,9 +146,9 @@ def settings(written: Mapping[str, Any], actual: Any) -> str:
     return " · ".join(parts)
 
 
-def badges(facts: Mapping[str, Any]) -> tuple[str, ...]:
+def badges(facts: Facts) -> tuple[str, ...]:
     """Names of the facts that a picture marks."""
-    return tuple(name for name, value in facts.items() if name not in INTERNAL and value not in (False, None, ""))
+    return tuple(name for name in facts.stated() if name not in INTERNAL)
 
 
 def badge(name: str) -> str:

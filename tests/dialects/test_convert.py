@@ -22,7 +22,7 @@ FILES = sorted((EXAMPLES / "vissl").glob("*.yaml"))
 
 def calls(source: Any) -> list[tuple[object, ...]]:
     graph = build_graph(graphmodel.load_spec(source))
-    return [(n.kind, n.call, str(n.target), str(n.info), n.component, dict(n.facts)) for n in graph.nodes.values()]
+    return [(n.kind, n.call, str(n.target), str(n.info), n.component, n.facts) for n in graph.nodes.values()]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

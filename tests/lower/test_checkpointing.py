@@ -56,4 +56,4 @@ def test_it_compiles_into_one_graph(small: dict[str, Any]) -> None:
 def test_frozen_stages_are_left_alone(small: dict[str, Any]) -> None:
     spec = graphmodel.load_spec({**small, "checkpoint": True, "freeze": ["trunk.layer1"]})
     graph = graphmodel.build_graph(spec)
-    assert {n.name for n in graph.nodes.values() if n.facts.get("checkpoint")} == {"layer2", "layer3", "layer4"}
+    assert {n.name for n in graph.nodes.values() if n.facts.checkpoint} == {"layer2", "layer3", "layer4"}

@@ -124,6 +124,6 @@ def test_vissls_parameter_names_freeze_what_they_name() -> None:
 
 def test_frozen_calls_are_marked_in_the_graph(small: dict[str, Any]) -> None:
     graph = graphmodel.build_graph(graphmodel.load_spec({**small, "freeze": ["trunk"]}))
-    frozen = {n.name for n in graph.nodes.values() if n.facts.get("frozen")}
+    frozen = {n.name for n in graph.nodes.values() if n.facts.frozen}
     assert "layer1" in frozen
     assert "head" not in frozen

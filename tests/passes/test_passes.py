@@ -9,8 +9,8 @@ import pytest
 
 import graphmodel
 from graphmodel.build.build import build_graph
-from graphmodel.graph.types import ModelGraph, Node
-from graphmodel.graph.verify import InvalidGraph, verify
+from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
+from graphmodel.graph.verify import verify
 from graphmodel.passes.manager import run_passes
 from graphmodel.passes.merge_calls import MergeCalls
 from graphmodel.passes.pipeline import PIPELINE

@@ -1,0 +1,69 @@
+"""What is known of a call beside what it computes: names of features, order to keep, and what passes decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+_OF_VALUE: dict[str, Any] = {"of": "value"}
+_ORDER: dict[str, Any] = {"of": "order"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about a node; a field at its default says nothing.
+
+    A fact belongs to the node's value (it moves to the node that takes over the value), to the order of calls (a node
+    that has one cannot be replaced by another), or to the call itself (it ends with the call).
+
+    Attributes:
+        features: names of the trunk's features that the value is.
+        grouped_views: number of views that go through the call as one batch.
+        copied: why the value is copied.
+        in_place: a later call changes the value in place, or the call reads such a value: its order is fixed.
+        changed_by: names of the calls that change the value in place.
+        frozen: every parameter behind the call is frozen.
+        checkpoint: its activations are computed again in the backward pass.
+    """
+
+    features: tuple[str, ...] = field(default=(), metadata=_OF_VALUE)
+    grouped_views: int = 0
+    copied: str = ""
+    in_place: bool = field(default=False, metadata=_ORDER)
+    changed_by: tuple[str, ...] = field(default=(), metadata=_ORDER)
+    frozen: bool = False
+    checkpoint: bool = False
+
+    def stated(self) -> dict[str, Any]:
+        """The facts that say something, by name.
+
+        >>> Facts(frozen=True, grouped_views=2).stated()
+        {'grouped_views': 2, 'frozen': True}
+        """
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+    def of_order(self) -> dict[str, Any]:
+        """Those of them that fix the order of calls."""
+        return {name: value for name, value in self.stated().items() if name in _named(_ORDER)}
+
+    def of_call(self) -> dict[str, Any]:
+        """Those of them that belong to the call itself."""
+        return {k: v for k, v in self.stated().items() if k not in _named(_ORDER) and k not in _named(_OF_VALUE)}
+
+    def holds_values_of(self, other: Facts) -> bool:
+        """Whether everything that `other` says of its value is said here too."""
+        return all(set(getattr(other, name)) <= set(getattr(self, name)) for name in _named(_OF_VALUE))
+
+    def taking_over(self, other: Facts) -> Facts:
+        """These facts with what `other` says of its value."""
+        merged: dict[str, Any] = {
+            name: tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name)))) for name in _named(_OF_VALUE)
+        }
+        return replace(self, **merged)
+
+
+def _named(kind: Any) -> frozenset[str]:
+    return frozenset(f.name for f in fields(Facts) if f.metadata == kind)
+
+
+NO_FACTS = Facts()
