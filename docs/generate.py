@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphmodel.diagnostics.codes import to_markdown
-from graphmodel.dialects import vissl_keys
+from graphmodel.dialects.vissl import config_keys
 from graphmodel.schema import write_schemas
 
 DOCS = Path(__file__).resolve().parent
@@ -13,8 +13,8 @@ DOCS = Path(__file__).resolve().parent
 
 def vissl_page(text: str) -> str:
     """docs/vissl.md with its table of keys made anew."""
-    written, mark, _ = text.partition("vissl_keys.py -->\n")
-    return f"{written}{mark}\n{vissl_keys.to_markdown()}"
+    written, mark, _ = text.partition("config_keys.py -->\n")
+    return f"{written}{mark}\n{config_keys.to_markdown()}"
 
 
 def main() -> None:

@@ -289,8 +289,8 @@ def _params(component: Component) -> dict[str, Any]:
 
 def _part(item: InputSpec) -> dict[str, Any]:
     """What an input says beside its shape."""
-    passes = {"passes": item.passes} if item.views is not None else {}
-    return {"dtype": item.dtype, "companions": list(item.companions), **passes}
+    grouping = {"grouping": item.grouping} if item.views is not None else {}
+    return {"dtype": item.dtype, "companions": list(item.companions), **grouping}
 
 
 def _input_text(item: InputSpec) -> str:

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from graphmodel.components.registry import find_head, find_trunk, head_names, trunk_names
-from graphmodel.dialects.native.surface import POOLS, NativeSpec
-from graphmodel.dialects.vissl.schema import VisslFile
+from graphmodel.dialects.native.format import NativeSpec
+from graphmodel.dialects.vissl.config import VisslFile
+from graphmodel.spec.pools import POOLS
 
 Schema = dict[str, Any]
 
@@ -248,7 +249,8 @@ def _pool() -> Schema:
     sizes: Schema = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": ["integer", "null"]}}]}
     flags = {"ceil_mode", "count_include_pad"}
     properties: Schema = {}
-    for op, names in POOLS.items():
+    for op, pool in POOLS.items():
+        names = pool.parameters
         whole = {n: {"type": "boolean"} if n in flags else sizes for n in names}
         full: Schema = {"type": "object", "properties": whole, "additionalProperties": False}
         if names:

@@ -70,7 +70,7 @@ def test_the_readme_has_the_two_set_up_commands_that_ci_runs() -> None:
 
 
 def test_the_format_page_names_every_key() -> None:
-    from graphmodel.dialects.native.surface import NativeSpec
+    from graphmodel.dialects.native.format import NativeSpec
 
     text = (ROOT / "docs" / "format.md").read_text("utf-8")
     for name, field in NativeSpec.model_fields.items():

@@ -20,7 +20,7 @@ SOUND: dict[str, dict[str, Any]] = {
         "name": "all",
         "inputs": {
             "images": {"shape": [3, 32, 32]},
-            "crops": {"views": [{"count": 2, "shape": [3, 32, 32]}, {"shape": [3, 64, 64]}], "passes": "resolution"},
+            "crops": {"views": [{"count": 2, "shape": [3, 32, 32]}, {"shape": [3, 64, 64]}], "grouping": "resolution"},
         },
         "trunks": {"a": {"name": "resnet", "depth": 18}, "b": {"name": "resnet", "depth": 18, "freeze": True}},
         "heads": {"h": [HEAD, {"siamese_concat_view": {"num_towers": 2}}], "e": HEAD, "s": "identity"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +11,9 @@ import torch.nn.functional as F
 from graphmodel.build.graph_writer import Value, Writer
 from graphmodel.components.features import FeatureError
 from graphmodel.diagnostics import Span
-from graphmodel.spec.model import PoolSpec, Source
-from graphmodel.spec.terms import Combine
+from graphmodel.spec.model import Combine, PoolSpec, Source
 
 getitem = operator.getitem
-
-POOLS: dict[str, Any] = {
-    "avg_pool2d": F.avg_pool2d,
-    "max_pool2d": F.max_pool2d,
-    "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
-    "adaptive_max_pool2d": F.adaptive_max_pool2d,
-}
 
 
 def prepare(writer: Writer, value: Value, source: Source, span: Span | None, layout: str) -> Value:
@@ -63,7 +54,7 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None, layout
     try:
         return writer.function(
             spec.op,
-            POOLS[spec.op],
+            getattr(F, spec.op),
             (value,),
             dict(spec.params),
             name=f"{value.node}_{spec.op.removesuffix('2d')}",

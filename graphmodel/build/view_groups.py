@@ -29,9 +29,9 @@ def groups_of(item: InputSpec) -> list[Group]:
     groups: list[tuple[list[int], tuple[int, ...]]] = []
     for i, shape in enumerate(item.views):
         same = [g for g in groups if g[1] == shape]
-        if item.passes == "consecutive":
+        if item.grouping == "consecutive":
             same = [groups[-1]] if groups and groups[-1][1] == shape else []
-        elif item.passes == "crop":
+        elif item.grouping == "crop":
             same = []
         if same:
             same[0][0].append(i)

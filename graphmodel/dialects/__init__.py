@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
 from graphmodel.diagnostics import Collector
 from graphmodel.spec.document import Document, KeyPath
@@ -11,9 +12,12 @@ from graphmodel.spec.document import Document, KeyPath
 InputShapes = Mapping[str, "tuple[int, ...] | Sequence[tuple[int, ...]]"]
 """Shapes given by the caller: a shape, or a list of shapes for an input that is a list of views."""
 
+BUILT_IN = ("graphmodel.dialects.vissl.dialect", "graphmodel.dialects.native.dialect")
+"""The built-in dialects, imported when a document is there to ask about; the native one takes what is left."""
+
 
 class Dialect(Protocol):
-    """What a dialect module offers. Entry points of the group `graphmodel.dialects` name further ones."""
+    """What a dialect offers. Entry points of the group `graphmodel.dialects` name further ones."""
 
     name: str
 
@@ -26,5 +30,26 @@ class Dialect(Protocol):
         ...
 
     def to_native(self, document: Document, inputs: InputShapes, report: Collector) -> Document:
-        """The native document, every value placed where the user wrote it; findings go into `report`."""
+        """The native document, each value located where the user wrote it; findings go into `report`."""
         ...
+
+
+def dialects() -> list[Dialect]:
+    """The dialects of installed packages (entry points `graphmodel.dialects`) and the built-in ones, native last."""
+    from importlib import metadata
+
+    found = [entry.load() for entry in metadata.entry_points(group="graphmodel.dialects")]
+    return [*(cast(Dialect, d) for d in found), *map(_built_in, BUILT_IN)]
+
+
+def dialect_of(document: Document) -> Dialect:
+    """The dialect that a document is written in."""
+    # `graphmodel: 1` settles it; installed packages are asked only without it, since finding them takes time.
+    native = _built_in(BUILT_IN[-1])
+    if "graphmodel" in document.data:
+        return native
+    return next((d for d in dialects() if d.recognises(document)), native)
+
+
+def _built_in(module: str) -> Dialect:
+    return cast(Dialect, import_module(module).DIALECT)

@@ -1,4 +1,4 @@
-"""Builds a native document out of pieces of another, every piece keeping the place where the user wrote it."""
+"""Builds a native document from parts of another, each part keeping the location where the user wrote it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from graphmodel.spec.document import Document, KeyPath, Place
 
 
 @dataclass(frozen=True)
-class At:
-    """A value that stands for something at `path` of the source document.
+class Located:
+    """A value that comes from `path` of the source document.
 
     Attributes:
-        value: the native value; it may hold further `At`s.
+        value: the native value; it may hold further `Located` values.
         path: where the user wrote what it comes from.
-        rename: how the source spells a native key inside of `value`, for places.
-        key: where the user wrote the name that became the value's key, if that stands elsewhere.
+        rename: the source's spelling of a native key inside `value`, for locations.
+        key: where the user wrote the name that became the value's key, if that is elsewhere.
     """
 
     value: Any
@@ -26,8 +26,8 @@ class At:
     key: KeyPath | None = None
 
 
-def placed(tree: Any, source: Document) -> Document:
-    """The native document of a tree of plain values and `At`s."""
+def to_document(tree: Any, source: Document) -> Document:
+    """The native document of a tree of plain values and `Located` values."""
     places: dict[KeyPath, Place] = {}
     data = _strip(tree, (), None, None, source, places)
     return Document(data, places, source.files)
@@ -42,7 +42,7 @@ def _strip(
     places: dict[KeyPath, Place],
 ) -> Any:
     key: KeyPath | None = None
-    while isinstance(value, At):
+    while isinstance(value, Located):
         origin, rename, key, value = value.path, value.rename, value.key or key, value.value
     if origin is not None:
         span = source.span(origin)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from graphmodel.diagnostics import Diagnostic, Span
 from graphmodel.spec.display import Displayed
 from graphmodel.spec.document import Document, KeyPath
-from graphmodel.spec.terms import Combine, Dtype, InputType, Layout, Passes, Returns, Tokens
+from graphmodel.spec.validate import FrozenModel
+
+Returns = Literal["dict", "tuple", "list", "tensor"]
+Grouping = Literal["resolution", "consecutive", "crop"]
+Dtype = Literal["float32", "float16", "bfloat16", "uint8", "int64", "bool"]
+InputType = Literal["rgb", "bgr", "lab"]
+Combine = Literal["concat", "sum", "stack", "list"]
+Layout = Literal["nchw", "nhwc", "nlc"]
+Tokens = Literal["class", "patch", "mean", "all"]
 
 Shape = tuple[int, ...]
 
 
-class Part(BaseModel):
+class Part(FrozenModel):
     """A part of a resolved spec; `at` is its path in the document it was written in."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     at: KeyPath = Field((), exclude=True, repr=False)
 
 
@@ -28,7 +35,7 @@ class InputSpec(Part):
         shape: per-sample shape, `(C, H, W)` for images; None where the file does not say.
         views: the shape of each tensor of a list input, in the order in which they come; None for a single tensor.
         dtype: the tensors' dtype.
-        passes: how views share trunk passes: one per `resolution`, one per run of `consecutive` equal shapes (as
+        grouping: how views share trunk passes: one per `resolution`, one per run of `consecutive` equal shapes (as
             VISSL does), or one per `crop`.
         companions: names of further inputs that the trunk takes beside this one, such as a mask.
     """
@@ -37,7 +44,7 @@ class InputSpec(Part):
     shape: Shape | None = None
     views: tuple[Shape, ...] | None = None
     dtype: Dtype = "float32"
-    passes: Passes = "resolution"
+    grouping: Grouping = "resolution"
     companions: tuple[str, ...] = ()
 
 

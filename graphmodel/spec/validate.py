@@ -1,4 +1,4 @@
-"""Pydantic validation whose every finding points at the YAML: unions by shape, positions, did-you-mean."""
+"""Pydantic validation with located findings: unions told apart by the kind of value, nearest names suggested."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -52,42 +52,49 @@ PositiveInt = Annotated[int, Field(strict=True, gt=0)]
 
 
 MAX_NUMBERS = 2**40
-"""Most numbers that one sample may hold: shapes beyond it are mistakes, and torch cannot count them."""
+"""The most elements that one sample may have: larger shapes are mistakes, and torch cannot count them."""
 
 
 def _shape(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _of_this_world(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _within_limit(shape: tuple[int, ...]) -> tuple[int, ...]:
     if math.prod(shape) > MAX_NUMBERS:
-        raise ValueError("is a shape of more numbers than any tensor holds")
+        raise ValueError(f"a shape of more than {MAX_NUMBERS} elements is too large for a tensor")
     return shape
 
 
 ShapeField = Annotated[
-    tuple[PositiveInt, ...], BeforeValidator(_shape), AfterValidator(_of_this_world), Field(min_length=1)
+    tuple[PositiveInt, ...], BeforeValidator(_shape), AfterValidator(_within_limit), Field(min_length=1)
 ]
 """A per-sample shape such as `[3, 224, 224]`."""
 
 
-class Surface(BaseModel):
-    """A mapping that users write: unknown keys are errors."""
+class FrozenModel(BaseModel):
+    """A model that refuses unknown keys and does not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def validate(
-    model: type[ModelT], document: Document, data: Any = None, at: KeyPath = (), code: str = "GM2"
-) -> ModelT | list[Diagnostic]:
-    """Validates `data` (the whole document where None) and returns the model or everything wrong with it.
+class YamlModel(FrozenModel):
+    """A mapping that users write.
+
+    Attributes:
+        renamed: keys of earlier versions and their present names; a diagnostic names the new key.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+
+def validate(model: type[ModelT], document: Document, data: Any = None, at: KeyPath = ()) -> ModelT | list[Diagnostic]:
+    """Validates `data` (the whole document if None) and returns the model or everything wrong with it.
 
     Args:
         model: the Pydantic model.
         document: where positions are looked up.
-        data: the value that stands at `at`.
+        data: the value at the path `at`.
         at: its path in the document.
-        code: unused prefix, kept for callers that show families of codes.
     """
     try:
         return model.model_validate(document.data if data is None else data)
@@ -103,7 +110,9 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
     where = dotted(path)
     if kind == "extra_forbidden":
         parent = dotted(path[:-1]) or "the spec"
-        help = choices_help(path[-1], fields_at(model, location[:-1]), "valid keys")
+        owner = model_at(model, location[:-1])
+        renamed = getattr(owner, "renamed", {}).get(path[-1])
+        help = f"it is now called `{renamed}`" if renamed else choices_help(path[-1], keys_of(owner), "valid keys")
         return Diagnostic(
             "GM201", f"unknown key `{path[-1]}` in {_quoted(parent)}", document.span(path, key=True), help, path=where
         )
@@ -111,7 +120,7 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
         parent = dotted(path[:-1]) or "the spec"
         return Diagnostic(
             "GM203",
-            f"{_quoted(parent)} lacks the key `{path[-1]}`",
+            f"missing key `{path[-1]}` in {_quoted(parent)}",
             document.span(path[:-1], key=True),
             f"add `{path[-1]}:`",
             path=where,
@@ -121,7 +130,7 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
         choices = [c.strip().strip("'") for c in str(finding["ctx"]["expected"]).replace(" or ", ", ").split(", ")]
         return Diagnostic(
             "GM202",
-            f"`{where}` cannot be `{value}`",
+            f"`{value}` is not a valid value for `{where}`",
             document.span(path),
             choices_help(value, choices),
             path=where,
@@ -129,14 +138,14 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
     context = finding.get("ctx", {})
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         expected = str(context.get("expected_tags", "")).replace("~", "").replace("'", "")
-        message = f"`{where}` takes {expected or 'another kind of value'}, this is {kind_of(value)}"
+        message = f"`{where}` takes {expected or 'another kind of value'}, not {kind_of(value)}"
         return Diagnostic("GM202", message, document.span(path), "", path=where)
     text = str(finding["msg"])
     for prefix in ("Value error, ", "Assertion failed, ", "Input should be "):
         if text.startswith(prefix):
             text = text.removeprefix(prefix)
             if prefix == "Input should be ":
-                text = f"should be {text}, this is {_shown(value)}"
+                text = f"should be {text}, not {_shown(value)}"
     message, _, help = text.partition("; help: ")
     joined = f"`{where}`: {message}" if where else f"the spec {message}"
     return Diagnostic("GM202", joined, document.span(path), help, path=where)
@@ -164,16 +173,19 @@ def real_path(location: tuple[str | int, ...], document: Document, at: KeyPath =
     return tuple(path)
 
 
-def fields_at(model: Any, location: tuple[str | int, ...]) -> list[str]:
-    """The keys that the model takes at a Pydantic location; empty where any key goes."""
+def model_at(model: Any, location: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """The model at a Pydantic location inside `model`, or None if there is none."""
     for part in location:
         model = _step(model, part)
         if model is None:
-            return []
+            return None
     model = _bare(model)
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [f.alias or name for name, f in model.model_fields.items()]
-    return []
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def keys_of(model: type[BaseModel] | None) -> list[str]:
+    """The keys of a model as users write them."""
+    return [f.alias or name for name, f in model.model_fields.items()] if model is not None else []
 
 
 def _bare(annotation: Any) -> Any:

@@ -12,8 +12,8 @@ from torch import fx, nn
 
 from graphmodel.components.features import Feature, FeatureError
 from graphmodel.components.tensors import Layout
-from graphmodel.spec.terms import Layout as WantedLayout
-from graphmodel.spec.terms import Tokens
+from graphmodel.spec.model import Layout as WantedLayout
+from graphmodel.spec.model import Tokens
 from graphmodel.tracing.proxy import MetaProxy, map_structure
 
 Grid = tuple[int, int]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import Collector, CompileError, Diagnostic
-from graphmodel.dialects.vissl.translate import Translation, read_model
+from graphmodel.dialects.vissl.context import read_context
 from graphmodel.graph.types import Component, ModelGraph
 from graphmodel.lower.module import CompiledModel
 
@@ -105,8 +105,7 @@ def _nested_heads(graph: ModelGraph) -> bool:
     """Whether VISSL's list of heads holds lists: as the file says, or where several heads have chains."""
     origin = graph.spec.origin
     if graph.spec.dialect == "vissl":
-        params: Any = read_model(origin, Collector())[1].HEAD.PARAMS
-        return bool(params) and isinstance(params[0], list) and bool(params[0]) and isinstance(params[0][0], list)
+        return read_context(origin, {}, Collector()).has_nested_heads
     return len(graph.spec.heads) > 1 and any(len(h.chain) > 1 for h in graph.spec.heads.values())
 
 
@@ -114,9 +113,7 @@ def _is_extractor(graph: ModelGraph) -> bool:
     """Whether VISSL would build this model's trunk as a frozen feature extractor, under `base_model.`."""
     if graph.spec.dialect != "vissl":
         return False
-    report = Collector()
-    base, model = read_model(graph.spec.origin, report)
-    return Translation(graph.spec.origin, base, model, {}, report).extractor
+    return read_context(graph.spec.origin, {}, Collector()).is_extractor
 
 
 def _failed(message: str, help: str) -> CompileError:

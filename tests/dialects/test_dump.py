@@ -37,7 +37,7 @@ RICH: dict[str, Any] = {
     "name": "everything",
     "inputs": {
         "images": {"shape": [3, 64, 64], "dtype": "float16"},
-        "crops": {"views": [{"count": 2, "shape": [3, 64, 64]}, {"shape": [3, 32, 32]}], "passes": "crop"},
+        "crops": {"views": [{"count": 2, "shape": [3, 64, 64]}, {"shape": [3, 32, 32]}], "grouping": "crop"},
         "mask": {"shape": [4, 4], "dtype": "bool"},
         "masked": {"shape": [3, 64, 64], "with": ["mask"]},
     },

@@ -130,3 +130,12 @@ def test_the_callers_mapping_is_never_changed(two_inputs: dict[str, Any]) -> Non
     before = copy.deepcopy(two_inputs)
     load_spec(two_inputs, ["trunk.depth=34"], inputs={"images": (3, 8, 8)})
     assert two_inputs == before
+
+
+def test_the_former_key_of_the_grouping_of_views_names_the_new_one() -> None:
+    views = {"views": [{"count": 2, "shape": [3, 64, 64]}], "passes": "crop"}
+    with pytest.raises(CompileError) as caught:
+        load_spec({"inputs": {"crops": views}, "trunk": "resnet"})
+    assert [(d.code, d.path, d.help) for d in caught.value.diagnostics] == [
+        ("GM201", "inputs.crops.passes", "it is now called `grouping`")
+    ]

@@ -195,7 +195,7 @@ def test_pirl_reads_images_and_patches_from_its_transform() -> None:
 
 
 def test_a_shape_for_an_unknown_input_is_an_error() -> None:
-    with pytest.raises(CompileError, match="no input of this model"):
+    with pytest.raises(CompileError, match="not an input of this model"):
         load_spec(model(HEAD={"PARAMS": [mlp()]}), inputs={"image": (3, 8, 8)})
 
 

@@ -1,4 +1,4 @@
-"""Every key of VISSL's MODEL block has a fate, and the documentation's table is the code's."""
+"""Every key of VISSL's MODEL block has a disposition, and the documentation's table is the code's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import importlib.util
 
 import pytest
 
-from graphmodel.dialects.vissl.config_keys import HONOURED, fate, keys
-from graphmodel.dialects.vissl.schema import CARRIED, IGNORED_BY_VISSL
+from graphmodel.dialects.vissl.config import CARRIED, IGNORED_BY_VISSL
+from graphmodel.dialects.vissl.config_keys import HONOURED, disposition, keys
 from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("key", keys())
 def test_every_key_is_honoured_or_accounted_for(key: str) -> None:
-    assert fate(key)[0] in ("honoured", "carried", "ignored by VISSL")
+    assert disposition(key)[0] in ("honoured", "carried", "ignored by VISSL")
 
 
 @pytest.mark.parametrize("table", [HONOURED, CARRIED, IGNORED_BY_VISSL])

@@ -67,7 +67,7 @@ def features(views: list[torch.Tensor], passes: list[list[int]], trunk: Trunk) -
 def test_views_share_trunk_passes_as_asked(sizes: list[int], how: str, passes: list[list[int]], training: bool) -> None:
     views = [{"shape": [3, s, s]} for s in sizes]
     spec = {
-        "inputs": {"crops": {"views": views, "passes": how}},
+        "inputs": {"crops": {"views": views, "grouping": how}},
         "trunk": {"name": "resnet", "depth": 18},
         "mapping": {"crops": {"flatten": None, "res4": {"pool": {"adaptive_avg_pool2d": 2}}}},
     }

@@ -63,7 +63,7 @@ class NativeDialect:
             if known and name not in known:
                 report.error(
                     "GM207",
-                    f"a shape was given for `{name}`, which is no input of this model",
+                    f"a shape was given for `{name}`, which is not an input of this model",
                     None,
                     choices_help(name, known, "inputs"),
                 )

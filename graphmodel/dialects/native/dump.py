@@ -47,7 +47,7 @@ def _input(item: InputSpec) -> dict[str, Any]:
         out["views"] = views_of(item.views)
     elif item.shape is not None:
         out["shape"] = list(item.shape)
-    out |= {"dtype": item.dtype, "passes": item.passes}
+    out |= {"dtype": item.dtype, "grouping": item.grouping}
     if item.companions:
         out["with"] = list(item.companions)
     return out

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphmodel.diagnostics import Collector, choices_help
-from graphmodel.dialects.native.surface import (
-    POOLS,
+from graphmodel.dialects.native.format import (
     EdgeYaml,
     FeatureYaml,
     InputYaml,
@@ -28,6 +27,7 @@ from graphmodel.spec.model import (
     WeightsSpec,
 )
 from graphmodel.spec.names import name_problem
+from graphmodel.spec.pools import POOLS
 
 
 def resolve(document: Document, surface: NativeSpec, report: Collector, dialect: str = "native") -> ModelSpec:
@@ -159,7 +159,7 @@ class _Resolver:
                 shape=value.shape,
                 views=views,
                 dtype=value.dtype,
-                passes=value.passes,
+                grouping=value.grouping,
                 companions=tuple(value.companions),
                 at=path,
             )
@@ -320,7 +320,7 @@ class _Resolver:
                 "GM202", f"unknown pooling `{op}`", (*path, op), choices_help(op, list(POOLS), "known"), key=True
             )
             return None
-        names = POOLS[op]
+        names = POOLS[op].parameters
         if not isinstance(params, Mapping):
             params = {names[0]: params} if names else {}
         for key in params:

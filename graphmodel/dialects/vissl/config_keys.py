@@ -9,13 +9,13 @@ from typing import Any, Union
 
 from pydantic import BaseModel
 
-from graphmodel.dialects.vissl.schema import CARRIED, IGNORED_BY_VISSL, Trainer, VisslModel
+from graphmodel.dialects.vissl.config import CARRIED, IGNORED_BY_VISSL, Trainer, VisslModel
 
 HONOURED: dict[str, str] = {
     "NON_TRAINABLE_PARAMS": "`freeze:` (VISSL's names are translated)",
     "INPUT_TYPE": "`trunk.input_type`",
     "MULTI_INPUT_HEAD_MAPPING": "`mapping:`, `inputs.*.with`",
-    "SINGLE_PASS_EVERY_CROP": "`inputs.*.passes: crop`",
+    "SINGLE_PASS_EVERY_CROP": "`inputs.*.grouping: crop`",
     "ACTIVATION_CHECKPOINTING": "`checkpoint:` (by stage; the number of splits only switches it on)",
     "FEATURE_EVAL_SETTINGS.EVAL_MODE_ON": "with the FREEZE keys: `freeze:`",
     "FEATURE_EVAL_SETTINGS.FREEZE_TRUNK_ONLY": "`freeze: [trunk]`",
@@ -59,7 +59,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def fate(key: str) -> tuple[str, str]:
+def disposition(key: str) -> tuple[str, str]:
     """`honoured`, `carried` or `ignored by VISSL`, and where or why; the longest entry that covers the key counts."""
     for table, name in ((IGNORED_BY_VISSL, "ignored by VISSL"), (CARRIED, "carried")):
         for entry, text in table.items():
@@ -73,6 +73,6 @@ def to_markdown() -> str:
     """The table."""
     lines = ["| key of MODEL | here | where or why |", "| --- | --- | --- |"]
     for key in keys():
-        name, text = fate(key)
+        name, text = disposition(key)
         lines.append(f"| `{key}` | {name} | {text} |")
     return "\n".join(lines) + "\n"

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from graphmodel.dialects.located import At
+from graphmodel.diagnostics import choices_help
+from graphmodel.dialects.located import Located
+from graphmodel.dialects.vissl.context import Context, is_chain
 from graphmodel.dialects.vissl.trunks import ONE_RESULT
 from graphmodel.spec.document import KeyPath, kind_of
 from graphmodel.spec.names import name_problem
+from graphmodel.spec.pools import POOLS
 
-if TYPE_CHECKING:
-    from graphmodel.dialects.vissl.translate import Translation
-
-POOLS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "AvgPool2d": (
-        "avg_pool2d",
-        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    ),
-    "MaxPool2d": ("max_pool2d", ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")),
-    "AdaptiveAvgPool2d": ("adaptive_avg_pool2d", ("output_size",)),
-    "AdaptiveMaxPool2d": ("adaptive_max_pool2d", ("output_size", "return_indices")),
-    "Identity": ("identity", ()),
-}
-"""VISSL's pooling operations and the order of their positional arguments, as in `torch.nn`."""
+POOL_MODULES = {op.module: op for op in POOLS.values()}
+"""Pooling operations by the names that VISSL uses, those of `torch.nn`."""
 
 HEAD_FORMS = 'a head is `["mlp", {"dims": [2048, 128]}]`, or a list of such for a chain of modules'
 
 
 @dataclass
 class Heads:
-    """The heads of a file.
+    """The heads of a configuration.
 
     Attributes:
         named: native heads by name, in VISSL's order.
@@ -46,7 +37,7 @@ class Heads:
 
 @dataclass
 class Wiring:
-    """Who reads what.
+    """Which head reads which feature of which input.
 
     Attributes:
         inputs: each input's name and its companions.
@@ -60,8 +51,15 @@ class Wiring:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A feature that is read: its name (None for the trunk's default), pooling, flattening, and where it is written."""
+class VisslFeature:
+    """A feature that a head reads.
+
+    Attributes:
+        feature: its name; None for the trunk's default feature.
+        path: where the configuration names it.
+        pool: the native pooling, or None.
+        flatten: whether it is flattened behind the batch dimension.
+    """
 
     feature: str | None
     path: KeyPath
@@ -69,141 +67,146 @@ class Wanted:
     flatten: bool = False
 
 
-def read_heads(t: Translation) -> Heads:
+def read_heads(context: Context) -> Heads:
     """HEAD.PARAMS as named native heads; findings go into the report."""
-    params = t.model.HEAD.PARAMS
-    at = t.path("HEAD", "PARAMS")
+    params = context.model.HEAD.PARAMS
+    at = context.path("HEAD", "PARAMS")
     items: list[tuple[list[tuple[Any, KeyPath]], bool]] = []
     for i, item in enumerate(params):
-        nested = isinstance(item, list) and bool(item) and isinstance(item[0], list)
+        nested = is_chain(item)
         modules = [(m, (*at, i, j)) for j, m in enumerate(item)] if nested else [(item, (*at, i))]
         items.append((modules, nested))
     if not params:
-        t.error(
+        context.error(
             "GM222",
-            "HEAD.PARAMS names no head: this file is an overlay or a base without its head",
-            at if t.document.get(at) is not None else t.path(),
-            "add the file that names the heads, or set FEATURE_EVAL_SETTINGS.EXTRACT_TRUNK_FEATURES_ONLY (with "
+            "HEAD.PARAMS is empty: this file is an overlay, or a base file without a head",
+            at if context.document.get(at) is not None else context.path(),
+            "add the file that defines the heads, or set FEATURE_EVAL_SETTINGS.EXTRACT_TRUNK_FEATURES_ONLY (with "
             "EVAL_MODE_ON) to extract features",
         )
         return Heads({}, [], False)
     named: dict[str, Any] = {}
     for i, (modules, nested) in enumerate(items):
-        chain = [At(module, path) for m, path in modules if (module := _module(t, m, path)) is not None]
+        chain = [Located(module, path) for m, path in modules if (module := _module(context, m, path)) is not None]
         name = "head" if len(items) == 1 else f"head{i}"
-        named[name] = At(chain if nested and len(chain) > 1 else (chain[0] if chain else "identity"), (*at, i))
+        named[name] = Located(chain if nested and len(chain) > 1 else (chain[0] if chain else "identity"), (*at, i))
     return Heads(named, list(named), any(nested for _, nested in items))
 
 
-def _module(t: Translation, item: Any, path: KeyPath) -> dict[str, Any] | None:
+def _module(context: Context, item: Any, path: KeyPath) -> dict[str, Any] | None:
     if not isinstance(item, list) or not item or not isinstance(item[0], str):
-        t.error("GM223", f"this is no head: {kind_of(item)} of another form", path, HEAD_FORMS)
+        context.error("GM223", f"not a valid head: {kind_of(item)} of another form", path, HEAD_FORMS)
         return None
     for extra in range(2, len(item)):
-        t.warning(f"VISSL ignores what stands behind the parameters of `{item[0]}`", (*path, extra), HEAD_FORMS)
+        context.warning(f"VISSL ignores everything after the parameters of `{item[0]}`", (*path, extra), HEAD_FORMS)
     kwargs = item[1] if len(item) > 1 else {}
     if not isinstance(kwargs, Mapping):
-        t.error(
-            "GM223", f"the parameters of `{item[0]}` are a mapping, this is {kind_of(kwargs)}", (*path, 1), HEAD_FORMS
+        context.error(
+            "GM223", f"the parameters of `{item[0]}` must be a mapping, not {kind_of(kwargs)}", (*path, 1), HEAD_FORMS
         )
         return None
-    return {item[0]: At(dict(kwargs), (*path, 1) if len(item) > 1 else path, key=(*path, 0))}
+    return {item[0]: Located(dict(kwargs), (*path, 1) if len(item) > 1 else path, key=(*path, 0))}
 
 
-def pool_map(t: Translation) -> list[Wanted]:
+def pool_map(context: Context) -> list[VisslFeature]:
     """LINEAR_EVAL_FEAT_POOL_OPS_MAP as features with their pooling."""
-    settings = t.model.FEATURE_EVAL_SETTINGS
-    at = t.path("FEATURE_EVAL_SETTINGS", "LINEAR_EVAL_FEAT_POOL_OPS_MAP")
+    settings = context.model.FEATURE_EVAL_SETTINGS
+    at = context.path("FEATURE_EVAL_SETTINGS", "LINEAR_EVAL_FEAT_POOL_OPS_MAP")
     form = 'an entry is `["res5", ["AvgPool2d", [[6, 6], 1, 0]]]`'
     wanted = []
     for i, item in enumerate(settings.LINEAR_EVAL_FEAT_POOL_OPS_MAP):
         path = (*at, i)
         if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)):
-            t.error("GM224", "this is no entry of the feature map", path, form)
+            context.error("GM224", "not a valid entry of LINEAR_EVAL_FEAT_POOL_OPS_MAP", path, form)
             continue
         pool = item[1]
         if not (isinstance(pool, list) and 1 <= len(pool) <= 2 and isinstance(pool[0], str)):
-            t.error("GM224", f"the pooling of `{item[0]}` has another form", (*path, 1), form)
+            context.error("GM224", f"not a valid pooling operation for `{item[0]}`", (*path, 1), form)
             continue
-        if pool[0] not in POOLS:
-            t.error("GM224", f"unknown pooling `{pool[0]}`", (*path, 1, 0), f"one of: {', '.join(POOLS)}")
+        op = POOL_MODULES.get(pool[0])
+        if op is None:
+            help = choices_help(pool[0], list(POOL_MODULES))
+            context.error("GM224", f"unknown pooling operation `{pool[0]}`", (*path, 1, 0), help)
             continue
-        op, names = POOLS[pool[0]]
         arguments = pool[1] if len(pool) == 2 and isinstance(pool[1], list) else []
-        if len(arguments) > len(names):
-            t.error("GM224", f"`{pool[0]}` takes at most {len(names)} arguments", (*path, 1, 1), form)
+        if len(arguments) > len(op.arguments):
+            context.error("GM224", f"`{pool[0]}` takes at most {len(op.arguments)} arguments", (*path, 1, 1), form)
             continue
-        values = {n: a for n, a in zip(names, arguments, strict=False) if n != "return_indices"}
-        native = None if op == "identity" else At({op: values}, (*path, 1))
-        wanted.append(Wanted(_feature(t, item[0], (*path, 0)), path, native, settings.SHOULD_FLATTEN_FEATS))
+        values = {n: a for n, a in zip(op.arguments, arguments, strict=False) if n in op.parameters}
+        native = None if op.name == "identity" else Located({op.name: values}, (*path, 1))
+        wanted.append(VisslFeature(_feature(context, item[0], (*path, 0)), path, native, settings.SHOULD_FLATTEN_FEATS))
     return wanted
 
 
-def _feature(t: Translation, name: str, path: KeyPath) -> str | None:
-    """The feature asked for; None, which is the default one, where VISSL's trunk has one result for every name."""
-    if t.model.TRUNK.NAME not in ONE_RESULT:
+def _feature(context: Context, name: str, path: KeyPath) -> str | None:
+    """The requested feature; None (the default one) if VISSL's trunk returns one result whatever the name."""
+    if context.model.TRUNK.NAME not in ONE_RESULT:
         return name
     if name not in ("lastCLS", "avgpool", "flatten"):
-        t.note(f"VISSL's `{t.model.TRUNK.NAME}` gives its pooled vector whatever feature is asked for", path)
+        context.note(
+            f"VISSL's `{context.model.TRUNK.NAME}` returns its pooled vector whatever feature is requested", path
+        )
     return None
 
 
-def wire(t: Translation, heads: Heads) -> Wiring:
+def wire(context: Context, heads: Heads) -> Wiring:
     """Edges and outputs of the whole model."""
-    if t.model.MULTI_INPUT_HEAD_MAPPING:
-        return _wire_mapping(t, heads)
+    if context.model.MULTI_INPUT_HEAD_MAPPING:
+        return _wire_mapping(context, heads)
     name = "images"
-    wanted = pool_map(t) if t.extractor else [Wanted(None, t.path("TRUNK"))]
-    if t.features_only:
-        pairs: list[tuple[Wanted, str | None]] = [(w, None) for w in wanted]
+    wanted = pool_map(context) if context.is_extractor else [VisslFeature(None, context.path("TRUNK"))]
+    if context.has_features_only:
+        pairs: list[tuple[VisslFeature, str | None]] = [(w, None) for w in wanted]
     else:
-        pairs = list(_pair(t, heads, wanted))
+        pairs = list(_pair(context, heads, wanted))
     edges, outputs = _edges([(name, w, head) for w, head in pairs])
     return Wiring({name: []}, edges, list(outputs))
 
 
-def _pair(t: Translation, heads: Heads, wanted: Sequence[Wanted]) -> Sequence[tuple[Wanted, str]]:
+def _pair(context: Context, heads: Heads, wanted: Sequence[VisslFeature]) -> Sequence[tuple[VisslFeature, str]]:
     """Heads and features of one input."""
     if not heads.order or not wanted:
         return []
     if len(heads.order) == len(wanted):
         return list(zip(wanted, heads.order, strict=True))
     if len(wanted) == 1 and heads.nested:
-        t.note(
-            f"{len(heads.order)} heads read one feature and give {len(heads.order)} outputs, as VISSL documents; "
+        context.note(
+            f"{len(heads.order)} heads read one feature and return {len(heads.order)} outputs, as VISSL documents; "
             "its code chains them",
-            t.path("HEAD", "PARAMS"),
+            context.path("HEAD", "PARAMS"),
         )
         return [(wanted[0], name) for name in heads.order]
     if len(wanted) == 1:
         # A flat list on one feature is one chain.
         chain = [heads.named[name] for name in heads.order]
         heads.named.clear()
-        heads.named["head"] = At(chain, t.path("HEAD", "PARAMS"))
+        heads.named["head"] = Located(chain, context.path("HEAD", "PARAMS"))
         heads.order[:] = ["head"]
         return [(wanted[0], "head")]
-    t.error(
+    context.error(
         "GM225",
         f"HEAD.PARAMS has {len(heads.order)} heads and the feature map has {len(wanted)} features",
-        t.path("HEAD", "PARAMS"),
-        "give one head per feature, in the order of LINEAR_EVAL_FEAT_POOL_OPS_MAP",
+        context.path("HEAD", "PARAMS"),
+        "list one head per feature, in the order of LINEAR_EVAL_FEAT_POOL_OPS_MAP",
     )
     return []
 
 
-def _wire_mapping(t: Translation, heads: Heads) -> Wiring:
-    at = t.path("MULTI_INPUT_HEAD_MAPPING")
-    entries = [e for i, item in enumerate(t.model.MULTI_INPUT_HEAD_MAPPING) if (e := _entry(t, item, (*at, i)))]
+def _wire_mapping(context: Context, heads: Heads) -> Wiring:
+    at = context.path("MULTI_INPUT_HEAD_MAPPING")
+    entries = [
+        e for i, item in enumerate(context.model.MULTI_INPUT_HEAD_MAPPING) if (e := _entry(context, item, (*at, i)))
+    ]
     inputs: dict[str, list[str]] = {}
     for entry in entries:
         known = inputs.setdefault(entry.input, [])
         known += [c for c in entry.companions if c not in known]
-    pools = pool_map(t) if t.extractor else []
-    wanted = [_pooled(t, entry, pools) for entry in entries]
+    pools = pool_map(context) if context.is_extractor else []
+    wanted = [_pooled(context, entry, pools) for entry in entries]
     count = sum(len(w) for w in wanted)
-    triples: list[list[tuple[str, Wanted, str | None]]] = []
+    triples: list[list[tuple[str, VisslFeature, str | None]]] = []
     indexed = any(e.head_index is not None for e in entries)
-    if t.features_only:
+    if context.has_features_only:
         triples = [[(e.input, w, None) for w in ws] for e, ws in zip(entries, wanted, strict=True)]
     elif len(heads.order) == count and not indexed:
         names = iter(heads.order)
@@ -213,20 +216,20 @@ def _wire_mapping(t: Translation, heads: Heads) -> Wiring:
             index = entry.head_index if entry.head_index is not None else min(i, len(heads.order) - 1)
             if not heads.order or not -len(heads.order) <= index < len(heads.order):
                 if heads.order:
-                    t.error(
+                    context.error(
                         "GM225",
                         f"there is no head {index}: HEAD.PARAMS has {len(heads.order)}",
                         (*entry.path, 1),
-                        f"`head_index` goes from 0 to {len(heads.order) - 1}",
+                        f"`head_index` must be between 0 and {len(heads.order) - 1}",
                     )
                 continue
             triples.append([(entry.input, ws[0], heads.order[index])])
     elif heads.order:
-        t.error(
+        context.error(
             "GM225",
             f"HEAD.PARAMS has {len(heads.order)} heads and the mapping has {count} features of {len(entries)} inputs",
             at,
-            "give one head per feature, in order, or one feature per input",
+            "list one head per feature, in order, or one feature per input",
         )
     edges, outputs = _edges([triple for group in triples for triple in group])
     names = iter(outputs)
@@ -247,10 +250,10 @@ class _Entry:
     companions: tuple[str, ...] = ()
 
 
-def _entry(t: Translation, item: Any, path: KeyPath) -> _Entry | None:
+def _entry(context: Context, item: Any, path: KeyPath) -> _Entry | None:
     form = 'an entry is `["images", ["res5"]]` or `["images", {"feat_names": ["res5"], "head_index": 0}]`'
     if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)):
-        t.error("GM226", "this is no entry of MULTI_INPUT_HEAD_MAPPING", path, form)
+        context.error("GM226", "not a valid entry of MULTI_INPUT_HEAD_MAPPING", path, form)
         return None
     name, rest = item
     if isinstance(rest, list):
@@ -258,47 +261,49 @@ def _entry(t: Translation, item: Any, path: KeyPath) -> _Entry | None:
     elif isinstance(rest, Mapping):
         feature_path = (*path, 1, "feat_names")
     else:
-        t.error("GM226", f"the features of `{name}` are a list or a mapping, this is {kind_of(rest)}", (*path, 1), form)
+        context.error(
+            "GM226", f"the features of `{name}` must be a list or a mapping, not {kind_of(rest)}", (*path, 1), form
+        )
         return None
     for key in rest:
         if key not in ("feat_names", "head_index", "additional_keys"):
-            t.error("GM226", f"unknown key `{key}` in the mapping of `{name}`", (*path, 1, key), form)
+            context.error("GM226", f"unknown key `{key}` in the mapping of `{name}`", (*path, 1, key), form)
     features, index, companions = rest.get("feat_names", []), rest.get("head_index"), rest.get("additional_keys", [])
     if not (isinstance(features, list) and all(isinstance(f, str) for f in features)):
-        t.error("GM226", f"the features of `{name}` are a list of names", feature_path, form)
+        context.error("GM226", f"the features of `{name}` must be a list of names", feature_path, form)
         return None
     if index is not None and (not isinstance(index, int) or isinstance(index, bool)):
-        t.error("GM226", f"`head_index` is a number, this is {kind_of(index)}", (*path, 1, "head_index"), form)
+        context.error("GM226", f"`head_index` must be a number, not {kind_of(index)}", (*path, 1, "head_index"), form)
         return None
     if not (isinstance(companions, list) and all(isinstance(c, str) for c in companions)):
-        t.error("GM226", "`additional_keys` is a list of names", (*path, 1, "additional_keys"), form)
+        context.error("GM226", "`additional_keys` must be a list of names", (*path, 1, "additional_keys"), form)
         return None
     return _Entry(name, tuple(features), path, feature_path, index, tuple(companions))
 
 
-def _pooled(t: Translation, entry: _Entry, pools: Sequence[Wanted]) -> list[Wanted]:
+def _pooled(context: Context, entry: _Entry, pools: Sequence[VisslFeature]) -> list[VisslFeature]:
     """The features of an entry; a frozen extractor pools them as its map says, by name or by position."""
     wanted = []
     for i, feature in enumerate(entry.features):
         path = (*entry.feature_path, i)
-        asked = _feature(t, feature, path)
+        asked = _feature(context, feature, path)
         named = [p for p in pools if p.feature == asked]
         if not pools:
-            wanted.append(Wanted(asked, path))
+            wanted.append(VisslFeature(asked, path))
         elif named or len(pools) == len(entry.features):
             pool = named[0] if named else pools[i]
-            wanted.append(Wanted(asked, path, pool.pool, pool.flatten))
+            wanted.append(VisslFeature(asked, path, pool.pool, pool.flatten))
         else:
-            t.error(
+            context.error(
                 "GM224",
-                f"LINEAR_EVAL_FEAT_POOL_OPS_MAP says no pooling for `{feature}`",
+                f"LINEAR_EVAL_FEAT_POOL_OPS_MAP has no entry for `{feature}`",
                 path,
                 f'add `["{feature}", ["Identity", []]]`',
             )
-    return wanted or [Wanted(None, entry.path)]
+    return wanted or [VisslFeature(None, entry.path)]
 
 
-def _edges(triples: Sequence[tuple[str, Wanted, str | None]]) -> tuple[list[Any], list[str]]:
+def _edges(triples: Sequence[tuple[str, VisslFeature, str | None]]) -> tuple[list[Any], list[str]]:
     """Native long-form edges with stable output names."""
     several = len({name for name, _, _ in triples}) > 1
     edges: list[Any] = []
@@ -315,7 +320,7 @@ def _edges(triples: Sequence[tuple[str, Wanted, str | None]]) -> tuple[list[Any]
         while unique in names:
             unique, number = f"{label}_{number}", number + 1
         names.append(unique)
-        edge: dict[str, Any] = {"from": At(source, wanted.path)}
+        edge: dict[str, Any] = {"from": Located(source, wanted.path)}
         if head is not None:
             edge["head"] = head
         if unique != head:
@@ -324,5 +329,5 @@ def _edges(triples: Sequence[tuple[str, Wanted, str | None]]) -> tuple[list[Any]
             edge["pool"] = wanted.pool
         if wanted.flatten:
             edge["flatten"] = True
-        edges.append(At(edge, wanted.path))
+        edges.append(Located(edge, wanted.path))
     return edges, names

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
-from graphmodel.dialects.located import At
+from graphmodel.dialects.located import Located
+from graphmodel.dialects.vissl.context import Context
 from graphmodel.spec.document import KeyPath
-
-if TYPE_CHECKING:
-    from graphmodel.dialects.vissl.translate import Translation
 
 BLOCKS: dict[str, tuple[str, ...]] = {
     "resnet": ("RESNETS",),
@@ -45,15 +43,15 @@ REGNET_STAGES = {"depths", "widths", "group_widths", "bottleneck_multipliers", "
 ALL_BLOCKS = sorted({b for blocks in BLOCKS.values() for b in blocks})
 
 
-def trunk_of(translation: Translation) -> tuple[Any, list[KeyPath]]:
+def trunk_of(context: Context) -> tuple[Any, list[KeyPath]]:
     """The native trunk, and blocks that the file fills in but this trunk does not read."""
-    trunk = translation.model.TRUNK
+    trunk = context.model.TRUNK
     blocks = BLOCKS.get(trunk.NAME, ())
-    native: dict[str, Any] = {"name": At(trunk.NAME, translation.path("TRUNK", "NAME"))}
+    native: dict[str, Any] = {"name": Located(trunk.NAME, context.path("TRUNK", "NAME"))}
     unused: list[KeyPath] = []
     for block in blocks:
         values = getattr(trunk, block)
-        at = translation.path("TRUNK", block)
+        at = context.path("TRUNK", block)
         given = set_values(values)
         for key, value in given.items():
             spelled = "variant" if key.lower() == "name" else key.lower()
@@ -62,12 +60,14 @@ def trunk_of(translation: Translation) -> tuple[Any, list[KeyPath]]:
             if key in unread(trunk.NAME, given):
                 unused.append((*at, key))
                 continue
-            native[spelled] = At(value, (*at, key), str.upper) if isinstance(value, dict) else At(value, (*at, key))
-    if translation.model.INPUT_TYPE != "rgb":
-        native["input_type"] = At(translation.model.INPUT_TYPE, translation.path("INPUT_TYPE"))
-    written = translation.document.get(translation.path("TRUNK"), {}) or {}
-    unused += [translation.path("TRUNK", b) for b in ALL_BLOCKS if b not in blocks and written.get(b)]
-    return At(native, translation.path("TRUNK")), unused
+            native[spelled] = (
+                Located(value, (*at, key), str.upper) if isinstance(value, dict) else Located(value, (*at, key))
+            )
+    if context.model.INPUT_TYPE != "rgb":
+        native["input_type"] = Located(context.model.INPUT_TYPE, context.path("INPUT_TYPE"))
+    written = context.document.get(context.path("TRUNK"), {}) or {}
+    unused += [context.path("TRUNK", b) for b in ALL_BLOCKS if b not in blocks and written.get(b)]
+    return Located(native, context.path("TRUNK")), unused
 
 
 def used(key: str) -> bool:

@@ -9,25 +9,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Tag
 
-from graphmodel.spec.validate import BY_SHAPE, LIST, MAP, NONE, Bool, Int, Surface
+from graphmodel.spec.validate import BY_SHAPE, LIST, MAP, NONE, Bool, Int, YamlModel
 
 Block = dict[str, Any]
 
 
-class Trainer(Surface):
+class Trainer(YamlModel):
     """A block that configures the trainer: any key goes, none is used here."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class ActivationCheckpointing(Surface):
+class ActivationCheckpointing(YamlModel):
     """Activation checkpointing of the trunk."""
 
     USE_ACTIVATION_CHECKPOINTING: Bool = False
     NUM_ACTIVATION_CHECKPOINTING_SPLITS: Int = 2
 
 
-class FeatureEvalSettings(Surface):
+class FeatureEvalSettings(YamlModel):
     """Which features are evaluated, how they are pooled, what is frozen."""
 
     EVAL_MODE_ON: Bool = False
@@ -42,7 +42,7 @@ class FeatureEvalSettings(Surface):
     )
 
 
-class ResNets(Surface):
+class ResNets(YamlModel):
     """TRUNK.RESNETS."""
 
     DEPTH: Int = 50
@@ -56,7 +56,7 @@ class ResNets(Surface):
     LAYER4_STRIDE: Int = 2
 
 
-class ResNetsSK(Surface):
+class ResNetsSK(YamlModel):
     """TRUNK.RESNETS_SK: selective-kernel ResNets of SimCLRv2."""
 
     DEPTH: Int = 152
@@ -64,7 +64,7 @@ class ResNetsSK(Surface):
     SK_RATIO: float = 0.0625
 
 
-class MobileNet(Surface):
+class MobileNet(YamlModel):
     """TRUNK.MOBILE_NET."""
 
     NAME: str = "mobilenetv3_large_100"
@@ -73,14 +73,14 @@ class MobileNet(Surface):
     TRUNK_ONLY: Bool = True
 
 
-class MaskedImageModeling(Surface):
+class MaskedImageModeling(YamlModel):
     """TRUNK.VISION_TRANSFORMERS.MASKED_IMAGE_MODELING."""
 
     NAME: str | None = ""
     PARAMS: Block = Field(default_factory=dict)
 
 
-class VisionTransformers(Surface):
+class VisionTransformers(YamlModel):
     """TRUNK.VISION_TRANSFORMERS."""
 
     name: str | None = None
@@ -103,7 +103,7 @@ class VisionTransformers(Surface):
     CONVIT: Block | None = Field(None, description="VISSL ignores a CONVIT block in this place.")
 
 
-class XCiT(Surface):
+class XCiT(YamlModel):
     """TRUNK.XCIT."""
 
     name: str | None = None
@@ -124,7 +124,7 @@ class XCiT(Surface):
     CHECKPOINT_ATTN_BLOCK: Bool = False
 
 
-class SwinTransformer(Surface):
+class SwinTransformer(YamlModel):
     """TRUNK.SWIN_TRANSFORMER."""
 
     name: str | None = None
@@ -142,7 +142,7 @@ class SwinTransformer(Surface):
     QK_SCALE: bool | float | None = False
 
 
-class BEiT(Surface):
+class BEiT(YamlModel):
     """TRUNK.BEIT."""
 
     IMAGE_SIZE: Int = 224
@@ -163,7 +163,7 @@ class BEiT(Surface):
     INIT_VALUES: bool | float | None = False
 
 
-class ConvNeXt(Surface):
+class ConvNeXt(YamlModel):
     """TRUNK.CONVNEXT."""
 
     DEPTH: list[Int] = Field(default_factory=lambda: [3, 3, 27, 3])
@@ -171,7 +171,7 @@ class ConvNeXt(Surface):
     DROP_PATH_RATE: float = 0.0
 
 
-class ConViT(Surface):
+class ConViT(YamlModel):
     """TRUNK.CONVIT, beside VISION_TRANSFORMERS."""
 
     N_GPSA_LAYERS: Int = 10
@@ -181,7 +181,7 @@ class ConViT(Surface):
     USE_LOCAL_INIT: Bool = True
 
 
-class Trunk(Surface):
+class Trunk(YamlModel):
     """MODEL.TRUNK: a name, and one block of parameters per family."""
 
     NAME: str = "resnet"
@@ -199,7 +199,7 @@ class Trunk(Surface):
     TRUNK_PARAMS: Any = Field(None, description="VISSL ignores this old key.")
 
 
-class Head(Surface):
+class Head(YamlModel):
     """MODEL.HEAD."""
 
     PARAMS: list[Any] = Field(default_factory=list, description='Heads `["mlp", {"dims": [2048, 128]}]`, or lists.')
@@ -208,7 +208,7 @@ class Head(Surface):
     PARAMS_MULTIPLIER: float = 1.0
 
 
-class WeightsInit(Surface):
+class WeightsInit(YamlModel):
     """MODEL.WEIGHTS_INIT."""
 
     PARAMS_FILE: str | None = ""
@@ -219,7 +219,7 @@ class WeightsInit(Surface):
     PARAM_FILE: str | None = Field(None, description="VISSL ignores this misspelling of PARAMS_FILE.")
 
 
-class VisslModel(Surface):
+class VisslModel(YamlModel):
     """VISSL's MODEL block."""
 
     BASE_MODEL_NAME: str = "multi_input_output_model"
@@ -271,13 +271,7 @@ IGNORED_BY_VISSL: dict[str, str] = {
 """Keys in VISSL's own files that VISSL never reads: accepted with a warning."""
 
 
-class VisslData(Surface):
-    """The part of DATA that shapes are read from; everything else goes."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class VisslConfig(Surface):
+class VisslConfig(YamlModel):
     """VISSL's `config:` mapping; all but MODEL is the trainer's."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -285,7 +279,7 @@ class VisslConfig(Surface):
     DATA: Any = None
 
 
-class VisslFile(Surface):
+class VisslFile(YamlModel):
     """A VISSL configuration file: `config: {MODEL: …}`, or `MODEL: …` alone."""
 
     model_config = ConfigDict(extra="allow", frozen=True)

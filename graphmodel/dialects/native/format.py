@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
 
 from graphmodel.diagnostics import Collector
 from graphmodel.spec.document import Document
-from graphmodel.spec.terms import Combine, Dtype, InputType, Layout, Passes, Returns, Tokens
+from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, Returns, Tokens
 from graphmodel.spec.validate import (
     BOOL,
     BY_SHAPE,
@@ -21,36 +22,29 @@ from graphmodel.spec.validate import (
     Int,
     PositiveInt,
     ShapeField,
-    Surface,
+    YamlModel,
     validate,
 )
 
-POOLS: dict[str, tuple[str, ...]] = {
-    "avg_pool2d": ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    "max_pool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
-    "adaptive_avg_pool2d": ("output_size",),
-    "adaptive_max_pool2d": ("output_size",),
-    "identity": (),
-}
-"""Pooling operations and their parameters in the order of `torch.nn.functional`."""
 
-
-class ViewYaml(Surface):
+class ViewYaml(YamlModel):
     """`count` views of one shape."""
 
     count: PositiveInt = Field(1, le=1000, description="How many tensors of this shape, in a row.")
     shape: ShapeField = Field(description="Per-sample shape, such as [3, 96, 96].")
 
 
-class InputYaml(Surface):
+class InputYaml(YamlModel):
     """One input: a tensor (`shape`) or a list of tensors (`views`)."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"passes": "grouping"}
 
     shape: ShapeField | None = Field(None, description="Per-sample shape, (C, H, W) for images.")
     views: list[ViewYaml] | None = Field(
         None, min_length=1, description="The input is a list of tensors, such as multi-crop views."
     )
     dtype: Dtype = "float32"
-    passes: Passes = Field(
+    grouping: Grouping = Field(
         "resolution",
         description="How views share trunk passes: one per resolution, one per run of consecutive equal shapes, or one "
         "per crop.",
@@ -68,7 +62,7 @@ class InputYaml(Surface):
         return self
 
 
-class TrunkYaml(Surface):
+class TrunkYaml(YamlModel):
     """A trunk by registered name (`resnet`), `torchvision:NAME`, `timm:NAME`, or imported code (`module`)."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -93,7 +87,7 @@ class TrunkYaml(Surface):
         return self
 
 
-class SourceYaml(Surface):
+class SourceYaml(YamlModel):
     """Where a head reads: `input.feature`, or `input.trunk.feature` where there are several trunks."""
 
     from_: str = Field(alias="from", description="`images.res4`, or `images.student.res4` with several trunks.")
@@ -107,7 +101,7 @@ class SourceYaml(Surface):
 TextOrSource = Annotated[Annotated[str, Tag(TEXT)] | Annotated[SourceYaml, Tag(MAP)], BY_SHAPE]
 
 
-class EdgeYaml(Surface):
+class EdgeYaml(YamlModel):
     """One entry of the long mapping: what to read, the head that reads it, the name of the output."""
 
     from_: Annotated[
@@ -127,7 +121,7 @@ class EdgeYaml(Surface):
     norm: Bool | None = None
 
 
-class FeatureYaml(Surface):
+class FeatureYaml(YamlModel):
     """What happens to a feature on its way to its heads."""
 
     heads: Annotated[
@@ -200,7 +194,7 @@ HeadYaml = Annotated[
 TrunkField = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TrunkYaml, Tag(MAP)], BY_SHAPE]
 
 
-class WeightsYaml(Surface):
+class WeightsYaml(YamlModel):
     """Where a checkpoint lies and how its keys differ; `graphmodel.load_weights` reads it when asked."""
 
     file: str = ""
@@ -210,7 +204,7 @@ class WeightsYaml(Surface):
     append_prefix: str = ""
 
 
-class NativeSpec(Surface):
+class NativeSpec(YamlModel):
     """A graphmodel specification: inputs, trunk, heads, and which head reads which feature of which input."""
 
     graphmodel: Literal[1] = Field(1, description="The version of the format.")
@@ -271,7 +265,7 @@ class NativeSpec(Surface):
         return self
 
 
-def read_surface(document: Document, report: Collector) -> NativeSpec:
+def read_native(document: Document, report: Collector) -> NativeSpec:
     """What a native document says, before any name is bound.
 
     Raises:
