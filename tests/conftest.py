@@ -1,17 +1,52 @@
-"""Shared fixtures: one thread (the machines are small and shared), small models."""
+"""Shared fixtures: small models, and what keeps tests independent of each other.
+
+Tests run in a random order: pytest-randomly prints its seed, and `pytest --randomly-seed=N` repeats it. They
+run on one thread, since the machines are small and shared.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from graphmodel.components import registry
+
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs each test in an empty directory: none depends on the current directory or leaves files in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers() -> None:
+    """Seeds torch for each test, so that numbers do not depend on the tests that ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_registrations() -> Iterator[None]:
+    """Removes the heads and trunks that a test registers.
+
+    The built-in ones stay, since Python imports their modules only once; so do those that were registered before.
+    """
+    tables = (registry._heads, registry._trunks)
+    before = [set(table) for table in tables]
+    yield
+    for table, names in zip(tables, before, strict=True):
+        for name in table.keys() - names:
+            if not registry._owners[id(table), name].startswith("graphmodel."):
+                del table[name]
+                del registry._owners[id(table), name]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,7 @@ from torch import nn
 
 import graphmodel
 from graphmodel import CompileError, HeadParams, TensorInfo
-from graphmodel.components import registry
-from graphmodel.components.registry import AlreadyRegistered, find_head, head_names
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Names that a test registers are gone after it."""
-    head_names()
-    heads, trunks = dict(registry._heads), dict(registry._trunks)
-    yield
-    registry._heads.clear()
-    registry._heads.update(heads)
-    registry._trunks.clear()
-    registry._trunks.update(trunks)
+from graphmodel.components.registry import AlreadyRegistered, find_head
 
 
 def spec(**head: Any) -> dict[str, Any]:

@@ -37,9 +37,11 @@ def test_codes_stand_in_order_and_belong_to_a_group():
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=lambda c: c.code)
-def test_an_entry_says_something(code):
-    assert code.title
-    assert code.title[0] in code.title[0].lower() + "`GMV"
+def test_an_entry_has_a_title_a_meaning_and_an_example(code):
+    """Titles are read after `error[GM101]: `: they start with a small letter, a name in capitals, or code."""
+    first = code.title.split()[0]
+    assert first.startswith("`") or first[1:] != first[1:].lower() or first[0].islower()
+    assert not code.title.endswith(".")
     assert code.meaning.endswith(".")
     assert code.bad.strip()
 

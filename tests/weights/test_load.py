@@ -108,15 +108,19 @@ def test_files_of_both_kinds(small: dict[str, Any], tmp_path: Path, ending: str)
 
 
 class Evil:
+    """Its pickle creates a file when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (eval, ("open('/tmp/graphmodel_was_here', 'w')",))
+        return (eval, (f"open({str(self.marker)!r}, 'w')",))
 
 
 def test_code_in_a_checkpoint_is_never_run(small: dict[str, Any], tmp_path: Path) -> None:
-    marker = Path("/tmp/graphmodel_was_here")
-    marker.unlink(missing_ok=True)
+    marker, evil = tmp_path / "marker", Evil(tmp_path / "marker")
     for path in (tmp_path / "evil.pth", tmp_path / "evil.pkl"):
-        torch.save({"state_dict": Evil()}, path) if path.suffix == ".pth" else path.write_bytes(pickle.dumps(Evil()))
+        torch.save({"state_dict": evil}, path) if path.suffix == ".pth" else path.write_bytes(pickle.dumps(evil))
         with pytest.raises(CompileError) as caught:
             graphmodel.load_weights(graphmodel.compile(small, seed=0), path)
         assert caught.value.diagnostics[0].code == "GM510"
