@@ -10,6 +10,8 @@ from graphmodel.spec.display import register_display as _register_display
 
 if TYPE_CHECKING:
     from graphmodel.api import build_graph, compile
+    from graphmodel.artifact import load, save
+    from graphmodel.comparison import diff
     from graphmodel.components.family import TrunkFamily
     from graphmodel.components.features import Feature
     from graphmodel.components.head import HeadParams
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from graphmodel.graph.types import ModelGraph
     from graphmodel.lower.module import CompiledModel
     from graphmodel.spec.model import ModelSpec
+    from graphmodel.visualize.api import draw
     from graphmodel.weights.export import export_weights
-    from graphmodel.weights.load import load_weights
+    from graphmodel.weights.load import LoadReport, load_weights
 
 __version__ = "0.1.0"
 
@@ -28,9 +31,13 @@ __version__ = "0.1.0"
 _LAZY = {
     "build_graph": "graphmodel.api",
     "compile": "graphmodel.api",
+    "diff": "graphmodel.comparison",
+    "draw": "graphmodel.visualize.api",
     "export_weights": "graphmodel.weights.export",
+    "load": "graphmodel.artifact",
     "load_spec": "graphmodel.dialects.loading",
     "load_weights": "graphmodel.weights.load",
+    "save": "graphmodel.artifact",
     "register_head": "graphmodel.components.registry",
     "register_trunk": "graphmodel.components.registry",
     "Feature": "graphmodel.components.features",
@@ -38,6 +45,7 @@ _LAZY = {
     "TensorInfo": "graphmodel.components.tensors",
     "TrunkFamily": "graphmodel.components.family",
     "CompiledModel": "graphmodel.lower.module",
+    "LoadReport": "graphmodel.weights.load",
     "ModelGraph": "graphmodel.graph.types",
     "ModelSpec": "graphmodel.spec.model",
 }
@@ -48,6 +56,7 @@ __all__ = [
     "Diagnostic",
     "Feature",
     "HeadParams",
+    "LoadReport",
     "ModelGraph",
     "ModelSpec",
     "Span",
@@ -55,11 +64,15 @@ __all__ = [
     "TrunkFamily",
     "build_graph",
     "compile",
+    "diff",
+    "draw",
     "export_weights",
+    "load",
     "load_spec",
     "load_weights",
     "register_head",
     "register_trunk",
+    "save",
 ]
 
 

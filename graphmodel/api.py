@@ -10,33 +10,40 @@ import torch
 from torch import nn
 
 from graphmodel.build import build as graph_build
+from graphmodel.diagnostics import fail
 from graphmodel.dialects import InputShapes
 from graphmodel.dialects.loading import load_spec
 from graphmodel.graph.types import ModelGraph
-from graphmodel.lower.checkpointing import recompute
-from graphmodel.lower.emit import emit
-from graphmodel.lower.frozen import hold_still
-from graphmodel.lower.materialise import materialise
-from graphmodel.lower.module import CompiledModel, make
+from graphmodel.lower import CompiledModel, lower
+from graphmodel.lower.emit import FORMS
+from graphmodel.lower.slicing import names_in, slice_graph
 from graphmodel.passes.manager import run_passes
 from graphmodel.passes.pipeline import PIPELINE
 from graphmodel.spec.model import ModelSpec
 
 
 def build_graph(
-    spec: ModelSpec, *, trunks: Mapping[str, nn.Module] | None = None, allow_imports: bool = False
+    spec: ModelSpec,
+    *,
+    outputs: Sequence[str] | None = None,
+    trunks: Mapping[str, nn.Module] | None = None,
+    allow_imports: bool = False,
 ) -> ModelGraph:
     """The graph of a spec after every pass: names bound, every shape checked, no weight built.
 
     Args:
         spec: what `load_spec` returned.
+        outputs: names of the outputs to keep, in this order; the spec's own if None.
         trunks: modules to use for trunks of these names.
         allow_imports: whether the spec may name Python code to import.
 
     Raises:
         CompileError: everything that can be found wrong, at once.
     """
-    return run_passes(graph_build.build_graph(spec, trunks=trunks, allow_imports=allow_imports), PIPELINE)
+    graph = graph_build.build_graph(spec, trunks=trunks, allow_imports=allow_imports)
+    if outputs is not None:
+        graph = slice_graph(graph, None, outputs)
+    return run_passes(graph, PIPELINE)
 
 
 def compile(
@@ -44,13 +51,27 @@ def compile(
     *,
     device: str | torch.device | None = None,
     seed: int | None = None,
-    outputs: Literal["dict", "tuple", "list", "tensor"] | None = None,
+    outputs: Sequence[str] | None = None,
+    returns: Literal["dict", "tuple", "list", "tensor"] | None = None,
     inputs: InputShapes | None = None,
     overrides: Sequence[str] = (),
     trunks: Mapping[str, nn.Module] | None = None,
     allow_imports: bool = False,
 ) -> CompiledModel:
     """Compiles a spec into one module.
+
+    Example:
+        >>> import graphmodel, torch
+        >>> model = graphmodel.compile(
+        ...     {
+        ...         "inputs": {"images": [3, 64, 64]},
+        ...         "trunk": {"name": "resnet", "depth": 18},
+        ...         "heads": {"label": {"mlp": {"dims": ["auto", 10]}}},
+        ...     },
+        ...     seed=0,
+        ... )
+        >>> {name: tuple(value.shape) for name, value in model(torch.randn(2, 3, 64, 64)).items()}
+        {'label': (2, 10)}
 
     Args:
         spec_or_path: a path, several (a base and overlays), a mapping already loaded, or a `ModelSpec`.
@@ -59,13 +80,14 @@ def compile(
         seed: makes the weights reproducible. Each component draws from its own stream; a trunk gets what the
             library's own constructor gives under `torch.manual_seed(seed)`. None draws a seed from torch's global
             generator.
-        outputs: the form of the result: a dict by output name, a flat tuple, VISSL's nested list, or the one tensor.
+        outputs: names of the outputs to keep, in this order; None takes the spec's own (`outputs:`, all by default).
+        returns: the form of the result: a dict by output name, a flat tuple, VISSL's nested list, or the one tensor.
             None takes the spec's own (`returns:`, a dict by default).
         inputs: per-sample shapes such as `{"images": (3, 224, 224)}`, over what the file says; a list of shapes is
             an input of views.
         overrides: `path=value` items.
         trunks: modules to use for the spec's trunks of these names, as they are: shared and not copied, their weights
-            kept, moved only where `device` says so.
+            kept, moved only if `device` is given.
         allow_imports: whether the spec may name Python code to import.
 
     Returns:
@@ -74,17 +96,41 @@ def compile(
     Raises:
         CompileError: everything that is wrong with the spec, at once.
     """
+    _check_outputs(outputs)
     spec = load_spec(spec_or_path, overrides, inputs=inputs)
-    graph = build_graph(spec, trunks=trunks, allow_imports=allow_imports)
-    returns = outputs or spec.returns
-    code = emit(graph, returns)
-    target = torch.device(device) if device is not None else _device_beside(trunks or {})
-    if seed is None:
-        seed = int(torch.randint(0, 2**31 - 1, (), device="cpu"))
-    root = materialise(graph, target, seed, move_given=device is not None)
-    hold_still(root, graph.frozen)
-    recompute(root, [str(n.target) for n in graph.nodes.values() if n.facts.checkpoint])
-    return make(code, root, {"graph": graph, "returns": returns, "seed": seed, "spec": spec})
+    graph = build_graph(spec, outputs=outputs, trunks=trunks, allow_imports=allow_imports)
+    return lower(
+        graph,
+        device=torch.device(device) if device is not None else _device_beside(trunks or {}),
+        seed=int(torch.randint(0, 2**31 - 1, (), device="cpu")) if seed is None else seed,
+        returns=returns or spec.returns,
+        move_given=device is not None,
+    )
+
+
+def graph_of(source: Any, *, allow_imports: bool = False) -> ModelGraph:
+    """The graph of a spec (after its passes), a graph itself, or the graph that a module was lowered from.
+
+    Args:
+        source: a spec in any form that `load_spec` takes, a graph, or a compiled module.
+        allow_imports: whether a spec may name Python code to import.
+
+    Raises:
+        CompileError: what is wrong with the spec.
+    """
+    if isinstance(source, ModelGraph):
+        return source
+    if isinstance(source, CompiledModel):
+        return source.model_graph
+    return build_graph(load_spec(source), allow_imports=allow_imports)
+
+
+def _check_outputs(outputs: Any) -> None:
+    """Refuses a result form where names of outputs are expected, before the spec is read."""
+    if isinstance(outputs, str) and outputs in FORMS:
+        message = f"`outputs` takes names of outputs and `{outputs}` is a form of the result"
+        raise fail("GM503", message, help=f'write `returns="{outputs}"`', path="outputs")
+    names_in("outputs", outputs)
 
 
 def _device_beside(trunks: Mapping[str, nn.Module]) -> torch.device:

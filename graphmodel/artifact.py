@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from graphmodel.diagnostics import CompileError, Diagnostic
+from graphmodel.diagnostics import CompileError, Diagnostic, fail
 
 if TYPE_CHECKING:
+    import torch
+
     from graphmodel.lower.module import CompiledModel
 
 MODEL, WEIGHTS, LOCK = "model.py", "weights.safetensors", "spec.lock.yaml"
@@ -57,7 +59,7 @@ def _foreign(target: Path) -> str:
     return ""
 
 
-def write_artifact(
+def save(
     module: CompiledModel, directory: str | Path, *, weights: bool = True, imports: Sequence[str] = ()
 ) -> list[Path]:
     """Writes the module to a directory, whole or not at all.
@@ -84,6 +86,34 @@ def write_artifact(
     except OSError as error:
         raise cannot_write(directory, error) from error
     return [Path(directory) / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
+
+
+def load(directory: str | Path, *, device: str | torch.device | None = None, weights: bool = True) -> CompiledModel:
+    """The module that `save` (or `graphmodel compile -o`) wrote, in training mode.
+
+    Args:
+        directory: where it was written to.
+        device: where the weights go; torch's default device if None.
+        weights: whether to load `weights.safetensors`; otherwise the weights are the initial ones of the seed.
+
+    Raises:
+        CompileError: GM510 if the directory or its weights cannot be read; what is wrong with the spec.
+    """
+    from safetensors.torch import load_model
+
+    from graphmodel.api import compile
+
+    where = Path(directory)
+    lock, file = where / LOCK, where / WEIGHTS
+    if not lock.is_file():
+        raise fail("GM510", f"`{where}` has no {LOCK}", help="name a directory that `graphmodel.save` wrote")
+    if weights and not file.is_file():
+        raise fail("GM510", f"`{where}` has no {WEIGHTS}", help="pass `weights=False` to start from initial weights")
+    found = re.search(r"^# seed: (\d+)$", lock.read_text("utf-8"), re.M)
+    module = compile(lock, device=device, seed=int(found[1]) if found else None)
+    if weights:
+        load_model(module, file)
+    return module
 
 
 def _write(module: CompiledModel, target: Path, weights: bool, imports: Sequence[str]) -> None:
@@ -163,7 +193,7 @@ def lock_text(module: CompiledModel) -> str:
     spec = resolved_spec(module.model_graph).model_copy(update={"returns": module.returns})
     origin = " and ".join(Path(f).name for f in spec.origin.files) or "a mapping"
     first = f"{_MARK[2:]} {__version__} from {origin}: every default spelled out, every `auto` filled in."
-    return header([first]) + to_yaml(dump(spec))
+    return header([first, f"seed: {_record(module)['seed']}"]) + to_yaml(dump(spec))
 
 
 # -- model.py ---------------------------------------------------------------------------------------------------------

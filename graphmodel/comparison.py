@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from graphmodel.api import graph_of
 from graphmodel.build.locked_spec import resolved_spec
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.text import info_text
@@ -59,9 +60,25 @@ class Difference:
         return "\n".join(f"{marks[c.kind]} {c.text}" for c in self.changes)
 
 
-def diff(before: ModelGraph, after: ModelGraph) -> Difference:
-    """What differs between two graphs: inputs, trunks, features, heads, outputs, shapes, parameters."""
-    return Difference(tuple(_Comparer(before, after).changes()))
+def diff(before: Any, after: Any, *, allow_imports: bool = False) -> Difference:
+    """What differs between two models: inputs, trunks, features, heads, outputs, shapes, parameters.
+
+    Example:
+        >>> import graphmodel
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> print(graphmodel.diff(spec, {**spec, "returns": "tuple"}))
+        ~ the result is a tuple, it was a dict
+
+    Args:
+        before: a spec in any form that `load_spec` takes, a graph, or a compiled module.
+        after: the other one.
+        allow_imports: whether a spec may name Python code to import.
+
+    Raises:
+        CompileError: what is wrong with a spec.
+    """
+    graphs = (graph_of(source, allow_imports=allow_imports) for source in (before, after))
+    return Difference(tuple(_Comparer(*graphs).changes()))
 
 
 class _Side:

@@ -149,7 +149,7 @@ def test_stages_are_those_of_timms_feature_nets(name: str) -> None:
         expected = extractor(x)
         raw, maps = (
             graphmodel.compile(
-                coverage().spec_of(f"timm:{name}", shape, stages, layout), seed=0, outputs="tuple"
+                coverage().spec_of(f"timm:{name}", shape, stages, layout), seed=0, returns="tuple"
             ).eval()(x)
             for layout in (None, "nchw")
         )

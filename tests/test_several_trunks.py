@@ -273,7 +273,7 @@ def test_a_given_module_of_the_specs_family_has_that_familys_names() -> None:
 
     module = torchvision.models.resnet18()
     document = {"inputs": SMALL, "trunk": {"name": "resnet", "depth": 18}, "mapping": {"images": {"res1": None}}}
-    model = graphmodel.compile(document, trunks={"trunk": module}, outputs="tensor").eval()
+    model = graphmodel.compile(document, trunks={"trunk": module}, returns="tensor").eval()
     x = torch.rand(2, 3, 64, 64)
     module.eval()
     assert torch.equal(model(x), module.maxpool(module.relu(module.bn1(module.conv1(x)))))

@@ -42,7 +42,7 @@ def compiled(name: str, features: list[str], shape: tuple[int, ...], **params: A
         "trunk": {"name": name, **params},
         "mapping": [{"from": f"images.{f}", "as": f"out_{i}"} for i, f in enumerate(features)],
     }
-    return graphmodel.compile(spec, seed=0, outputs="tuple")
+    return graphmodel.compile(spec, seed=0, returns="tuple")
 
 
 def read(name: str, features: list[str], x: torch.Tensor, **params: Any) -> list[torch.Tensor]:

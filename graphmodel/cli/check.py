@@ -17,6 +17,7 @@ def check(
     set_: options.Set = None,
     input_: options.Input = None,
     outputs: options.Outputs = None,
+    returns: options.ResultForm = None,
     allow_imports: options.AllowImports = False,
     imports: options.Import = None,
     form: options.FindingsOption = options.FindingsFormat.text,
@@ -24,14 +25,16 @@ def check(
     """Check a spec, shapes included, and build no weights."""
     from graphmodel.cli import console
 
+    kept = options.names_of(outputs)
     with console.findings(form.value):
         spec = options.load(specs, set_, input_)
         options.import_modules(imports)
         from graphmodel.api import compile
         from graphmodel.graph.text import info_text
 
-        wanted = options.form_of(outputs)
-        graph = compile(spec, device="meta", outputs=wanted, allow_imports=allow_imports).model_graph
+        form_of = options.form_of(returns)
+        module = compile(spec, device="meta", outputs=kept, returns=form_of, allow_imports=allow_imports)
+        graph = module.model_graph
         shapes = {k: info_text(graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()}
 
     if form is options.FindingsFormat.json:

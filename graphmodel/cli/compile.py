@@ -44,6 +44,7 @@ def compile_command(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of the initial weights.")] = 0,
     outputs: options.Outputs = None,
+    returns: options.ResultForm = None,
     allow_imports: options.AllowImports = False,
     imports: options.Import = None,
     form: options.FindingsOption = options.FindingsFormat.text,
@@ -51,6 +52,7 @@ def compile_command(
     """Compile a spec: print its graph, write the model."""
     from graphmodel.cli import console
 
+    kept = options.names_of(outputs)
     with console.findings(form.value):
         spec = options.load(specs, set_, input_)
         if output is not None:
@@ -65,7 +67,8 @@ def compile_command(
             spec,
             device="cpu" if output is not None and not no_weights else "meta",
             seed=seed,
-            outputs=options.form_of(outputs),
+            outputs=kept,
+            returns=options.form_of(returns),
             allow_imports=allow_imports,
         )
         result = report(module.model_graph)
@@ -76,9 +79,9 @@ def compile_command(
             loaded = load_weights(module, weights, partial=partial, interpolate=interpolate)
         files: list[Path] = []
         if output is not None:
-            from graphmodel.artifact import write_artifact
+            from graphmodel.artifact import save
 
-            files = write_artifact(module, output, weights=not no_weights, imports=imports or ())
+            files = save(module, output, weights=not no_weights, imports=imports or ())
 
     if form is options.FindingsFormat.json:
         data = {"ok": True, **result.to_dict(), "diagnostics": [d.to_dict() for d in spec.notes]}

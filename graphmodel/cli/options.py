@@ -59,7 +59,13 @@ Input = Annotated[
     ),
 ]
 Outputs = Annotated[
-    Returns | None, typer.Option("--outputs", help="The form of the module's result; the spec's own where left out.")
+    str | None,
+    typer.Option(
+        "--outputs", metavar="NAMES", help="The outputs to keep, separated by commas; the spec's own if left out."
+    ),
+]
+ResultForm = Annotated[
+    Returns | None, typer.Option("--returns", help="The form of the module's result; the spec's own if left out.")
 ]
 AllowImports = Annotated[
     bool, typer.Option("--allow-imports", help="Let the spec name Python code to import (`trunk: {module: …}`).")
@@ -76,9 +82,25 @@ FindingsOption = Annotated[
 ]
 
 
-def form_of(outputs: Returns | None) -> Literal["dict", "tuple", "list", "tensor"] | None:
-    """`--outputs` as the API takes it."""
-    return None if outputs is None else outputs.value
+def form_of(returns: Returns | None) -> Literal["dict", "tuple", "list", "tensor"] | None:
+    """`--returns` as the API takes it."""
+    return None if returns is None else returns.value
+
+
+def names_of(outputs: str | None) -> list[str] | None:
+    """`--outputs` as the API takes it.
+
+    Raises:
+        typer.BadParameter: if it names a form of the result, which is `--returns`.
+    """
+    if outputs is None:
+        return None
+    names = [name.strip() for name in outputs.split(",") if name.strip()]
+    if len(names) == 1 and names[0] in Returns.__members__:
+        raise typer.BadParameter(
+            f"`--outputs` takes names of outputs; for the form of the result write --returns {names[0]}"
+        )
+    return names
 
 
 def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence[str] | None) -> ModelSpec:

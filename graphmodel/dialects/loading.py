@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,20 @@ def read(source: str | Path | Sequence[str | Path] | Mapping[str, Any], report: 
     if not paths:
         raise fail("GM100", "no spec given")
     report = report if report is not None else Collector()
+    for path in paths:
+        _refuse_text(path)
     documents = [_followed(read_extended(path), path, report) for path in paths]
     return documents[0] if len(documents) == 1 else merge(documents)
+
+
+def _refuse_text(path: str | Path) -> None:
+    """Tells the text of a spec from a path, which nobody writes with a newline or with `key: value`."""
+    if isinstance(path, str) and ("\n" in path or re.match(r"\s*(?:\{|\w+:(?:\s|$))", path)):
+        raise fail(
+            "GM100",
+            "the text of a spec was given, where a path or a mapping is expected",
+            help="write the text to a file, or pass `yaml.safe_load(text)`",
+        )
 
 
 def _followed(document: Document, path: str | Path, report: Collector) -> Document:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 
-class Recomputed:
+class CheckpointedForward:
     """Stands in for a stage's `forward`.
 
     It lives in the stage's own `__dict__` (torch's `checkpoint_wrapper` would rename `named_parameters()`). Outside
@@ -51,8 +51,8 @@ def _statistics_untouched(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm._buffers["num_batches_tracked"] = momentum, count
 
 
-def recompute(root: nn.Module, paths: Iterable[str]) -> None:
+def enable_checkpointing(root: nn.Module, paths: Iterable[str]) -> None:
     """Lets the stages at these paths recompute."""
     for path in dict.fromkeys(paths):
         stage = root.get_submodule(path)
-        stage.__dict__["forward"] = Recomputed(stage)
+        stage.__dict__["forward"] = CheckpointedForward(stage)

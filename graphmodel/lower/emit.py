@@ -9,6 +9,9 @@ from torch import fx
 from graphmodel.diagnostics import CompileError, Diagnostic
 from graphmodel.graph.types import ModelGraph, Node, Output, Ref, map_values
 
+FORMS = ("dict", "tuple", "list", "tensor")
+"""Forms of the result."""
+
 OPS = {"module": "call_module", "function": "call_function", "method": "call_method", "attribute": "get_attr"}
 
 
@@ -82,7 +85,7 @@ def _result(graph: ModelGraph, returns: str, made: dict[str, fx.Node]) -> Any:
                 "GM501",
                 f"one tensor was asked for and the model has {len(flat)} outputs: {names}"
                 if returns == "tensor"
-                else f"`{returns}` is no form of result",
+                else f"`{returns}` is not a valid result form",
                 graph.spec.span(("returns",)) if returns == graph.spec.returns else None,
                 "use `dict`, `tuple` or `list`, or slice the module to one output",
             )

@@ -69,15 +69,28 @@ def graft(
             attach(root, f"{component}.{path}", copy.deepcopy(extra))
             continue
         holder, _, leaf = path.rpartition(".")
-        owner = module.get_submodule(holder)
-        target = container(root, f"{component}.{holder}" if holder else component)
-        if leaf in owner._parameters:
-            target.register_parameter(leaf, owner._parameters[leaf])
-        elif leaf in owner._buffers:
-            persistent = leaf not in owner._non_persistent_buffers_set
-            target.register_buffer(leaf, owner._buffers[leaf], persistent=persistent)
-        elif isinstance(constant := getattr(owner, leaf, extra), torch.Tensor):
-            target.register_buffer(leaf, constant, persistent=False)
+        graft_tensor(module.get_submodule(holder), leaf, root, f"{component}.{holder}".rstrip("."), extra)
+
+
+def graft_tensor(
+    owner: nn.Module, leaf: str, root: nn.Module, holder: str, constant: torch.Tensor | None = None
+) -> None:
+    """Registers a parameter, buffer or constant of `owner` under the same name at a dotted path of `root`.
+
+    Args:
+        owner: the module that has it.
+        leaf: its name there.
+        root: the module that gets it.
+        holder: the path of the container in `root`, made if it is missing.
+        constant: used if `owner` has no attribute of that name.
+    """
+    if leaf in owner._parameters:
+        container(root, holder).register_parameter(leaf, owner._parameters[leaf])
+    elif leaf in owner._buffers:
+        persistent = leaf not in owner._non_persistent_buffers_set
+        container(root, holder).register_buffer(leaf, owner._buffers[leaf], persistent=persistent)
+    elif isinstance(value := getattr(owner, leaf, constant), torch.Tensor):
+        container(root, holder).register_buffer(leaf, value, persistent=False)
 
 
 def attach(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -87,7 +100,7 @@ def attach(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def container(root: nn.Module, path: str) -> nn.Module:
-    """The module at a dotted path, made where it is missing."""
+    """The module at a dotted path, made if it is missing."""
     current = root
     for part in path.split(".") if path else ():
         if part not in current._modules:

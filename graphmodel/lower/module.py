@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from graphmodel.graph.types import ModelGraph
@@ -22,6 +21,13 @@ class CompiledModel(fx.GraphModule, Displayed):
         model_graph: the graph it was lowered from.
         returns: `dict`, `tuple`, `list` or `tensor`.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> CompiledModel:
+        """fx makes a class for each module, named after its own helper: give it this class's name."""
+        module = super().__new__(cls, *args, **kwargs)
+        type(module).__name__ = type(module).__qualname__ = CompiledModel.__name__
+        type(module).__module__ = CompiledModel.__module__
+        return module
 
     @property
     def model_graph(self) -> ModelGraph:
@@ -85,7 +91,7 @@ def _initialise(target: CompiledModel, graph: fx.Graph, state: dict[str, Any]) -
     target.graph = graph
 
 
-def make(graph: fx.Graph, root: nn.Module, record: dict[str, Any]) -> CompiledModel:
+def assemble(graph: fx.Graph, root: nn.Module, record: dict[str, Any]) -> CompiledModel:
     """A module around `root`'s children; `record` goes into `meta`, where it survives deepcopy."""
     module = CompiledModel.__new__(CompiledModel, nn.Module(), fx.Graph())
     _initialise(module, graph, root.__dict__)
@@ -98,12 +104,7 @@ def _rebuilt(record: dict[str, Any], state: dict[str, Any], extra: dict[str, Any
 
     root = nn.Module()
     root.__dict__.update(state)
-    module = make(emit(record["graph"], record["returns"]), root, record)
+    module = assemble(emit(record["graph"], record["returns"]), root, record)
     for name, hooks in extra.items():
         module.__dict__[name].update(hooks)
     return module
-
-
-def tensors_of(module: nn.Module) -> list[torch.Tensor]:
-    """Parameters and buffers."""
-    return [*module.parameters(), *module.buffers()]

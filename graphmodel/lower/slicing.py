@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.diagnostics import Collector, choices_help, fail
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import emit
-from graphmodel.lower.materialise import attach, container
-from graphmodel.lower.module import CompiledModel, make
+from graphmodel.lower.materialise import attach, graft_tensor
+from graphmodel.lower.module import CompiledModel, assemble
 from graphmodel.passes.prune import Prune, reachable
 
 
-def slice_graph(graph: ModelGraph, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> ModelGraph:
-    """The part of a graph that computes `outputs` of `inputs`.
+def names_in(argument: str, names: Any) -> None:
+    """Checks that an argument is a sequence of names; a bare string would be taken for its letters.
 
     Raises:
-        CompileError: GM502 where a name is unknown or an output needs an input that is left out.
+        CompileError: GM503.
     """
+    if names is None:
+        return
+    wrong = isinstance(names, str) or not isinstance(names, Iterable)
+    if not wrong and all(isinstance(name, str) for name in names):
+        return
+    example = names if isinstance(names, str) else "name"
+    message = f"`{argument}` takes a list of names, not {names!r}"
+    raise fail("GM503", message, help=f'write `{argument}=["{example}"]`', path=argument)
+
+
+def slice_graph(graph: ModelGraph, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> ModelGraph:
+    """The part of a graph that computes `outputs` from `inputs`.
+
+    Args:
+        graph: the graph.
+        inputs: names of the inputs to keep; None keeps those that the outputs need.
+        outputs: names of the outputs to keep, in this order; None keeps all that the inputs allow.
+
+    Raises:
+        CompileError: GM502 if a name is unknown or an output needs an input that is left out, GM503 if a bare string is
+            given instead of a list of names.
+    """
+    names_in("inputs", inputs)
+    names_in("outputs", outputs)
     report = Collector()
     for what, names, known in (("input", inputs, graph.inputs), ("output", outputs, graph.outputs)):
         for name in names or ():
@@ -35,7 +59,7 @@ def slice_graph(graph: ModelGraph, inputs: Sequence[str] | None, outputs: Sequen
         for missing in sorted(needs[name] - allowed):
             report.error("GM502", f"the output `{name}` needs the input `{missing}`, which the slice leaves out")
     if not chosen:
-        report.error("GM502", "no output can be computed of these inputs", None, f"inputs: {', '.join(graph.inputs)}")
+        report.error("GM502", "no output can be computed from these inputs", None, f"inputs: {', '.join(graph.inputs)}")
     report.raise_errors()
     kept = replace(
         graph,
@@ -48,12 +72,7 @@ def slice_graph(graph: ModelGraph, inputs: Sequence[str] | None, outputs: Sequen
         inputs={k: v for k, v in graph.inputs.items() if k in used},
         nodes={k: n for k, n in graph.nodes.items() if n.call != "placeholder" or k in used},
     )
-    return Prune().run(replace(kept, nodes=_without_orphans(kept)))
-
-
-def _without_orphans(graph: ModelGraph) -> dict[str, Any]:
-    alive = reachable(graph)
-    return {k: n for k, n in graph.nodes.items() if k in alive or n.call == "placeholder"}
+    return Prune().run(kept)
 
 
 def _inputs_of(graph: ModelGraph, output: str) -> set[str]:
@@ -86,12 +105,7 @@ def slice_module(
             attach(root, path, part)
     for path in wanted:
         holder, _, leaf = path.rpartition(".")
-        owner = module.get_submodule(holder)
-        if leaf in owner._parameters:
-            container(root, holder).register_parameter(leaf, owner._parameters[leaf])
-        elif leaf in owner._buffers:
-            persistent = leaf not in owner._non_persistent_buffers_set
-            container(root, holder).register_buffer(leaf, owner._buffers[leaf], persistent=persistent)
+        graft_tensor(module.get_submodule(holder), leaf, root, holder)
     for path, part in root.named_modules():
         part.training = module.get_submodule(path).training
-    return make(code, root, {**module.meta["graphmodel"], "graph": graph, "returns": form})
+    return assemble(code, root, {**module.meta["graphmodel"], "graph": graph, "returns": form})

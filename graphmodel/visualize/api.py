@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphmodel.api import graph_of
 from graphmodel.diagnostics import fail
 from graphmodel.graph.types import ModelGraph
 from graphmodel.visualize.compose import Options, compose, count
@@ -122,19 +123,6 @@ def save(source: Any, path: str | Path, options: Options | None = None, **how: A
     except OSError as error:
         raise fail("GM530", f"cannot write {path}: {error.strerror or error}", help="check the path") from None
     return target
-
-
-def graph_of(source: Any, *, allow_imports: bool = False) -> ModelGraph:
-    """The graph of a spec (after its passes), a graph itself, or the graph that a module was lowered from."""
-    if isinstance(source, ModelGraph):
-        return source
-    graph = getattr(source, "model_graph", None)
-    if isinstance(graph, ModelGraph):
-        return graph
-    from graphmodel.api import build_graph
-    from graphmodel.dialects.loading import load_spec
-
-    return build_graph(load_spec(source), allow_imports=allow_imports)
 
 
 def _page(source: Any, options: Options, theme: Theme, orientation: Orientation, allow_imports: bool) -> str:

@@ -14,7 +14,8 @@ def mimebundle(source: Any) -> dict[str, str]:
     Without pygraphviz it is Mermaid, which JupyterLab draws. A spec that does not build is shown as its text: looking
     at a value must not raise.
     """
-    from graphmodel.visualize.api import draw, graph_of, picture_of
+    from graphmodel.api import graph_of
+    from graphmodel.visualize.api import draw, picture_of
 
     try:
         graph = graph_of(source)

@@ -107,7 +107,7 @@ def test_overlays_are_merged_in_order(run, write, small):
 
 
 def test_one_tensor_of_several_outputs_is_refused(run, write, two_inputs):
-    result = run("compile", write(two_inputs), "--outputs", "tensor", code=1)
+    result = run("compile", write(two_inputs), "--returns", "tensor", code=1)
     assert "GM501" in result.stderr
 
 

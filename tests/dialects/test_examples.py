@@ -43,7 +43,7 @@ def test_twins_give_the_same_numbers(name: str) -> None:
 
 
 def test_the_multi_input_example_keeps_vissls_nesting() -> None:
-    model = graphmodel.compile(EXAMPLES / "vissl" / "multi_input.yaml", device="meta", outputs="list")
+    model = graphmodel.compile(EXAMPLES / "vissl" / "multi_input.yaml", device="meta", returns="list")
     out = model(torch.empty(2, 3, 224, 224, device="meta"), torch.empty(18, 3, 64, 64, device="meta"))
     assert [[tuple(t.shape) for t in out[0]], tuple(out[1].shape)] == [[(2, 128), (2, 128)], (18, 128)]
 

@@ -113,16 +113,16 @@ def test_the_batch_size_is_free_per_input(two_inputs: dict[str, Any], batch: int
 
 @pytest.mark.parametrize(("returns", "kind"), [("dict", dict), ("tuple", tuple), ("list", list)])
 def test_the_form_of_the_result(two_inputs: dict[str, Any], returns: Any, kind: type) -> None:
-    out = graphmodel.compile(two_inputs, seed=0, outputs=returns)(X, torch.randn(9, 3, 32, 32))
+    out = graphmodel.compile(two_inputs, seed=0, returns=returns)(X, torch.randn(9, 3, 32, 32))
     assert type(out) is kind
     assert len(out) == 2
 
 
 def test_one_tensor_is_only_given_where_there_is_one(small: dict[str, Any], two_inputs: dict[str, Any]) -> None:
-    assert graphmodel.compile(small, seed=0, outputs="tensor")(X).shape == (2, 10)
+    assert graphmodel.compile(small, seed=0, returns="tensor")(X).shape == (2, 10)
     assert graphmodel.compile({**small, "returns": "tensor"}, seed=0)(X).shape == (2, 10)
     with pytest.raises(CompileError, match="image, jigsaw"):
-        graphmodel.compile(two_inputs, seed=0, outputs="tensor")
+        graphmodel.compile(two_inputs, seed=0, returns="tensor")
 
 
 def test_a_head_of_several_tensors_names_them(small: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ def test_a_head_of_several_tensors_names_them(small: dict[str, Any]) -> None:
     assert {k: tuple(v.shape) for k, v in out.items()} == {
         "swav.embedding": (2, 8), "swav.prototypes0": (2, 5), "swav.prototypes1": (2, 6), "head": (2, 512),
     }  # fmt: skip
-    nested = graphmodel.compile(spec, seed=0, outputs="list")(X)
+    nested = graphmodel.compile(spec, seed=0, returns="list")(X)
     assert [[t.shape[1] for t in nested[0]], nested[1].shape[1]] == [[8, 5, 6], 512]
 
 
@@ -159,7 +159,7 @@ def test_the_callers_module_tree_can_hold_it(small: dict[str, Any]) -> None:
     class Wrapper(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = graphmodel.compile(small, seed=0, outputs="tensor")
+            self.model = graphmodel.compile(small, seed=0, returns="tensor")
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.model(x) * 2

@@ -125,7 +125,7 @@ def run(name: str, mode: str, expected: str | None = None) -> float:
     case = load(name)
     data = np.load(CASES / f"{name}.npz")
     shapes, tensors = arguments(case)
-    module = graphmodel.compile({"MODEL": case["model_diff"]}, inputs=shapes, outputs="list", seed=0)
+    module = graphmodel.compile({"MODEL": case["model_diff"]}, inputs=shapes, returns="list", seed=0)
     graphmodel.load_weights(module, state_dict(case), dialect="vissl")
     module.train(mode == "train")
     without_randomness(module)

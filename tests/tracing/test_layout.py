@@ -27,7 +27,7 @@ def run(trunk: Any, shape: tuple[int, ...], *sources: dict[str, Any], batch: int
     """Outputs of the compiled module, and the images."""
     images = torch.rand(batch, *shape)
     with torch.no_grad():
-        return list(graphmodel.compile(spec(trunk, shape, *sources), seed=0, outputs="tuple").eval()(images)), images
+        return list(graphmodel.compile(spec(trunk, shape, *sources), seed=0, returns="tuple").eval()(images)), images
 
 
 def library(trunk: Any) -> Any:

@@ -28,7 +28,7 @@ def compiled(module: nn.Module, *features: str, shape: tuple[int, ...] = (3, 8, 
         "trunk": "given",
         "mapping": [{"from": f"images.{f}", "as": f"out_{i}"} for i, f in enumerate(features or ("output",))],
     }
-    return graphmodel.compile(spec, trunks={"trunk": module}, outputs="tuple")
+    return graphmodel.compile(spec, trunks={"trunk": module}, returns="tuple")
 
 
 def targets(opened: Opened) -> list[str]:

@@ -24,11 +24,27 @@ ENTRIES = (
     ),
     code(
         "GM502",
-        "no such slice",
-        "A slice names inputs and outputs of the module, and each output needs the inputs it is computed of.",
+        "unknown inputs or outputs",
+        """`slice(…)` and `compile(outputs=…)` name inputs and outputs of the model, and each output needs the inputs
+            that it is computed from.""",
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
             module.slice(outputs=["flaten"])
+            """,
+        """
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
+            module.slice(outputs=list(module.model_graph.outputs))
+            """,
+        "python",
+    ),
+    code(
+        "GM503",
+        "a list of names is expected",
+        """`outputs` and `inputs` take lists of names. A bare string would be taken for its letters. For the form of the
+            result write `returns="tuple"`.""",
+        """
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
+            module.slice(outputs="flatten")
             """,
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
@@ -106,13 +122,12 @@ ENTRIES = (
     code(
         "GM521",
         "a model that a spec cannot name",
-        """The files of `write_artifact` build the model again from its spec. A trunk that was handed in as a module
+        """The files of `graphmodel.save` build the model again from its spec. A trunk that was handed in as a module
             (`compile(…, trunks=…)`) is in no spec.""",
         """
-            from graphmodel.artifact import write_artifact
             spec = {"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}
             given = {"trunk": torch.nn.Conv2d(3, 8, 3)}
-            write_artifact(graphmodel.compile(spec, trunks=given), "build/model")
+            graphmodel.save(graphmodel.compile(spec, trunks=given), "build/model")
             """,
         "",
         "python",

@@ -34,7 +34,7 @@ def model(head: dict[str, Any], feature: str = "lastBLK") -> nn.Module:
         "heads": {"probe": {"eval_mlp_pooled": head}},
         "mapping": [{"from": f"images.{feature}", "head": "probe"}],
     }
-    return graphmodel.compile(spec, seed=0, outputs="tensor")
+    return graphmodel.compile(spec, seed=0, returns="tensor")
 
 
 def test_the_width_is_read_off_the_tokens() -> None:

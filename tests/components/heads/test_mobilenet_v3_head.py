@@ -81,7 +81,7 @@ def spec(**head: Any) -> dict[str, Any]:
 
 
 def test_the_width_is_read_off_the_feature() -> None:
-    model = graphmodel.compile(spec(), seed=0, outputs="tensor").eval()
+    model = graphmodel.compile(spec(), seed=0, returns="tensor").eval()
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
     assert model.state_dict()["heads.head.classifier.0.weight"].shape == (1280, 960)
 

@@ -38,7 +38,7 @@ def test_a_feature_map_is_refused_and_a_pooled_one_is_not() -> None:
         "trunk": {"name": "resnet", "depth": 18},
         "heads": {"head": {"vision_transformer_head": {"num_classes": 4}}},
     }
-    model = graphmodel.compile({**spec, "mapping": {"images": {"res5avg": "head"}}}, outputs="tensor")
+    model = graphmodel.compile({**spec, "mapping": {"images": {"res5avg": "head"}}}, returns="tensor")
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 4)
     with pytest.raises(graphmodel.CompileError, match="one vector per sample"):
         graphmodel.compile({**spec, "mapping": {"images": {"res5": "head"}}})

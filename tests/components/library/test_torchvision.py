@@ -119,7 +119,7 @@ def test_the_last_layer_reads_pre_logits(name: str) -> None:
     size = 224 if name in ("alexnet", "vit_b_16", "maxvit_t") else 96
     x = torch.rand(1, 3, size, size)
     document = {"inputs": {"images": [3, size, size]}, "trunk": "given", "mapping": {"images": {"pre_logits": None}}}
-    model = graphmodel.compile(document, trunks={"trunk": reference}, outputs="tensor").eval()
+    model = graphmodel.compile(document, trunks={"trunk": reference}, returns="tensor").eval()
     with torch.no_grad():
         found = model(x)
         reference.eval()(x)

@@ -29,7 +29,7 @@ def test_a_checkpoint_of_classyvision_gives_torchvisions_numbers() -> None:
         classys(k): v.transpose(0, 1) if k.endswith("pos_embedding") else v for k, v in theirs.state_dict().items()
     }
     spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "classy_vit", **TINY}}
-    model = graphmodel.compile(spec, outputs="tensor").eval()
+    model = graphmodel.compile(spec, returns="tensor").eval()
     report = graphmodel.load_weights(model, {f"trunk.{k}": v for k, v in checkpoint.items()}, dialect="vissl")
     assert not report.missing
     assert not report.unexpected

@@ -45,7 +45,7 @@ def test_features_are_the_values_inside_timms_model() -> None:
 def test_the_default_feature_is_the_normalised_vector() -> None:
     x = torch.randn(2, 3, 64, 64)
     spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "convnext", **SMALL}}
-    model = graphmodel.compile(spec, seed=0, outputs="tensor").eval()
+    model = graphmodel.compile(spec, seed=0, returns="tensor").eval()
     with torch.no_grad():
         vector = model(x)
     assert vector.shape == (2, 32)

@@ -79,7 +79,7 @@ def test_the_trunk_alone_passes_the_pooled_vector_through_the_activation() -> No
 def test_the_default_feature_is_what_vissl_gives(name: str, params: dict[str, bool], feature: str) -> None:
     x = torch.randn(2, 3, 32, 32)
     spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": name, **params}}
-    model = graphmodel.compile(spec, seed=0, outputs="tensor").eval()
+    model = graphmodel.compile(spec, seed=0, returns="tensor").eval()
     with torch.no_grad():
         assert torch.equal(model(x), *read(name, [feature], x, **params))
 

@@ -70,7 +70,7 @@ def test_a_map_smaller_than_the_window_is_one_window_with_the_tables_first_rows(
 def test_crops_of_several_sizes_go_through_one_trunk() -> None:
     views = [{"count": 2, "shape": [3, 56, 56]}, {"count": 1, "shape": [3, 24, 24]}]
     spec = {"inputs": {"images": {"views": views}}, "trunk": {"name": "swin_transformer", **TINY}}
-    model = graphmodel.compile(spec, seed=0, outputs="tensor").eval()
+    model = graphmodel.compile(spec, seed=0, returns="tensor").eval()
     crops = [torch.randn(2, 3, s, s) for s in (56, 56, 24)]
     with torch.no_grad():
         out = model(crops)

@@ -28,7 +28,7 @@ def test_one_graph_serves_every_batch_size(name: str) -> None:
         "trunk": {"name": name, **TRUNKS[name]},
         "heads": {"dino": {"dino_head": {"num_clusters": [6], "hidden_dim": 8, "bottleneck_dim": 4}}},
     }
-    model = graphmodel.compile(spec, seed=0, outputs="tensor").eval()
+    model = graphmodel.compile(spec, seed=0, returns="tensor").eval()
     torch._dynamo.reset()
     seen: list[torch.fx.GraphModule] = []
 

@@ -89,7 +89,7 @@ def test_the_default_feature_is_the_class_token_or_the_mean_of_the_patches() -> 
     ):
         spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": VIT, **TINY, **params}}
         with torch.no_grad():
-            default = graphmodel.compile(spec, seed=0, outputs="tensor").eval()(x)
+            default = graphmodel.compile(spec, seed=0, returns="tensor").eval()(x)
         torch.testing.assert_close(default, read(VIT, [name], x, **TINY, **params)[0])
 
 
@@ -137,7 +137,7 @@ def test_images_need_not_be_square_and_an_incomplete_patch_is_left_out() -> None
 def test_crops_of_several_sizes_go_through_one_trunk() -> None:
     views = [{"count": 2, "shape": [3, 64, 64]}, {"count": 2, "shape": [3, 32, 32]}]
     spec = {"inputs": {"images": {"views": views}}, "trunk": {"name": VIT, **TINY}}
-    model = graphmodel.compile(spec, seed=0, outputs="tensor").eval()
+    model = graphmodel.compile(spec, seed=0, returns="tensor").eval()
     crops = [torch.randn(2, 3, s, s) for s in (64, 64, 32, 32)]
     trunk = build(VIT, **TINY).eval()
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_mask_hides_the_patches_it_marks() -> None:
         "trunk": {"name": VIT, **TINY, **masking},
         "mapping": [{"from": "images.lastBLK", "as": "tokens"}],
     }
-    model = graphmodel.compile(spec, seed=0, outputs="tensor").eval()
+    model = graphmodel.compile(spec, seed=0, returns="tensor").eval()
     embedding = model.get_parameter("trunk.patch_masking.masked_embed")
     assert torch.equal(embedding, torch.zeros(1, 48))
     images, mask = torch.randn(2, 3, 64, 64), torch.zeros(2, 4, 4, dtype=torch.bool)
@@ -268,7 +268,7 @@ def test_features_can_be_had_without_the_final_norm() -> None:
         "mapping": [{"from": f"images.{n}", "as": f"o{i}", "norm": False} for i, n in enumerate(names)]
         + [{"from": "images.blocks.1", "as": "normed", "norm": True}],
     }
-    model = graphmodel.compile(spec, seed=0, outputs="tuple").eval()
+    model = graphmodel.compile(spec, seed=0, returns="tuple").eval()
     wanted = [raw[3], raw[3][:, 0], torch.cat([raw[2][:, 0], raw[3][:, 0]], 1), raw[3][:, 1:].mean(1), raw[1]]
     with torch.no_grad():
         for found, want in zip(model(x), [*wanted, reference.norm(raw[1])], strict=True):

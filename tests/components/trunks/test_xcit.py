@@ -50,7 +50,7 @@ def test_features_are_the_values_inside_timms_model(side: int, norm: bool) -> No
 def test_crops_of_several_sizes_go_through_one_trunk() -> None:
     views = [{"count": 2, "shape": [3, 64, 64]}, {"count": 1, "shape": [3, 32, 32]}]
     spec = {"inputs": {"images": {"views": views}}, "trunk": {"name": "xcit", **TINY}}
-    model = graphmodel.compile(spec, seed=0, outputs="tensor").eval()
+    model = graphmodel.compile(spec, seed=0, returns="tensor").eval()
     crops, trunk = [torch.randn(2, 3, s, s) for s in (64, 64, 32)], timms()
     with torch.no_grad():
         torch.testing.assert_close(model(crops), torch.cat([trunk(c) for c in crops]))

@@ -24,7 +24,7 @@ class StayInEval:
         return self.module
 
 
-def hold_still(root: nn.Module, patterns: Iterable[str]) -> None:
+def freeze_modules(root: nn.Module, patterns: Iterable[str]) -> None:
     """Freezes what the patterns cover: `requires_grad=False`, eval mode for good."""
     patterns = tuple(patterns)
     if not patterns:
@@ -36,8 +36,3 @@ def hold_still(root: nn.Module, patterns: Iterable[str]) -> None:
         module.eval()
     for _, module in frozen_modules(root, patterns):
         module.__dict__["train"] = StayInEval(module)
-
-
-def is_held(module: nn.Module) -> bool:
-    """Whether the module is held in eval mode."""
-    return isinstance(module.__dict__.get("train"), StayInEval)
