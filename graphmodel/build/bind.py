@@ -23,7 +23,7 @@ from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.document import dotted
 from graphmodel.spec.model import HeadSpec, ModelSpec, ModuleCall, Source, TrunkSpec
 from graphmodel.spec.validate import diagnose
-from graphmodel.tracing.layout import Wanted
+from graphmodel.tracing.layout import FeatureRequest
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class BoundTrunk:
             return Feature(name, (name,), layout="other")
         return part_of(name, self.module)
 
-    def want(self, source: Source) -> Wanted | None:
+    def want(self, source: Source) -> FeatureRequest | None:
         """The feature as a source asks for it; None where there is none, or none with (or without) the final norm."""
         feature = self.find(source.feature)
         if feature is not None and source.norm is not None:
             feature = self.family.normed(feature, self.params, self.module, source.norm)
-        return None if feature is None else Wanted(feature, source.layout, source.tokens)
+        return None if feature is None else FeatureRequest(feature, source.layout, source.tokens)
 
     def feature_help(self, name: str | None) -> str:
         """What to write instead of a name that no feature has."""

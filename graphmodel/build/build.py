@@ -24,8 +24,9 @@ from graphmodel.graph.types import Component, ModelGraph, Output, head_path
 from graphmodel.graph.verify import verify
 from graphmodel.spec.document import dotted
 from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
-from graphmodel.tracing.layout import Wanted
-from graphmodel.tracing.tracer import TraceError, open_trunk
+from graphmodel.tracing.layout import FeatureRequest
+from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.tracer import open_trunk
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "uint8", "int64", "bool")}
 
@@ -113,9 +114,9 @@ class _Builder:
                     key=True,
                 )
 
-    def bind_features(self) -> dict[tuple[str, str], list[Wanted]]:
+    def bind_features(self) -> dict[tuple[str, str], list[FeatureRequest]]:
         """For each input and trunk, the features that edges want of it, each once."""
-        wanted: dict[tuple[str, str], list[Wanted]] = {}
+        wanted: dict[tuple[str, str], list[FeatureRequest]] = {}
         for edge in self.spec.edges:
             for source in edge.sources:
                 trunk = self.trunks.get(source.trunk or "")
@@ -155,7 +156,7 @@ class _Builder:
 
     # -- trunk passes -------------------------------------------------------------------------------------------------
 
-    def run_trunk(self, item: InputSpec, trunk: BoundTrunk, features: list[Wanted]) -> None:
+    def run_trunk(self, item: InputSpec, trunk: BoundTrunk, features: list[FeatureRequest]) -> None:
         several = len(self.trunks) > 1
         groups = groups_of(item)
         results: list[dict[str, Value]] = []
@@ -187,7 +188,7 @@ class _Builder:
                 )
                 return
             for wanted in features:
-                self.layouts[item.name, trunk.spec.name, wanted.name] = opened.arrangements[wanted.name].layout
+                self.layouts[item.name, trunk.spec.name, wanted.name] = opened.layouts[wanted.name].layout
             trunk.component.extras.update(opened.extras)
             for path, extra in opened.extras.items():
                 if isinstance(extra, nn.Module):
@@ -238,7 +239,7 @@ class _Builder:
             )
         return value
 
-    def in_view_order(self, source: Source, groups: list[Group], values: list[Value], feature: Wanted) -> Value:
+    def in_view_order(self, source: Source, groups: list[Group], values: list[Value], feature: FeatureRequest) -> Value:
         """A feature of all views as one batch, in the order in which the views came.
 
         Raises:

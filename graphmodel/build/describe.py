@@ -15,9 +15,9 @@ from graphmodel.components.construct import build_on_meta
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import find_trunk
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.tracing.layout import Arrangement
+from graphmodel.tracing.layout import FeatureLayout
 from graphmodel.tracing.proxy import TraceError
-from graphmodel.tracing.traced import Opened
+from graphmodel.tracing.traced import TracedTrunk
 from graphmodel.tracing.tracer import open_trunk
 
 
@@ -41,7 +41,7 @@ class FeatureDescription:
     module: str
     channels: int | None
     stride: int | None
-    layout: Arrangement
+    layout: FeatureLayout
     shape: TensorInfo
     disagrees: tuple[str, ...] = ()
 
@@ -101,10 +101,10 @@ def describe(module: nn.Module, features: Sequence[Feature], shape: Sequence[int
         return found
 
 
-def _described(feature: Feature, opened: Opened, writer: Writer, shape: Sequence[int]) -> FeatureDescription:
+def _described(feature: Feature, opened: TracedTrunk, writer: Writer, shape: Sequence[int]) -> FeatureDescription:
     node = opened.features[feature.name]
     info = writer.info(node.meta["values"])
-    layout = opened.arrangements[feature.name]
+    layout = opened.layouts[feature.name]
     sizes = info.sample
     channels = {"nchw": 0, "nhwc": -1, "nlc": -1, "nc": -1}.get(layout.layout)
     width = sizes[channels] if channels is not None and sizes else None

@@ -16,7 +16,7 @@ from graphmodel.diagnostics import Span
 from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.graph.text import info_text
 from graphmodel.graph.types import Info, Kind, Node, Ref
-from graphmodel.tracing.tracer import Opened
+from graphmodel.tracing.traced import TracedTrunk
 
 BUILTIN_NAMES = frozenset(
     {
@@ -204,7 +204,7 @@ class Writer:
 
     def embed(
         self,
-        opened: Opened,
+        opened: TracedTrunk,
         inputs: Mapping[str, Value],
         component: str,
         prefix: str,

@@ -16,7 +16,7 @@ from graphmodel.build.describe import FeatureDescription, describe
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.family import TrunkFamily
 from graphmodel.diagnostics import fail
-from graphmodel.tracing.tracer import TraceError
+from graphmodel.tracing.proxy import TraceError
 
 SIZES = (224, 256, 384, 299, 518, 448, 192, 240, 336)
 """Image sizes that are tried in turn where a trunk does not say its own, with three channels and with one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from graphmodel.components.structure import hashable
 from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
-from graphmodel.tracing.tracer import FACTORIES
+from graphmodel.tracing.proxy import FACTORIES
 
 
 class MergeCalls:

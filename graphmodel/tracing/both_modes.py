@@ -1,9 +1,8 @@
-"""Makes one graph of a trunk's eval and training traces: what differs by mode becomes a module that knows its mode."""
+"""Makes one graph of a trunk's eval and training traces: a call that differs becomes a module that follows the mode."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from graphmodel.components.structure import equal_structure, map_structure
 from graphmodel.tracing.proxy import TraceError
-from graphmodel.tracing.traced import ROOT, Opened
+from graphmodel.tracing.traced import TracedTrunk
+from graphmodel.tracing.trunk_tensors import ROOT
 
 DROPOUTS: dict[Any, type[nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -25,18 +26,18 @@ DROPOUTS: dict[Any, type[nn.Module]] = {
 }
 """Functional dropout and the module of the same effect."""
 
-BY_MODE_HELP = "put what differs into a module of its own in the trunk's code, or read the trunk's own result alone"
+MODE_HELP = "move what differs into a module of its own in the trunk's code, or read only the trunk's own result"
 
 
-class ByMode(nn.Module):
-    """A function that acts by mode: with other arguments (attention's `dropout_p`) or in training alone (augmentation).
+class ModeSwitch(nn.Module):
+    """A function that follows the mode: other arguments (attention's `dropout_p`), or training only (augmentation).
 
-    It holds no parameters. Arguments that are no tensors are fixed, one set for each mode; tensors are passed in.
+    It holds no parameters. Arguments that are not tensors are fixed, one set for each mode; tensors are passed in.
 
     Attributes:
         function: what it calls, or the name of a tensor's method.
         training_call: positional and keyword arguments in training mode; `Slot` marks a tensor.
-        eval_call: the same in eval mode; None returns the first tensor as it is.
+        eval_call: the same in eval mode; None returns the first tensor unchanged.
     """
 
     def __init__(self, function: Callable[..., Any] | str, training_call: Any, eval_call: Any = None) -> None:
@@ -48,7 +49,7 @@ class ByMode(nn.Module):
         call = self.training_call if self.training else self.eval_call
         if call is None:
             return values[0]
-        args, kwargs = _filled(call, values)
+        args, kwargs = map_structure(lambda item: values[item] if isinstance(item, Slot) else item, call)
         if isinstance(self.function, str):
             return getattr(args[0], self.function)(*args[1:], **kwargs)
         return self.function(*args, **kwargs)
@@ -59,124 +60,118 @@ class ByMode(nn.Module):
 
 
 class Slot(int):
-    """The position of a tensor among the values that a `ByMode` is called with."""
+    """The position of a tensor among the values that a `ModeSwitch` is called with."""
 
 
-def _filled(value: Any, values: tuple[Any, ...]) -> Any:
-    if isinstance(value, Slot):
-        return values[value]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_filled(v, values) for v in value)
-    if isinstance(value, dict):
-        return {k: _filled(v, values) for k, v in value.items()}
-    return value
-
-
-def for_both_modes(still: Opened, moving: Opened, trunk: nn.Module) -> Opened:
-    """One graph that acts as `still` in eval mode and as `moving` in training mode.
+def for_both_modes(eval_trace: TracedTrunk, train_trace: TracedTrunk, trunk: nn.Module) -> TracedTrunk:
+    """One graph that acts as `eval_trace` in eval mode and as `train_trace` in training mode.
 
     Functional dropout becomes an `nn.Dropout`; a call whose fixed arguments differ, or that changes a value in training
-    alone, becomes a `ByMode`. Both follow the mode of the module they are put into.
+    alone, becomes a `ModeSwitch`. Both follow the mode of the module they are put into.
 
     Args:
-        still: the trunk traced in eval mode.
-        moving: the trunk traced in training mode.
+        eval_trace: the trunk traced in eval mode.
+        train_trace: the trunk traced in training mode.
         trunk: the trunk, for names that are taken.
 
+    Returns:
+        `eval_trace` if both are the same calls, else `train_trace` with modules for the calls that differ.
+
     Raises:
-        TraceError: where the two differ in more than that.
+        TraceError: if the two differ in more than that.
     """
-    joiner = _Joiner(still, moving, trunk)
-    return still if joiner.equal() else joiner.joined()
+    joiner = _Joiner(eval_trace, train_trace, trunk)
+    return eval_trace if joiner.equal() else joiner.joined()
 
 
-def with_dropout_modules(moving: Opened, trunk: nn.Module) -> Opened:
-    """A training trace alone, its functional dropout made modules; for what a trunk computes in training only."""
-    joiner = _Joiner(moving, moving, trunk)
+def with_dropout_modules(train_trace: TracedTrunk, trunk: nn.Module) -> TracedTrunk:
+    """A training trace with modules for its functional dropout; for what a trunk computes in training mode only."""
+    joiner = _Joiner(train_trace, train_trace, trunk)
     joiner.replace_dropouts()
-    return replace(moving, extras=joiner.extras)
+    return replace(train_trace, extras=joiner.extras)
 
 
 class _Joiner:
-    """Compares two traces call by call, and changes the training trace where they differ."""
+    """Compares two traces call by call, and replaces what differs in the training trace."""
 
-    def __init__(self, still: Opened, moving: Opened, trunk: nn.Module) -> None:
-        self.still, self.moving, self.trunk = still, moving, trunk
-        self.extras: dict[str, nn.Module | torch.Tensor] = {**still.extras, **moving.extras}
+    def __init__(self, eval_trace: TracedTrunk, train_trace: TracedTrunk, trunk: nn.Module) -> None:
+        self.eval_trace, self.train_trace, self.trunk = eval_trace, train_trace, trunk
+        self.extras: dict[str, nn.Module | torch.Tensor] = {**eval_trace.extras, **train_trace.extras}
 
     def equal(self) -> bool:
         """Whether both traces are the same calls."""
-        first, second = list(self.still.graph.nodes), list(self.moving.graph.nodes)
+        first, second = list(self.eval_trace.graph.nodes), list(self.train_trace.graph.nodes)
         if len(first) != len(second):
             return False
         same = dict(zip(first, second, strict=True))
         return all(
             a.op == b.op and a.target == b.target and _same_arguments(a, b, same) for a, b in same.items()
-        ) and all(same[node] is self.moving.features[name] for name, node in self.still.features.items())
+        ) and all(same[node] is self.train_trace.features[name] for name, node in self.eval_trace.features.items())
 
-    def joined(self) -> Opened:
-        """The training trace with modules where the modes differ."""
+    def joined(self) -> TracedTrunk:
+        """The training trace with modules in place of what differs."""
         self.replace_dropouts()
-        _without_dropout(self.still)
-        stands_for: dict[fx.Node, fx.Node] = {}
-        still = [n for n in self.still.graph.nodes if not n.meta.get("same_value")]
-        for node in list(self.moving.graph.nodes):
-            # Dropout and copies stand for the value they read: eval mode has no dropout, and fewer in-place changes.
+        _without_dropout(self.eval_trace)
+        counterpart: dict[fx.Node, fx.Node] = {}
+        left = [n for n in self.eval_trace.graph.nodes if not n.meta.get("same_value")]
+        for node in list(self.train_trace.graph.nodes):
+            # The counterpart of dropout and of a copy is that of the value it reads: eval mode has no dropout, and
+            # fewer values that change in place.
             if node.meta.get("same_value"):
-                stands_for[node] = stands_for[node.all_input_nodes[0]]
-            elif still and still[0].op == node.op and self.match(node, still[0], stands_for):
-                del still[0]
+                counterpart[node] = counterpart[node.all_input_nodes[0]]
+            elif left and left[0].op == node.op and self.match(node, left[0], counterpart):
+                del left[0]
             elif _keeps_shape(node):
-                source = stands_for[node.all_input_nodes[0]]
-                stands_for[self.in_training(node)] = source
+                source = counterpart[node.all_input_nodes[0]]
+                counterpart[self.in_training(node)] = source
             else:
-                raise TraceError(_differs(node, still[0] if still else None), BY_MODE_HELP)
-        if still:
-            raise TraceError("the trunk does more in eval mode than in training mode", BY_MODE_HELP)
-        for name, node in self.moving.features.items():
-            if stands_for[node] is not _source(self.still.features[name]):
-                raise TraceError(f"the feature `{name}` is another value in training mode", BY_MODE_HELP)
-        return replace(self.moving, extras=self.extras)
+                raise TraceError(_differs(node, left[0] if left else None), MODE_HELP)
+        if left:
+            raise TraceError("the trunk does more in eval mode than in training mode", MODE_HELP)
+        for name, node in self.train_trace.features.items():
+            if counterpart[node] is not _source(self.eval_trace.features[name]):
+                raise TraceError(f"the feature `{name}` is a different value in training mode", MODE_HELP)
+        return replace(self.train_trace, extras=self.extras)
 
-    def match(self, node: fx.Node, other: fx.Node, stands_for: dict[fx.Node, fx.Node]) -> bool:
-        """Whether two calls agree up to fixed arguments; a call with different ones becomes a `ByMode`."""
-        inverse = {n: stands_for[n] for n in node.all_input_nodes}
+    def match(self, node: fx.Node, other: fx.Node, counterpart: dict[fx.Node, fx.Node]) -> bool:
+        """Whether two calls agree up to fixed arguments; a call with different ones becomes a `ModeSwitch`."""
+        inverse = {n: counterpart[n] for n in node.all_input_nodes}
         if node.target == other.target and _same_arguments(node, other, inverse):
-            stands_for[node] = other
+            counterpart[node] = other
             return True
         if isinstance(node.target, str) or node.target != other.target:
             return False
         tensors: list[fx.Node] = []
         others: list[fx.Node] = []
-        training_call = _slots((node.args, dict(node.kwargs)), tensors)
-        eval_call = _slots((other.args, dict(other.kwargs)), others)
+        training_call = _slots((node.args, node.kwargs), tensors)
+        eval_call = _slots((other.args, other.kwargs), others)
         if [inverse[n] for n in tensors] != [_source(n) for n in others]:
             return False
-        made = self.put_module(node, ByMode(node.target, training_call, eval_call), tuple(tensors))
-        stands_for[made] = other
+        made = self.put_module(node, ModeSwitch(node.target, training_call, eval_call), tuple(tensors))
+        counterpart[made] = other
         return True
 
     def in_training(self, node: fx.Node) -> fx.Node:
-        """Puts a `ByMode` in the place of a call that is made in training alone."""
+        """Replaces a call that is made in training mode only by a `ModeSwitch`."""
         tensors: list[fx.Node] = []
-        call = _slots((node.args, dict(node.kwargs)), tensors)
+        call = _slots((node.args, node.kwargs), tensors)
         assert not isinstance(node.target, str) or node.op == "call_method", "only functions and methods keep shapes"
-        return self.put_module(node, ByMode(node.target, call), tuple(tensors))
+        return self.put_module(node, ModeSwitch(node.target, call), tuple(tensors))
 
     def replace_dropouts(self) -> None:
-        """Puts modules in the place of functional dropout that acts in training alone."""
-        always = [n for n in self.still.graph.nodes if n.target in DROPOUTS and _dropout(n)["training"]]
-        if always and self.still is not self.moving:
+        """Replaces functional dropout that acts in training mode only by modules."""
+        always = [n for n in self.eval_trace.graph.nodes if n.target in DROPOUTS and _dropout(n)["training"]]
+        if always and self.eval_trace is not self.train_trace:
             return
-        for node in list(self.moving.graph.nodes):
+        for node in list(self.train_trace.graph.nodes):
             if node.op == "call_function" and node.target in DROPOUTS:
                 given = _dropout(node)
                 module = DROPOUTS[node.target](given["p"], given["inplace"])
                 self.put_module(node, module, (given["input"],)).meta["same_value"] = True
 
     def put_module(self, node: fx.Node, module: nn.Module, args: tuple[Any, ...]) -> fx.Node:
-        """Puts a call of `module` in the place of `node`."""
-        graph = self.moving.graph
+        """Replaces `node` by a call of `module`."""
+        graph = self.train_trace.graph
         path = self.free_path(node.name.removeprefix(f"{ROOT}_").strip("_"))
         self.extras[path] = module
         with graph.inserting_before(node):
@@ -185,9 +180,9 @@ class _Joiner:
         node.replace_all_uses_with(made)
         for other in graph.nodes:
             other.meta["mutates"] = [made if n is node else n for n in other.meta.get("mutates", ())]
-        for name, feature in self.moving.features.items():
+        for name, feature in self.train_trace.features.items():
             if feature is node:
-                self.moving.features[name] = made
+                self.train_trace.features[name] = made
         graph.erase_node(node)
         return made
 
@@ -200,7 +195,7 @@ class _Joiner:
 
 
 def _keeps_shape(node: fx.Node) -> bool:
-    """Whether a call makes of one tensor another like it, as augmentation does."""
+    """Whether a call turns one tensor into another of the same shape and dtype, as augmentation does."""
     if node.op not in ("call_function", "call_method") or len(node.all_input_nodes) != 1:
         return False
     made, read = node.meta["values"][0], node.all_input_nodes[0].meta["values"][0]
@@ -210,7 +205,7 @@ def _keeps_shape(node: fx.Node) -> bool:
 
 def _differs(node: fx.Node, other: fx.Node | None) -> str:
     there = f"`{_call(other)}`" if other is not None else "nothing"
-    return f"the trunk does other things in training than in eval mode: `{_call(node)}` against {there}"
+    return f"the trunk behaves differently in training and eval mode: `{_call(node)}` in training, {there} in eval"
 
 
 def _call(node: fx.Node) -> str:
@@ -221,20 +216,20 @@ def _call(node: fx.Node) -> str:
 
 
 def _source(node: fx.Node) -> fx.Node:
-    """The node whose value a copy stands for."""
+    """The node that a copy was made of; any other node itself."""
     return node.all_input_nodes[0] if node.meta.get("same_value") else node
 
 
-def _without_dropout(opened: Opened) -> None:
-    """Removes functional dropout from an eval trace, where it does nothing."""
-    for node in list(opened.graph.nodes):
+def _without_dropout(trace: TracedTrunk) -> None:
+    """Removes functional dropout from an eval trace, in which it does nothing."""
+    for node in list(trace.graph.nodes):
         if node.op == "call_function" and node.target in DROPOUTS and not _dropout(node)["training"]:
             source = _dropout(node)["input"]
             node.replace_all_uses_with(source)
-            for name, feature in opened.features.items():
+            for name, feature in trace.features.items():
                 if feature is node:
-                    opened.features[name] = source
-            opened.graph.erase_node(node)
+                    trace.features[name] = source
+            trace.graph.erase_node(node)
 
 
 def _dropout(node: fx.Node) -> dict[str, Any]:
@@ -246,26 +241,22 @@ def _dropout(node: fx.Node) -> dict[str, Any]:
 
 def _slots(value: Any, tensors: list[fx.Node]) -> Any:
     """`value` with every node replaced by its slot; the nodes are appended to `tensors`."""
-    if isinstance(value, fx.Node):
-        tensors.append(value)
+
+    def slot(item: Any) -> Any:
+        if not isinstance(item, fx.Node):
+            return item
+        tensors.append(item)
         return Slot(len(tensors) - 1)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_slots(v, tensors) for v in value)
-    if isinstance(value, dict):
-        return {k: _slots(v, tensors) for k, v in value.items()}
-    return value
+
+    return map_structure(slot, value)
 
 
-def _same_arguments(node: fx.Node, other: fx.Node, same: dict[fx.Node, fx.Node]) -> bool:
+def _same_arguments(node: fx.Node, other: fx.Node, same: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether two calls have equal arguments, with `same[a]` as the counterpart of a node `a` of the first."""
+
     def equal(a: Any, b: Any) -> bool:
         if isinstance(a, fx.Node):
             return same.get(a) in (b, _source(b) if isinstance(b, fx.Node) else b)
-        if isinstance(a, (list, tuple)):
-            return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(equal, a, b))
-        if isinstance(a, dict):
-            return isinstance(b, dict) and list(a) == list(b) and all(equal(a[k], b[k]) for k in a)
-        if isinstance(a, slice):
-            return isinstance(b, slice) and all(map(equal, (a.start, a.stop, a.step), (b.start, b.stop, b.step)))
-        return type(a) is type(b) and bool(operator.eq(a, b))
+        return type(a) is type(b) and bool(a == b)
 
-    return equal(node.args, other.args) and equal(dict(node.kwargs), dict(other.kwargs))
+    return equal_structure((node.args, node.kwargs), (other.args, other.kwargs), equal)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from graphmodel.components.features import Feature, FeatureError
+from graphmodel.components.features import FeatureError, Feature
+from graphmodel.components.structure import map_structure
 from graphmodel.components.tensors import Layout
-from graphmodel.spec.model import Layout as WantedLayout
+from graphmodel.spec.model import Layout as RequestedLayout
 from graphmodel.spec.model import Tokens
-from graphmodel.tracing.proxy import MetaProxy, map_structure
+from graphmodel.tracing.proxy import MetaProxy
 
 Grid = tuple[int, int]
 
@@ -25,13 +26,13 @@ RESHAPING_FUNCTIONS = frozenset(
 
 
 @dataclass(frozen=True)
-class Arrangement:
+class FeatureLayout:
     """How the dimensions of a feature are arranged.
 
     Attributes:
         layout: `nchw` maps, `nhwc` maps with channels last, `nlc` token sequences, `nc` vectors, or `other`.
         prefix: how many of a sequence's tokens come before the patches: class, distillation and register tokens.
-        grid: rows and columns of the patches or the map, where they are known.
+        grid: rows and columns of the patches or the map, if they are known.
         class_token: whether the first token is a class token.
     """
 
@@ -47,7 +48,7 @@ class Arrangement:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FeatureRequest:
     """A feature as its reader wants it.
 
     Attributes:
@@ -57,7 +58,7 @@ class Wanted:
     """
 
     feature: Feature
-    layout: WantedLayout | None = None
+    layout: RequestedLayout | None = None
     tokens: Tokens | None = None
 
     @property
@@ -69,31 +70,31 @@ class Wanted:
 # -- what a value is -----------------------------------------------------------------------------------------------
 
 
-def infer(value: Any, feature: Feature, trunk: nn.Module, image: Sequence[int] | None) -> Arrangement:
+def infer_layout(value: Any, feature: Feature, trunk: nn.Module, image: Sequence[int] | None) -> FeatureLayout:
     """How a value of the trunk is arranged: what its feature says, else what its shape tells.
 
     Args:
         value: a proxy, or a tensor.
-        feature: what it is; `other` where its family does not say.
+        feature: what it is; `other` if its family does not say.
         trunk: the trunk, for the number of its prefix tokens.
         image: height and width of the trunk's input.
     """
     shape = _shape(value)
     if shape is None:
-        return Arrangement("other")
+        return FeatureLayout("other")
     layout = feature.layout
     if layout == "other":
         layout = _layout_of(shape, getattr(feature, "channels", None), image)
     if layout == "nchw" and len(shape) == 4:
-        return Arrangement(layout, grid=(shape[2], shape[3]))
+        return FeatureLayout(layout, grid=(shape[2], shape[3]))
     if layout == "nhwc" and len(shape) == 4:
-        return Arrangement(layout, grid=(shape[1], shape[2]))
+        return FeatureLayout(layout, grid=(shape[1], shape[2]))
     if layout == "nlc" and len(shape) == 3:
         prefix, grid = _prefix_and_grid(shape[1], trunk, image)
-        return Arrangement(layout, prefix, grid, has_class_token(trunk, prefix))
+        return FeatureLayout(layout, prefix, grid, has_class_token(trunk, prefix))
     if layout == "nc" or len(shape) == 2:
-        return Arrangement("nc")
-    return Arrangement("other")
+        return FeatureLayout("nc")
+    return FeatureLayout("other")
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -157,12 +158,12 @@ def has_class_token(trunk: nn.Module, prefix: int) -> bool:
 # -- the trunk's own value behind a library's reshaped feature -----------------------------------------------------
 
 
-def strip(proxy: MetaProxy, trunk: nn.Module, checked: dict[Any, bool]) -> tuple[MetaProxy, Arrangement] | None:
+def strip(proxy: MetaProxy, trunk: nn.Module, checked: dict[Any, bool]) -> tuple[MetaProxy, FeatureLayout] | None:
     """The trunk's own value that a library reshaped into the map `proxy`, and how it is arranged.
 
     Libraries return intermediate features as maps, whatever their stages return. This walks back over the reshaping
     and stops at the earliest value of which the map is nothing but the plain rearrangement, which is checked with
-    numbers. None where `proxy` is no map.
+    numbers. None if `proxy` is not a map.
 
     Args:
         proxy: what the library returned.
@@ -177,7 +178,7 @@ def strip(proxy: MetaProxy, trunk: nn.Module, checked: dict[Any, bool]) -> tuple
         chain.append(source)
     grid = (int(final.shape[2]), int(final.shape[3]))
     for i in range(len(chain) - 1, 0, -1):
-        found = _arrangement_before(tuple(chain[i].meta["values"][0].shape), tuple(final.shape))
+        found = _layout_before(tuple(chain[i].meta["values"][0].shape), tuple(final.shape))
         if found is None:
             continue
         calls = chain[i::-1]
@@ -187,7 +188,7 @@ def strip(proxy: MetaProxy, trunk: nn.Module, checked: dict[Any, bool]) -> tuple
         if checked[key]:
             token = has_class_token(trunk, found.prefix)
             return MetaProxy(chain[i], proxy.tracer), replace(found, grid=grid, class_token=token)
-    return proxy, Arrangement("nchw", grid=grid)
+    return proxy, FeatureLayout("nchw", grid=grid)
 
 
 def _described(node: fx.Node) -> Any:
@@ -197,11 +198,11 @@ def _described(node: fx.Node) -> Any:
         value = x.meta["values"][0] if isinstance(x, fx.Node) else x
         return tuple(value.shape) if isinstance(value, torch.Tensor) else value
 
-    return str(node.target), map_structure(node.args, argument), map_structure(dict(node.kwargs), argument)
+    return str(node.target), map_structure(argument, (node.args, dict(node.kwargs)))
 
 
 def _reshaped(node: fx.Node) -> fx.Node | None:
-    """The node whose value `node` reshapes or slices, or None where it does anything else."""
+    """The node whose value `node` reshapes or slices, or None if it does anything else."""
     called = node.op == "call_method" and node.target in RESHAPING_METHODS
     if not called and not (node.op == "call_function" and node.target in RESHAPING_FUNCTIONS):
         return None
@@ -211,18 +212,18 @@ def _reshaped(node: fx.Node) -> fx.Node | None:
     return source
 
 
-def _arrangement_before(shape: tuple[int, ...], final: tuple[int, ...]) -> Arrangement | None:
+def _layout_before(shape: tuple[int, ...], final: tuple[int, ...]) -> FeatureLayout | None:
     batch, channels, height, width = final
     if shape == final:
-        return Arrangement("nchw")
+        return FeatureLayout("nchw")
     if shape == (batch, height, width, channels):
-        return Arrangement("nhwc")
+        return FeatureLayout("nhwc")
     if len(shape) == 3 and shape[0] == batch and shape[2] == channels and shape[1] >= height * width:
-        return Arrangement("nlc", prefix=shape[1] - height * width)
+        return FeatureLayout("nlc", prefix=shape[1] - height * width)
     return None
 
 
-def _is_plain(chain: Sequence[fx.Node], arrangement: Arrangement) -> bool:
+def _is_plain(chain: Sequence[fx.Node], arrangement: FeatureLayout) -> bool:
     """Whether the calls of `chain` do to numbers what the arrangement's own conversion to a map does."""
     start, final = (n.meta["values"][0] for n in (chain[0], chain[-1]))
     numbers = torch.arange(start.numel(), dtype=torch.int32, device="cpu").reshape(start.shape)
@@ -234,7 +235,7 @@ def _is_plain(chain: Sequence[fx.Node], arrangement: Arrangement) -> bool:
         def argument(x: Any, current: Any = current, before: fx.Node = before) -> Any:
             return current if x is before else (x.meta["values"][0] if isinstance(x, fx.Node) else x)
 
-        args, kwargs = map_structure(node.args, argument), map_structure(dict(node.kwargs), argument)
+        args, kwargs = map_structure(argument, (node.args, dict(node.kwargs)))
         if isinstance(node.target, str):
             value = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
@@ -245,40 +246,50 @@ def _is_plain(chain: Sequence[fx.Node], arrangement: Arrangement) -> bool:
 # -- what a reader asked for ---------------------------------------------------------------------------------------
 
 
-def arrange(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrangement]:
-    """The value with the tokens and in the layout that were asked for.
+def convert_layout(value: Any, have: FeatureLayout, request: FeatureRequest) -> tuple[Any, FeatureLayout]:
+    """A feature with the tokens and in the layout that were asked for.
+
+    Args:
+        value: the feature, a proxy or a tensor.
+        have: how it is arranged.
+        request: what its reader asked for.
+
+    Returns:
+        The value, and how it is arranged.
 
     Raises:
-        FeatureError: where it has no such tokens or cannot be laid out so.
+        FeatureError: if it has no such tokens or cannot be converted to the layout.
     """
-    if wanted.tokens is not None:
-        value, have = _select(value, have, wanted)
-    if wanted.layout is None or wanted.layout == have.layout:
+    if request.tokens is not None:
+        value, have = _select(value, have, request)
+    if request.layout is None or request.layout == have.layout:
         return value, have
     if have.layout not in ("nchw", "nhwc", "nlc"):
         what = (
-            f"tokens: {wanted.tokens}" if wanted.tokens in ("class", "mean") else f"the feature `{wanted.feature.name}`"
+            f"tokens: {request.tokens}"
+            if request.tokens in ("class", "mean")
+            else f"the feature `{request.feature.name}`"
         )
         raise FeatureError(
-            f"`layout: {wanted.layout}` needs a map or a sequence of tokens, and `{what.strip('`')}` gives "
+            f"`layout: {request.layout}` needs a map or a sequence of tokens, and `{what.strip('`')}` gives "
             f"{_text(value)}",
             "leave `layout` out, or read a feature with spatial extent",
         )
-    if wanted.layout == "nlc":
+    if request.layout == "nlc":
         flat = value.flatten(2).transpose(1, 2) if have.layout == "nchw" else value.flatten(1, 2)
         return flat, replace(have, layout="nlc", prefix=0, class_token=False)
-    if have.layout == "nlc" and have.prefix and wanted.tokens == "all":
+    if have.layout == "nlc" and have.prefix and request.tokens == "all":
         raise FeatureError(
-            f"`tokens: all` keeps {have.prefix} tokens that have no place in a map (`layout: {wanted.layout}`)",
+            f"`tokens: all` keeps {have.prefix} tokens that have no place in a map (`layout: {request.layout}`)",
             "write `tokens: patch`, or leave `tokens` out: prefix tokens are then dropped",
         )
     if have.grid is None:
         raise FeatureError(
-            f"the {_shape(value)[1]} tokens of `{wanted.feature.name}` form no grid of the image's aspect",  # type: ignore[index]
+            f"the {_shape(value)[1]} tokens of `{request.feature.name}` form no grid of the image's aspect",  # type: ignore[index]
             "read the tokens as they are, without `layout`",
         )
-    result = replace(have, layout=wanted.layout, prefix=0, class_token=False)
-    if wanted.layout == "nchw":
+    result = replace(have, layout=request.layout, prefix=0, class_token=False)
+    if request.layout == "nchw":
         return to_map(value, have), result
     rows = value[:, have.prefix :] if have.prefix else value
     if have.layout == "nlc":
@@ -286,20 +297,20 @@ def arrange(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrange
     return value.permute(0, 2, 3, 1).contiguous(), result
 
 
-def to_map(value: Any, have: Arrangement) -> Any:
+def to_map(value: Any, have: FeatureLayout) -> Any:
     """A value as a map `(N, C, H, W)`, contiguous; prefix tokens are dropped."""
     if have.layout == "nchw":
         return value
     if have.layout == "nhwc":
         return value.permute(0, 3, 1, 2).contiguous()
-    assert have.grid is not None, "a sequence without a grid is no map"
+    assert have.grid is not None, "a sequence without a grid cannot be a map"
     rows = value[:, have.prefix :] if have.prefix else value
     channels = value.shape[-1]
     return rows.reshape(-1, *have.grid, channels).permute(0, 3, 1, 2).contiguous()
 
 
-def _select(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrangement]:
-    name, tokens = wanted.feature.name, wanted.tokens
+def _select(value: Any, have: FeatureLayout, request: FeatureRequest) -> tuple[Any, FeatureLayout]:
+    name, tokens = request.feature.name, request.tokens
     if have.layout not in ("nchw", "nhwc", "nlc"):
         raise FeatureError(
             f"`tokens: {tokens}` needs a sequence of tokens and the feature `{name}` is {_text(value)}",
@@ -312,7 +323,7 @@ def _select(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrange
                 f"`tokens: class` needs a class token and the feature `{name}` is {kind}",
                 "write `tokens: mean`, or `tokens: patch`",
             )
-        return value[:, 0], Arrangement("nc")
+        return value[:, 0], FeatureLayout("nc")
     if have.layout == "nlc":
         if tokens == "all":
             return value, have
@@ -320,10 +331,10 @@ def _select(value: Any, have: Arrangement, wanted: Wanted) -> tuple[Any, Arrange
     else:
         value = value.flatten(2).transpose(1, 2) if have.layout == "nchw" else value.flatten(1, 2)
     if tokens == "mean":
-        return value.mean(1), Arrangement("nc")
+        return value.mean(1), FeatureLayout("nc")
     return value, replace(have, layout="nlc", prefix=0, class_token=False)
 
 
 def _text(value: Any) -> str:
     shape = _shape(value)
-    return "no tensor" if shape is None else "N×" + "×".join(str(d) for d in shape[1:])
+    return "not a tensor" if shape is None else "N×" + "×".join(str(d) for d in shape[1:])

@@ -16,8 +16,11 @@ CHANNELS = {F.batch_norm: (1, 2, 3, 4), F.instance_norm: (1, 2, 3, 4)}
 """Functions over channels, and where tensors of one number per channel stand among their arguments."""
 
 
-class ShapesOfNorms(TorchFunctionMode):
-    """Inside, a normalisation of a meta tensor returns an empty tensor like its input, where its channels agree."""
+class ShapeOnlyOps(TorchFunctionMode):
+    """A mode in which normalisations and LSTMs of meta tensors return empty tensors of the right shape.
+
+    Calls whose arguments do not fit each other run as usual, and raise what they raise.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -9,52 +9,47 @@ import torch
 from torch import fx, nn
 
 from graphmodel.components.features import items_of
-from graphmodel.tracing.layout import Arrangement
-from graphmodel.tracing.proxy import Failed, TraceError, version
-
-ROOT = "trunk"
-"""The attribute that holds the trunk inside of the traced root."""
+from graphmodel.tracing.layout import FeatureLayout
+from graphmodel.tracing.meta_runs import Failed, version
+from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.trunk_tensors import relative
 
 
 @dataclass
-class Opened:
+class TracedTrunk:
     """A traced trunk.
 
     Attributes:
         graph: the trunk's calls; targets are module paths relative to the trunk, dead calls removed. What the tracer
-            saw of each call is in `node.meta`: `values` (a pair) and `mutates` (nodes that it changes in place).
+            saw of each call is in `node.meta`: `values` (one for each run) and `mutates` (nodes
+            that it changes in place).
         features: the node of each requested feature.
         inputs: placeholder names in order.
-        arrangements: how the dimensions of each requested feature are arranged.
-        extras: what the graph calls and the trunk does not have, by path: modules without parameters that stand for
-            functions which act in training only, and tensors that the trunk keeps as plain attributes.
+        layouts: how the dimensions of each requested feature are arranged.
+        extras: what the graph calls and the trunk does not have, by path: modules without parameters in place of
+            functions that depend on the mode, and tensors that the trunk keeps as plain attributes.
     """
 
     graph: fx.Graph
     features: dict[str, fx.Node]
     inputs: tuple[str, ...] = ()
-    arrangements: dict[str, Arrangement] = field(default_factory=dict)
+    layouts: dict[str, FeatureLayout] = field(default_factory=dict)
     extras: dict[str, nn.Module | torch.Tensor] = field(default_factory=dict)
 
 
-def relative(path: str) -> str:
-    """A path under the traced root as a path under the trunk."""
-    return path.removeprefix(ROOT).removeprefix(".")
-
-
 def finish(
-    graph: fx.Graph, names: Sequence[str], arrangements: Mapping[str, Arrangement], tensors: Mapping[str, torch.Tensor]
-) -> Opened:
+    graph: fx.Graph, names: Sequence[str], layouts: Mapping[str, FeatureLayout], constants: Mapping[str, torch.Tensor]
+) -> TracedTrunk:
     """The traced graph without what no feature needs.
 
     Args:
         graph: what the tracer recorded; its output is a dict of features.
         names: the inputs' names in order.
-        arrangements: of each feature.
-        tensors: constants that the graph may read and that are no parameters or buffers of the trunk.
+        layouts: how each feature is arranged.
+        constants: tensors that the graph may read and that are neither parameters nor buffers of the trunk.
 
     Raises:
-        TraceError: where a feature is no single tensor.
+        TraceError: if a feature is not a single tensor.
     """
     output = next(n for n in reversed(graph.nodes) if n.op == "output")
     wanted = dict(output.args[0])
@@ -63,7 +58,7 @@ def finish(
         if isinstance(value, Failed):
             raise TraceError(value.reason)
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
-            raise TraceError(f"the feature `{name}` is no tensor, it is {_kind(value)}", _parts_help(name, value))
+            raise TraceError(f"the feature `{name}` is not a tensor, it is {_kind(value)}", _parts_help(name, value))
     graph.erase_node(output)
     wanted = {name: _protected(graph, node) for name, node in wanted.items()}
     alive = _alive(graph, list(wanted.values()))
@@ -74,16 +69,16 @@ def finish(
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
             node.target = relative(str(node.target))
-            if node.target in tensors:
-                extras[node.target] = tensors[node.target]
+            if node.target in constants:
+                extras[node.target] = constants[node.target]
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     for node, name in zip(placeholders, names, strict=True):
         node.meta["input"] = name
-    return Opened(graph, wanted, tuple(names), dict(arrangements), extras)
+    return TracedTrunk(graph, wanted, tuple(names), dict(layouts), extras)
 
 
 def _parts_help(name: str, value: object) -> str:
-    """How to name the parts of what is no tensor."""
+    """How to name the parts of a value that is not a tensor."""
     parts = [f"`{name}.{key}`" for key in items_of(value)]
     return f"read a part of it: {', '.join(parts[:8])}" if parts else "let heads read modules that return tensors"
 
@@ -97,7 +92,7 @@ def _kind(value: object) -> str:
 
 
 def _protected(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """The node, or a copy of its value taken at once where a later call changes it in place."""
+    """The node, or a copy of its value taken at once if a later call changes it in place."""
     if version(node.meta["values"][0]) == node.meta["version"]:
         return node
     with graph.inserting_after(node):

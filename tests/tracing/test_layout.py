@@ -11,7 +11,7 @@ from torch import nn
 
 import graphmodel
 from graphmodel.components.features import Feature
-from graphmodel.tracing.layout import Arrangement, infer
+from graphmodel.tracing.layout import FeatureLayout, infer_layout
 
 VIT = "timm:test_vit"  # 160 pixels, patches of 16, a class token, 64 wide
 REGISTERS = {"name": "timm:vit_tiny_patch16_224", "depth": 2, "reg_tokens": 3, "img_size": 32}
@@ -185,22 +185,22 @@ def test_a_head_for_maps_on_tokens_is_offered_a_layout() -> None:
 @pytest.mark.parametrize(
     ("shape", "image", "expected"),
     [
-        ((2, 96, 56, 56), (224, 224), Arrangement("nchw", grid=(56, 56))),
-        ((2, 56, 56, 96), (224, 224), Arrangement("nhwc", grid=(56, 56))),
-        ((2, 7, 14, 96), (112, 224), Arrangement("nhwc", grid=(7, 14))),
-        ((2, 96, 7, 14), (112, 224), Arrangement("nchw", grid=(7, 14))),
-        ((2, 196, 64), (224, 224), Arrangement("nlc", 0, (14, 14))),
-        ((2, 197, 64), (224, 224), Arrangement("nlc", 1, (14, 14), class_token=True)),
-        ((2, 32, 64), (64, 128), Arrangement("nlc", 0, (4, 8))),
-        ((2, 17, 64), (224, 224), Arrangement("nlc", 1, (4, 4), class_token=True)),
-        ((2, 64), (224, 224), Arrangement("nc")),
-        ((2, 3, 4, 5, 6), (224, 224), Arrangement("other")),
+        ((2, 96, 56, 56), (224, 224), FeatureLayout("nchw", grid=(56, 56))),
+        ((2, 56, 56, 96), (224, 224), FeatureLayout("nhwc", grid=(56, 56))),
+        ((2, 7, 14, 96), (112, 224), FeatureLayout("nhwc", grid=(7, 14))),
+        ((2, 96, 7, 14), (112, 224), FeatureLayout("nchw", grid=(7, 14))),
+        ((2, 196, 64), (224, 224), FeatureLayout("nlc", 0, (14, 14))),
+        ((2, 197, 64), (224, 224), FeatureLayout("nlc", 1, (14, 14), class_token=True)),
+        ((2, 32, 64), (64, 128), FeatureLayout("nlc", 0, (4, 8))),
+        ((2, 17, 64), (224, 224), FeatureLayout("nlc", 1, (4, 4), class_token=True)),
+        ((2, 64), (224, 224), FeatureLayout("nc")),
+        ((2, 3, 4, 5, 6), (224, 224), FeatureLayout("other")),
     ],
 )
 def test_the_layout_of_an_unknown_feature_is_read_off_its_shape(
-    shape: tuple[int, ...], image: tuple[int, int], expected: Arrangement
+    shape: tuple[int, ...], image: tuple[int, int], expected: FeatureLayout
 ) -> None:
-    assert infer(torch.empty(shape, device="meta"), Feature("f", layout="other"), nn.Module(), image) == expected
+    assert infer_layout(torch.empty(shape, device="meta"), Feature("f", layout="other"), nn.Module(), image) == expected
 
 
 # -- maps with channels last and what reads them --------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphmodel.tracing.shape_only import ShapesOfNorms
+from graphmodel.tracing.shape_only import ShapeOnlyOps
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -14,20 +14,20 @@ def test_norms_keep_shape_dtype_and_strides(training: bool, channels_last: bool)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     for norm in (nn.BatchNorm2d(8), nn.InstanceNorm2d(8, affine=True, track_running_stats=True)):
         norm = norm.to("meta", torch.bfloat16).train(training)
-        with ShapesOfNorms():
+        with ShapeOnlyOps():
             out = norm(x)
         assert (out.shape, out.dtype, out.stride(), out.device) == (x.shape, x.dtype, x.stride(), x.device)
 
 
 def test_wrong_channels_fail_as_they_do_for_real() -> None:
     norm = nn.BatchNorm2d(4).to("meta").eval()
-    with ShapesOfNorms(), pytest.raises(RuntimeError, match=r"4|8"):
+    with ShapeOnlyOps(), pytest.raises(RuntimeError, match=r"4|8"):
         norm(torch.empty(2, 8, 4, 4, device="meta"))
 
 
 def test_real_tensors_are_really_normalised() -> None:
     norm, x = nn.BatchNorm2d(3).train(), torch.randn(4, 3, 5, 5)
-    with ShapesOfNorms():
+    with ShapeOnlyOps():
         out = norm(x)
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     assert int(norm.num_batches_tracked) == 1
@@ -40,11 +40,11 @@ def test_lstms_keep_their_shapes(options: dict[str, int]) -> None:
     lstm = nn.LSTM(8, 5, **options)
     x = torch.randn(2, 6, 8)
     output, state = lstm(x)
-    with ShapesOfNorms():
+    with ShapeOnlyOps():
         found, (hidden, cell) = lstm.to("meta")(x.to("meta"))
     assert (found.shape, hidden.shape, cell.shape) == (output.shape, state[0].shape, state[1].shape)
 
 
 def test_an_lstm_of_another_width_fails_as_it_does_for_real() -> None:
-    with ShapesOfNorms(), pytest.raises(RuntimeError, match=r"size|shape|dim"):
+    with ShapeOnlyOps(), pytest.raises(RuntimeError, match=r"size|shape|dim"):
         nn.LSTM(8, 5).to("meta")(torch.empty(2, 6, 7, device="meta"))

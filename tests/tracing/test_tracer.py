@@ -14,10 +14,12 @@ from torch import nn
 import graphmodel
 from graphmodel.components.construct import meta_copy
 from graphmodel.components.features import Feature
-from graphmodel.tracing.tracer import Opened, TraceError, open_trunk
+from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.traced import TracedTrunk
+from graphmodel.tracing.tracer import open_trunk
 
 
-def opened(module: nn.Module, *features: Feature, shape: tuple[int, ...] = (3, 8, 8)) -> Opened:
+def opened(module: nn.Module, *features: Feature, shape: tuple[int, ...] = (3, 8, 8)) -> TracedTrunk:
     low, high = (torch.empty(b, *shape, device="meta") for b in (2, 3))
     return open_trunk(meta_copy(module), features or (Feature("output"),), {"x": (low, high)})
 
@@ -31,7 +33,7 @@ def compiled(module: nn.Module, *features: str, shape: tuple[int, ...] = (3, 8, 
     return graphmodel.compile(spec, trunks={"trunk": module}, returns="tuple")
 
 
-def targets(opened: Opened) -> list[str]:
+def targets(opened: TracedTrunk) -> list[str]:
     return [str(n.target) for n in opened.graph.nodes if n.op == "call_module"]
 
 

@@ -1,0 +1,128 @@
+"""Executes recorded calls on the meta device, once for each run, and remembers what closed modules returned."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx._symbolic_trace import _orig_module_call
+
+from graphmodel.components.structure import hashable, leaves, map_structure
+from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.shape_only import ShapeOnlyOps
+
+
+class Failed:
+    """The value of a call that cannot run on these shapes; it matters only if a feature needs it.
+
+    A trunk's head may not fit the image while its stages do, and a classifier that helps training may want more pixels.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        text = (str(error).strip().splitlines() or [""])[0]
+        self.__dict__["reason"] = f"{type(error).__name__}: {text}"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise TraceError(self.__dict__["reason"])
+
+
+class MetaRuns:
+    """The runs of one trace.
+
+    Args:
+        root: what paths of modules start from.
+        tensors: the tensors that the trunk holds, by path.
+        sample: for each placeholder, its value in each run.
+        results: closed calls and what they returned, shared by traces of the same trunk.
+
+    Attributes:
+        active: a call is being executed: modules and functions act as usual and record nothing.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        tensors: Mapping[str, torch.Tensor],
+        sample: Mapping[str, tuple[Any, ...]],
+        results: dict[Hashable, Any],
+    ) -> None:
+        self.root, self.tensors, self.sample, self.results = root, tensors, sample, results
+        self.count = len(next(iter(sample.values())))
+        self.active = False
+
+    def values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        """The result of a call in each run."""
+        return tuple(self.value(kind, target, args, kwargs, which) for which in range(self.count))
+
+    def value(self, kind: str, target: Any, args: Any, kwargs: Any, which: int) -> Any:
+        """The result of a call in run `which`; `Failed` if an argument has no value or a closed module raises."""
+        if kind == "placeholder":
+            return self.sample[str(target)][which]
+
+        def on_meta(x: Any) -> Any:
+            if isinstance(x, fx.Proxy):
+                return x.node.meta["values"][which]
+            return x.to("meta") if isinstance(x, torch.Tensor) else x
+
+        args, kwargs = map_structure(on_meta, args), map_structure(on_meta, kwargs)
+        failed = next((x for x in leaves((args, kwargs)) if isinstance(x, Failed)), None)
+        if failed is not None:
+            return failed
+        self.active = True
+        try:
+            with torch.no_grad(), torch.device("meta"):
+                if kind == "get_attr":
+                    return self.tensors[target].to("meta")
+                if kind == "call_module":
+                    try:
+                        return self._closed(target, args, kwargs)
+                    except Exception as error:  # a library's module may raise anything
+                        return Failed(error)
+                if kind == "call_method":
+                    return getattr(args[0], target)(*args[1:], **kwargs)
+                return target(*args, **kwargs)
+        finally:
+            self.active = False
+
+    def _closed(self, target: str, args: Any, kwargs: Any) -> Any:
+        """A closed module's result; calls that only compute are remembered by the shapes that they read."""
+        key = (target, hashable((args, kwargs), _read))
+        if key in self.results:
+            return map_structure(_fresh, self.results[key])
+        inputs = tensors_in((args, kwargs))
+        before = [t._version for t in inputs]
+        with ShapeOnlyOps():
+            result = _orig_module_call(self.root.get_submodule(target), *args, **kwargs)
+        held = {t.untyped_storage()._cdata for t in inputs}
+        fresh = not any(t.untyped_storage()._cdata in held for t in tensors_in(result))
+        if fresh and before == [t._version for t in inputs]:
+            self.results[key] = result
+        return result
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Every tensor of a nested value."""
+    return [x for x in leaves(value) if isinstance(x, torch.Tensor)]
+
+
+def version(value: Any) -> tuple[int, ...]:
+    """In-place change counters of all tensors in a value."""
+    return tuple(t._version for t in tensors_in(value))
+
+
+def _read(value: Any) -> Hashable:
+    """What a call on the meta device can read of an argument."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.stride(), value.dtype
+    return repr(value)
+
+
+def _fresh(value: Any) -> Any:
+    """A new meta tensor of the same shape; other values as they are."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
