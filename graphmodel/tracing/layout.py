@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from graphmodel.components.features import FeatureError, Feature
+from graphmodel.components.features import Feature, FeatureError
 from graphmodel.components.structure import map_structure
 from graphmodel.components.tensors import Layout
 from graphmodel.spec.model import Layout as RequestedLayout

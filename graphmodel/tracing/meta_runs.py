@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 
 from graphmodel.components.structure import hashable, leaves, map_structure
+from graphmodel.diagnostics import first_line
 from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.shape_only import ShapeOnlyOps
 
@@ -21,8 +22,7 @@ class Failed:
     """
 
     def __init__(self, error: Exception) -> None:
-        text = (str(error).strip().splitlines() or [""])[0]
-        self.__dict__["reason"] = f"{type(error).__name__}: {text}"
+        self.__dict__["reason"] = f"{type(error).__name__}: {first_line(error)}"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

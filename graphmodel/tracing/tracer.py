@@ -10,7 +10,8 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-from graphmodel.components.features import INPUT_OF, FeatureError, Feature, run_plain
+from graphmodel.components.features import INPUT_OF, Feature, FeatureError, run_plain
+from graphmodel.diagnostics import first_line
 from graphmodel.tracing.both_modes import for_both_modes, with_dropout_modules
 from graphmodel.tracing.layout import FeatureLayout, FeatureRequest, convert_layout, infer_layout, strip
 from graphmodel.tracing.meta_runs import MetaRuns, version
@@ -80,8 +81,7 @@ def _traced(
     except (TraceError, FeatureError):
         raise
     except Exception as error:  # the trunk's own code may raise anything
-        text = (str(error).strip().splitlines() or [""])[0]
-        raise TraceError(f"{type(error).__name__}: {text}") from error
+        raise TraceError(f"{type(error).__name__}: {first_line(error)}") from error
     return finish(graph, list(sample), tracer.layouts, tracer.tensors.constants)
 
 
