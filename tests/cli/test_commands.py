@@ -88,7 +88,7 @@ def test_show_as_json_is_the_same_data(run, write, small):
 
 def test_explain_prints_the_page_of_a_code(run):
     out = run("explain", "gm102").stdout
-    assert out.startswith("GM102: a key stands twice")
+    assert out.startswith("GM102: duplicate key")
     assert "depth: 50, depth: 18" in out
 
 

@@ -1,4 +1,4 @@
-"""Every diagnostic code: what it means, an example that gets it and one that does not. Imports nothing heavy.
+"""Every diagnostic code: its meaning, an example that triggers it, and one that does not. Imports nothing heavy.
 
 `graphmodel explain CODE` and docs/diagnostics.md print this table; tests run the examples.
 """
@@ -11,16 +11,19 @@ from graphmodel.diagnostics.codes.entry import Code
 __all__ = ["CODES", "GROUPS", "Code", "to_markdown"]
 
 GROUPS = {
-    "1": ("GM1xx: reading", "The files cannot be read or joined."),
-    "2": ("GM2xx: names and parameters", "The YAML is sound and says something that does not exist."),
-    "3": ("GM3xx: wiring and shapes", "The names exist and do not fit together."),
-    "4": ("GM4xx: passes", "A pass cannot do what the spec asks of it."),
-    "5": ("GM5xx: lowering and weights", "The graph is sound; what was asked of the module or its weights is not."),
+    "1": ("GM1xx: reading", "The files cannot be read or merged."),
+    "2": ("GM2xx: names and parameters", "The YAML is valid, but a key, value or name in it is not."),
+    "3": ("GM3xx: wiring and shapes", "The names exist, but the parts do not fit together."),
+    "4": ("GM4xx: passes", "What a pass did not do, and why."),
+    "5": (
+        "GM5xx: lowering and weights",
+        "The graph is valid, but a request about the module, its weights or its files is not.",
+    ),
 }
-"""Titles of the groups of codes, by the digit behind `GM`."""
+"""Titles and descriptions of the groups of codes, by the digit after `GM`."""
 
 CODES: dict[str, Code] = dict(entry for group in (reading, names, wiring, weights) for entry in group.ENTRIES)
-"""All codes in order."""
+"""All codes, in order."""
 
 
 def to_markdown() -> str:
@@ -28,9 +31,9 @@ def to_markdown() -> str:
     lines = [
         "# Diagnostics",
         "",
-        "<!-- Written by `python docs/generate.py` from graphmodel/codes/; a test compares them. -->",
+        "<!-- Written by `python docs/generate.py` from graphmodel/diagnostics/codes/; a test compares them. -->",
         "",
-        "Each finding has a code that never changes its meaning. `graphmodel explain CODE` prints the same text.",
+        "Each finding has a code whose meaning never changes. `graphmodel explain CODE` prints the text below.",
     ]
     for digit, (title, meaning) in GROUPS.items():
         codes = [c for c in CODES.values() if c.code[2] == digit]

@@ -1,4 +1,4 @@
-"""What is said of a diagnostic code."""
+"""The documentation of one diagnostic code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Code:
 
     Attributes:
         code: `GM101`.
-        title: what is wrong, in a few words.
-        meaning: why it is wrong and what to do, in a few sentences.
-        bad: an example that gets the code.
-        good: the same, right; empty where there is nothing to show.
-        language: what the examples are written in.
+        title: the problem in a few words.
+        meaning: why it is a problem and how to fix it, in a few sentences.
+        bad: an example that triggers the code.
+        good: the corrected example; empty if there is none.
+        language: the language of the examples.
     """
 
     code: str
@@ -37,7 +37,7 @@ class Code:
 def code(
     name: str, title: str, meaning: str, bad: str, good: str = "", language: Language = "yaml"
 ) -> tuple[str, Code]:
-    """An entry of the table, its texts without their indentation in the source."""
+    """An entry of the table, with the source's indentation removed from its texts."""
     meaning = " ".join(dedent(meaning).split())
     return name, Code(
         name, title, meaning, dedent(bad).strip() + "\n", dedent(good).strip() + "\n" * bool(good), language

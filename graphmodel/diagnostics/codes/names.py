@@ -8,7 +8,7 @@ ENTRIES = (
     code(
         "GM201",
         "unknown key",
-        "No such key is known in this place. The nearest known key is proposed; unknown keys are never ignored.",
+        "The key is not known here. The nearest known key is suggested; unknown keys are never ignored.",
         """
             trunk: {name: resnet, dephth: 18}
             inputs: {images: [3, 64, 64]}
@@ -20,8 +20,8 @@ ENTRIES = (
     ),
     code(
         "GM202",
-        "wrong value",
-        "The value has the wrong type or lies outside of what the key takes.",
+        "invalid value",
+        "The value has the wrong type or is outside the range that the key accepts.",
         """
             trunk: {name: resnet, depth: 19}
             inputs: {images: [3, 64, 64]}
@@ -33,8 +33,8 @@ ENTRIES = (
     ),
     code(
         "GM203",
-        "a key is missing",
-        "The mapping needs this key and nothing is assumed for it.",
+        "missing key",
+        "The key is required and has no default.",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -48,9 +48,9 @@ ENTRIES = (
     ),
     code(
         "GM204",
-        "a name that Python cannot use",
-        """Inputs become arguments, heads and trunks become attributes of the module. Their names are identifiers,
-            no keywords, and none of the names that `torch.nn.Module` has already.""",
+        "not a valid name",
+        """Inputs become arguments of `forward`, and heads and trunks become attributes of the module. Their names must
+            be Python identifiers, and neither keywords nor attributes of `torch.nn.Module`.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -65,8 +65,8 @@ ENTRIES = (
     code(
         "GM205",
         "unknown trunk",
-        """No trunk of that name is registered, or the library has no such model. `graphmodel trunks` lists them. A
-            module handed in for a trunk must name a trunk of the spec.""",
+        """No trunk is registered under this name, or the library does not have the model. `graphmodel trunks` lists the
+            names. A module passed with `compile(trunks=…)` must use the name of a trunk in the spec.""",
         """
             trunk: resnet_50
             inputs: {images: [3, 64, 64]}
@@ -79,9 +79,9 @@ ENTRIES = (
     code(
         "GM206",
         "unknown head",
-        """The mapping names a head that the spec does not have, or a head names a module that is not registered.
-            `graphmodel heads` lists the modules; your own are registered with `@graphmodel.register_head` and imported
-            with `--import`.""",
+        """The mapping names a head that the spec does not define, or a head names a module that is not registered.
+            `graphmodel heads` lists the registered modules. Register your own with `@graphmodel.register_head` and
+            import the file with `--import`.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -96,7 +96,7 @@ ENTRIES = (
     code(
         "GM207",
         "unknown input",
-        "The mapping (or `with`, or `--input`) names an input that `inputs` does not have.",
+        "The mapping, `with` or `--input` names an input that `inputs` does not define.",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -112,8 +112,8 @@ ENTRIES = (
     ),
     code(
         "GM208",
-        "no mapping where one is needed",
-        "With one input and one trunk every head reads the trunk's output. With more, say who reads what.",
+        "missing mapping",
+        "With one input and one trunk, every head reads the trunk's output. With more than one, a mapping is required.",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64], patches: [3, 32, 32]}
@@ -128,8 +128,8 @@ ENTRIES = (
     ),
     code(
         "GM209",
-        "outputs that clash or do not exist",
-        "Each output has a name of its own, and `outputs` names outputs that exist, each once.",
+        "duplicate or unknown output",
+        "Output names are unique, and `outputs` lists existing outputs, each once.",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -145,9 +145,9 @@ ENTRIES = (
     ),
     code(
         "GM210",
-        "something is left out",
-        """A head that reads nothing, an input that nothing reads, or an output that is not asked for. It is not an
-            error: it is not built.""",
+        "unused head, input or output",
+        """A head has no input, an input has no reader, or an output is not requested. This is not an error; the unused
+            part is not built.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -163,9 +163,9 @@ ENTRIES = (
     ),
     code(
         "GM211",
-        "a freeze pattern that covers nothing",
-        """Patterns are component names (`trunk`, `heads.a`), module paths (`trunk.layer1`), parameter names, or
-            wildcards over them (`*.bn*`). One that covers nothing is a mistake.""",
+        "a freeze pattern that matches nothing",
+        """A pattern is a component (`trunk`, `heads.a`), a module path (`trunk.layer1`), a parameter name, or a
+            wildcard over these (`*.bn*`). A pattern that matches nothing is an error.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -179,9 +179,9 @@ ENTRIES = (
     ),
     code(
         "GM212",
-        "a spec that wants to import code",
-        """`trunk: {module: package.module:Factory}` imports Python code, and a spec from elsewhere must not do that
-            unasked. Pass `allow_imports=True` or `--allow-imports` for specs that you trust.""",
+        "importing code is not allowed",
+        """`trunk: {module: package.module:Factory}` imports Python code, which a spec may do only with permission. If
+            you trust the spec, pass `allow_imports=True` or `--allow-imports`.""",
         """
             trunk: {module: "torchvision.models:resnet18"}
             inputs: {images: [3, 64, 64]}
@@ -194,8 +194,8 @@ ENTRIES = (
     code(
         "GM213",
         "unknown feature",
-        """The trunk has no feature of that name, no alias and no module path. `graphmodel trunks NAME` lists its
-            features; any dotted module path of the trunk is one too.""",
+        """The name is neither a feature of the trunk, nor an alias, nor a module path. `graphmodel trunks NAME` lists
+            the features; any dotted module path of the trunk is also a feature.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -209,8 +209,8 @@ ENTRIES = (
     ),
     code(
         "GM220",
-        "no MODEL block",
-        """The VISSL file configures something else, or is an overlay that says nothing of the model. Give the base
+        "missing `MODEL` block",
+        """The VISSL file configures something else, or is an overlay that does not mention the model. Pass the base
             file first, then the overlay.""",
         """
             config: {DATA: {NUM_DATALOADER_WORKERS: 4}}
@@ -225,8 +225,8 @@ ENTRIES = (
     code(
         "GM221",
         "a Detectron2 configuration",
-        """VISSL ships Detectron2 configurations for detection benchmarks. They describe detectors; only Detectron2
-            builds them.""",
+        """VISSL ships Detectron2 configurations for its detection benchmarks. They describe detectors, which only
+            Detectron2 can build.""",
         """
             _BASE_: Base-RCNN-C4.yaml
             MODEL: {META_ARCHITECTURE: GeneralizedRCNN}
@@ -234,9 +234,9 @@ ENTRIES = (
     ),
     code(
         "GM222",
-        "no head",
-        """HEAD.PARAMS is empty. VISSL's base files are such: the head comes with an overlay. Extraction of features
-            without a head is asked for with FEATURE_EVAL_SETTINGS.""",
+        "missing head",
+        """`HEAD.PARAMS` is empty. In VISSL's base files the head comes from an overlay. To extract features without a
+            head, set `FEATURE_EVAL_SETTINGS`.""",
         """
             MODEL: {TRUNK: {NAME: resnet, RESNETS: {DEPTH: 18}}}
             """,
@@ -249,7 +249,7 @@ ENTRIES = (
     code(
         "GM223",
         "not a VISSL head",
-        'A head is `["mlp", {"dims": [2048, 128]}]`: a name and its parameters; a list of such is a chain.',
+        'A head is a name and its parameters, `["mlp", {"dims": [2048, 128]}]`; a list of heads is a chain.',
         """
             MODEL:
               TRUNK: {NAME: resnet, RESNETS: {DEPTH: 18}}
@@ -263,9 +263,9 @@ ENTRIES = (
     ),
     code(
         "GM224",
-        "a bad entry of the feature map",
-        """An entry of LINEAR_EVAL_FEAT_POOL_OPS_MAP is a feature, a pooling operation and its arguments in the
-            order of `torch.nn`: `["res5", ["AvgPool2d", [[6, 6], 1, 0]]]`.""",
+        "invalid entry in `LINEAR_EVAL_FEAT_POOL_OPS_MAP`",
+        """An entry is a feature, a pooling operation and the arguments of that operation in the order of `torch.nn`:
+            `["res5", ["AvgPool2d", [[6, 6], 1, 0]]]`.""",
         """
             MODEL:
               FEATURE_EVAL_SETTINGS:
@@ -290,8 +290,8 @@ ENTRIES = (
     code(
         "GM225",
         "heads and features differ in number",
-        """VISSL pairs heads with features by position. Where the numbers differ there is no pairing; VISSL itself
-            logs a line and goes on with wrong pairs. Both numbers are named.""",
+        """VISSL pairs heads with features by position, which requires equal numbers. If they differ, VISSL itself logs
+            a line and continues with wrong pairs. The message gives both numbers.""",
         """
             MODEL:
               FEATURE_EVAL_SETTINGS:
@@ -326,8 +326,8 @@ ENTRIES = (
     ),
     code(
         "GM226",
-        "a bad entry of MULTI_INPUT_HEAD_MAPPING",
-        """An entry is `["images", ["res5"]]`, or `["images", {"feat_names": ["res5"], "head_index": 0,
+        "invalid entry in `MULTI_INPUT_HEAD_MAPPING`",
+        """An entry is `["images", ["res5"]]` or `["images", {"feat_names": ["res5"], "head_index": 0,
             "additional_keys": []}]`.""",
         """
             MODEL:
@@ -344,9 +344,9 @@ ENTRIES = (
     ),
     code(
         "GM230",
-        "a note on a VISSL file",
-        """Something that the file does not say was assumed, a key is the trainer's business and is carried along
-            unused, or VISSL's documentation and its code differ and the documentation was followed.""",
+        "note on a VISSL file",
+        """A missing setting got a default, a key concerns only the trainer and has no effect on the model, or VISSL's
+            documentation and code disagree and the documentation was followed.""",
         """
             MODEL:
               AMP_PARAMS: {USE_AMP: true}
@@ -356,8 +356,8 @@ ENTRIES = (
     ),
     code(
         "GM231",
-        "a warning on a VISSL file",
-        "The file says something that VISSL itself ignores; it is ignored here too.",
+        "setting that VISSL ignores",
+        "VISSL itself ignores this setting, so it has no effect here either.",
         """
             MODEL:
               TRUNK: {NAME: resnet, RESNETS: {DEPTH: 18}, TRUNK_PARAMS: {}}

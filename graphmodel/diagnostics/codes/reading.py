@@ -1,4 +1,4 @@
-"""Codes GM1xx: reading files and joining them."""
+"""Codes GM1xx: reading files and merging them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ ENTRIES = (
     code(
         "GM100",
         "the file cannot be read",
-        "There is no such file, it is a directory, or its permissions forbid reading it.",
+        "The file does not exist, is a directory, or may not be read by the current user.",
         "graphmodel check no_such_file.yaml",
         "graphmodel check spec.yaml",
         "shell",
     ),
     code(
         "GM101",
-        "not readable as YAML",
-        """The text is no YAML, or no UTF-8. The caret stands where the parser gave up; the cause is often one line
-            above: an open bracket or quote, a tab, a missing colon.""",
+        "not valid YAML",
+        """The text is not valid YAML, or not UTF-8. The caret marks where the parser gave up; the cause is often on the
+            line above: an unclosed bracket or quote, a tab, a missing colon.""",
         """
             trunk: {name: resnet
             heads: {}
@@ -29,9 +29,9 @@ ENTRIES = (
     ),
     code(
         "GM102",
-        "a key stands twice",
-        """YAML readers keep one of two equal keys and drop the other in silence. Both places are shown; rename or
-            delete one.""",
+        "duplicate key",
+        """Most YAML parsers silently keep one of two equal keys and drop the other. Both locations are shown; rename or
+            delete one of them.""",
         """
             trunk: {name: resnet, depth: 50, depth: 18}
             """,
@@ -41,9 +41,8 @@ ENTRIES = (
     ),
     code(
         "GM103",
-        "aliases without end",
-        """An alias that contains itself, or aliases of aliases that expand to more than 200,000 values. Write the
-            values out.""",
+        "aliases expand without limit",
+        "An alias contains itself, or nested aliases expand to more than 200,000 values. Write the values out.",
         """
             trunk: &a {name: resnet, again: *a}
             """,
@@ -54,8 +53,8 @@ ENTRIES = (
     code(
         "GM104",
         "too large or nested too deeply",
-        """A spec is at most 4 MB and 100 levels deep. It describes a model; keep data and weights in files of their
-            own.""",
+        """A spec is at most 4 MB and 100 levels deep. A spec describes a model; keep data and weights in separate
+            files.""",
         f"""
             outputs: {"[" * 110 + "]" * 110}
             """,
@@ -66,8 +65,8 @@ ENTRIES = (
     ),
     code(
         "GM105",
-        "not one mapping",
-        "A spec file holds one YAML document and that is a mapping: not empty, not a list, not several documents.",
+        "not a single mapping",
+        "A spec file contains one YAML document, and the document is a mapping; it cannot be empty or a list.",
         """
             - trunk: resnet
             """,
@@ -77,8 +76,9 @@ ENTRIES = (
     ),
     code(
         "GM106",
-        "a tag or key that a spec cannot have",
-        """A spec is plain data: text keys, no tags that name code (`!!python/object`), `<<` on mappings only.""",
+        "unsupported tag or key",
+        """A spec is plain data: keys are strings, tags that name code (`!!python/object`) are not supported, and `<<`
+            merges mappings only.""",
         """
             trunk: !!python/name:os.system resnet
             """,
@@ -88,9 +88,9 @@ ENTRIES = (
     ),
     code(
         "GM107",
-        "`extends` leads nowhere or in a circle",
-        """`extends` is a path or a list of paths, relative to the file that says it. The file must exist, and no
-            file may extend itself, however long the way round.""",
+        "`extends` names a missing file or forms a cycle",
+        """`extends` is a path or a list of paths, relative to the file that contains it. Each file must exist, and a
+            file must not extend itself, directly or through other files.""",
         """
             extends: no_such_base.yaml
             trunk: resnet
@@ -98,19 +98,19 @@ ENTRIES = (
     ),
     code(
         "GM108",
-        "a bad `--set`",
-        """An override is `path=value`: a path through mappings and lists (`heads.a[0].mlp.dims=[auto, 10]`), then a
-            YAML value.""",
+        "invalid `--set`",
+        """An override has the form `path=value`: a path through mappings and lists, an equals sign, and a YAML value,
+            as in `heads.a[0].mlp.dims=[auto, 10]`.""",
         "graphmodel check spec.yaml --set trunk.depth",
         "graphmodel check spec.yaml --set trunk.depth=101",
         "shell",
     ),
     code(
         "GM109",
-        "a file of the defaults list is not there",
-        """Hydra's `defaults:` list is followed as far as the files it names lie beside the configuration or in a
-            folder above it. One that is not there is left out with this warning: give it on the command line, before
-            the file that names it.""",
+        "a file of the `defaults` list is missing",
+        """The files in Hydra's `defaults:` list are looked up beside the configuration and in the directories above it.
+            A file that is not found is skipped with this warning. Pass it on the command line, before the file that
+            names it.""",
         """
             defaults:
               - nowhere/to_be_found

@@ -7,9 +7,9 @@ from graphmodel.diagnostics.codes.entry import code
 ENTRIES = (
     code(
         "GM301",
-        "an input without a shape",
-        """Shapes are checked before any weight exists, so every input needs one: in the file, by `--input
-            images=3x224x224`, or by `compile(inputs=…)`. The batch stays free.""",
+        "missing input shape",
+        """Shapes are checked before any weight exists, so every input needs one: in the spec, with `--input
+            images=3x224x224`, or with `compile(inputs=…)`. The shape does not include the batch.""",
         """
             trunk: {name: resnet, depth: 18}
             """,
@@ -21,7 +21,7 @@ ENTRIES = (
     code(
         "GM302",
         "the trunk cannot be built",
-        "The parameters are of the right types and the library's own constructor refuses them; it says why.",
+        "The parameters have valid types, but the library's constructor rejects them. The message quotes its reason.",
         """
             trunk: {name: resnet, depth: 18, groups: 32, width_per_group: 4}
             inputs: {images: [3, 64, 64]}
@@ -33,10 +33,10 @@ ENTRIES = (
     ),
     code(
         "GM303",
-        "the trunk cannot run on the input",
-        """The trunk was built and its code fails on an input of this shape: the wrong number of channels, an image
-            too small for its strides, control flow that depends on the values of tensors or on the batch size, or a
-            result that is no tensor (its parts are features: `output.0`, `output.name`).""",
+        "the trunk cannot process the input",
+        """The trunk was built, but its code fails for an input of this shape. Common causes are a wrong number of
+            channels, an image too small for the strides, control flow that depends on tensor values or on the batch
+            size, or a result that is not a tensor (select an item of it: `output.0`, `output.name`).""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [1, 64, 64]}
@@ -49,9 +49,9 @@ ENTRIES = (
     code(
         "GM304",
         "the head does not fit the feature",
-        """The head wants another width or layout than the feature has; both are named. Write the feature's width or
-            `auto`, or pool or flatten the feature on its way. Tokens and maps with channels last become maps by
-            `layout: nchw`.""",
+        """The head expects a width or layout that the feature does not have; the message gives both. Use the feature's
+            width or `auto`, or pool or flatten the feature in the mapping. `layout: nchw` converts tokens and
+            channels-last maps.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -65,8 +65,8 @@ ENTRIES = (
     ),
     code(
         "GM305",
-        "the trunk takes other inputs",
-        "The trunk's family knows which shapes it takes (a fixed image size, a multiple of the patch) and says so.",
+        "the trunk does not support the input",
+        "The trunk supports only some shapes, such as one image size or multiples of the patch size.",
         """
             trunk: {name: beit, image_size: 224}
             inputs: {images: [3, 240, 240]}
@@ -78,9 +78,9 @@ ENTRIES = (
     ),
     code(
         "GM306",
-        "a feature cannot be prepared or joined",
-        """Pooling needs feature maps at least as large as its kernel; features that are joined need sizes that
-            agree. Layouts, tokens and norms are had of some features alone: a vector has no tokens.""",
+        "a feature cannot be converted or combined",
+        """Pooling needs a feature map at least as large as the kernel, and features to be combined need matching sizes.
+            `layout`, `tokens` and `norm` apply only to some features: a vector has no tokens, for example.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
