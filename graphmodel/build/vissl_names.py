@@ -1,4 +1,4 @@
-"""Translates names of VISSL's model (its state-dict keys) into names of the compiled module."""
+"""Translates names of VISSL's model (its state-dict keys) into names of the compiled module, and back."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Collection, Iterator, Mapping
 
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.types import Component
-from graphmodel.spec.model import HeadSpec, ModelSpec
+from graphmodel.spec.model import HeadSpec, ModelSpec, VisslNaming
 
 _INDEXED = re.compile(r"head(\d+)$")
 _WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
 class VisslNames:
-    """The way from VISSL's keys to ours.
+    """The names of one model's tensors in VISSL.
 
     Args:
-        spec: the spec; its heads stand in VISSL's order, or carry VISSL's index in their names (`head3`).
+        spec: the spec; its heads are in VISSL's order, or carry VISSL's index in their names (`head3`).
         components: the graph's components; trunk families translate their own keys.
-        known: names that exist; where VISSL's lists leave two readings, the one that exists is taken.
+        known: names that exist; if VISSL's lists leave two readings, the one that exists is taken.
     """
 
     def __init__(self, spec: ModelSpec, components: Mapping[str, Component], known: Collection[str]) -> None:
@@ -29,9 +29,11 @@ class VisslNames:
         for position, (name, head) in enumerate(spec.heads.items()):
             match = _INDEXED.match(name)
             self.heads[int(match.group(1)) if indexed and match else position] = head
+        written = spec.weights.vissl if spec.weights is not None else None
+        self.naming = written or VisslNaming(composite_heads=_composite(spec))
 
     def translate(self, key: str) -> str | None:
-        """Our name for VISSL's, or None where the model has no such part."""
+        """Our name for VISSL's, or None if the model has no such part."""
         candidates = list(self.candidates(key))
         for candidate in candidates:
             if candidate in self.known:
@@ -74,3 +76,33 @@ class VisslNames:
             if len(head.chain) == 1:
                 # A composite of one module: VISSL counts it, we do not.
                 yield f"heads.{head.name}.{inner.partition('.')[2]}"
+
+    def trunk_name(self, key: str, component: Component) -> str | None:
+        """VISSL's name for a trunk's own key (without `trunk.`), or None if VISSL has no such tensor."""
+        family = find_trunk(component.family)
+        theirs = None if family is None else family.to_vissl_key(key, component.params)
+        return None if theirs is None else f"trunk.{'base_model.' if self.naming.feature_extractor else ''}{theirs}"
+
+    def head_names(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Each name of a head's tensor among `names`, and VISSL's name for it."""
+        for index, head in self.heads.items():
+            prefix = f"heads.{head.name}."
+            composite = head.name in self.naming.composite_heads
+            for name in names:
+                if not name.startswith(prefix):
+                    continue
+                inner = name.removeprefix(prefix)
+                for theirs, ours in _WEIGHT_NORM.items():
+                    inner = inner.removesuffix(ours) + theirs if inner.endswith(ours) else inner
+                if len(head.chain) > 1 and not composite:
+                    yield name, f"heads.{inner}"  # a flat list: each module of the chain is a head of VISSL's
+                elif len(head.chain) == 1 and composite:
+                    yield name, f"heads.{index}.0.{inner}"
+                else:
+                    yield name, f"heads.{index}.{inner}"
+
+
+def _composite(spec: ModelSpec) -> tuple[str, ...]:
+    """The heads that VISSL builds from lists unless the spec says so: all of several heads if any has a chain."""
+    several = len(spec.heads) > 1 and any(len(head.chain) > 1 for head in spec.heads.values())
+    return tuple(spec.heads) if several else ()

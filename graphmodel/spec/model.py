@@ -124,14 +124,36 @@ class Edge(Part):
     output: str
 
 
+class VisslNaming(Part):
+    """What VISSL's state-dict keys depend on besides the model itself.
+
+    Attributes:
+        feature_extractor: VISSL wraps the trunk as a frozen extractor and puts its keys under `base_model.`.
+        composite_heads: heads that VISSL builds from a list of modules, even if the list has one entry.
+    """
+
+    feature_extractor: bool = False
+    composite_heads: tuple[str, ...] = ()
+
+
 class WeightsSpec(Part):
-    """Where weights come from, in VISSL's terms (`WEIGHTS_INIT`); nothing is loaded unless the caller asks."""
+    """Where weights come from, in VISSL's terms (`WEIGHTS_INIT`); nothing is loaded unless the caller asks.
+
+    Attributes:
+        file: the checkpoint's path.
+        key: the name of the state dict inside the checkpoint.
+        skip: keys that contain one of these are not loaded.
+        remove_prefix: removed from every key that starts with it.
+        append_prefix: put before every key.
+        vissl: how VISSL names this model's tensors; None if the spec did not come from VISSL and does not say.
+    """
 
     file: str = ""
     key: str = ""
     skip: tuple[str, ...] = ()
     remove_prefix: str = ""
     append_prefix: str = ""
+    vissl: VisslNaming | None = None
 
 
 class ModelSpec(Part, Displayed):

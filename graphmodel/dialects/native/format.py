@@ -194,6 +194,15 @@ HeadYaml = Annotated[
 TrunkField = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TrunkYaml, Tag(MAP)], BY_SHAPE]
 
 
+class VisslNamingYaml(YamlModel):
+    """How VISSL names this model's tensors, for `graphmodel.export_weights(module, "vissl")`."""
+
+    feature_extractor: Bool = Field(False, description="VISSL puts the trunk's keys under `base_model.`.")
+    composite_heads: list[str] = Field(
+        default_factory=list, description="Heads that VISSL builds from a list of modules."
+    )
+
+
 class WeightsYaml(YamlModel):
     """Where a checkpoint lies and how its keys differ; `graphmodel.load_weights` reads it when asked."""
 
@@ -202,6 +211,7 @@ class WeightsYaml(YamlModel):
     skip: list[str] = Field(default_factory=list, description="Keys that contain one of these are not loaded.")
     remove_prefix: str = ""
     append_prefix: str = ""
+    vissl: VisslNamingYaml | None = None
 
 
 class NativeSpec(YamlModel):

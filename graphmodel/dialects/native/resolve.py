@@ -24,6 +24,7 @@ from graphmodel.spec.model import (
     PoolSpec,
     Source,
     TrunkSpec,
+    VisslNaming,
     WeightsSpec,
 )
 from graphmodel.spec.names import name_problem
@@ -88,6 +89,12 @@ class _Resolver:
                 skip=tuple(weights.skip),
                 remove_prefix=weights.remove_prefix,
                 append_prefix=weights.append_prefix,
+                vissl=None
+                if weights.vissl is None
+                else VisslNaming(
+                    feature_extractor=weights.vissl.feature_extractor,
+                    composite_heads=tuple(weights.vissl.composite_heads),
+                ),
                 at=("weights",),
             ),
         )

@@ -49,11 +49,6 @@ class Context:
         settings = self.model.FEATURE_EVAL_SETTINGS
         return settings.EVAL_MODE_ON and settings.EXTRACT_TRUNK_FEATURES_ONLY
 
-    @property
-    def has_nested_heads(self) -> bool:
-        """Whether HEAD.PARAMS is a list of lists of modules: VISSL's keys then have one index more."""
-        return any(is_chain(item) for item in self.model.HEAD.PARAMS[:1])
-
     def path(self, *keys: str | int) -> KeyPath:
         """The path of a key of MODEL."""
         return (*self.base, "MODEL", *keys)

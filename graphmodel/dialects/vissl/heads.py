@@ -27,12 +27,12 @@ class Heads:
     Attributes:
         named: native heads by name, in VISSL's order.
         order: the names in the order of HEAD.PARAMS.
-        nested: whether any entry is a list of modules of its own.
+        composite: names of those that are lists of modules of their own.
     """
 
     named: dict[str, Any]
     order: list[str]
-    nested: bool
+    composite: list[str]
 
 
 @dataclass
@@ -84,13 +84,16 @@ def read_heads(context: Context) -> Heads:
             "add the file that defines the heads, or set FEATURE_EVAL_SETTINGS.EXTRACT_TRUNK_FEATURES_ONLY (with "
             "EVAL_MODE_ON) to extract features",
         )
-        return Heads({}, [], False)
+        return Heads({}, [], [])
     named: dict[str, Any] = {}
+    composite: list[str] = []
     for i, (modules, nested) in enumerate(items):
         chain = [Located(module, path) for m, path in modules if (module := _module(context, m, path)) is not None]
         name = "head" if len(items) == 1 else f"head{i}"
         named[name] = Located(chain if nested and len(chain) > 1 else (chain[0] if chain else "identity"), (*at, i))
-    return Heads(named, list(named), any(nested for _, nested in items))
+        if nested:
+            composite.append(name)
+    return Heads(named, list(named), composite)
 
 
 def _module(context: Context, item: Any, path: KeyPath) -> dict[str, Any] | None:
@@ -169,7 +172,7 @@ def _pair(context: Context, heads: Heads, wanted: Sequence[VisslFeature]) -> Seq
         return []
     if len(heads.order) == len(wanted):
         return list(zip(wanted, heads.order, strict=True))
-    if len(wanted) == 1 and heads.nested:
+    if len(wanted) == 1 and heads.composite:
         context.note(
             f"{len(heads.order)} heads read one feature and return {len(heads.order)} outputs, as VISSL documents; "
             "its code chains them",

@@ -41,7 +41,7 @@ def translate(document: Document, inputs: InputShapes, report: Collector) -> Doc
     """
     context = read_context(document, inputs, report)
     model = context.model
-    heads = Heads({}, [], False) if context.has_features_only else read_heads(context)
+    heads = Heads({}, [], []) if context.has_features_only else read_heads(context)
     wiring = wire(context, heads)
     report.raise_errors()
     trunk, unused = trunk_of(context)
@@ -69,9 +69,9 @@ def translate(document: Document, inputs: InputShapes, report: Collector) -> Doc
             model.ACTIVATION_CHECKPOINTING.NUM_ACTIVATION_CHECKPOINTING_SPLITS,
             context.path("ACTIVATION_CHECKPOINTING"),
         )
-    weights = _weights(context)
+    weights = _weights(context, heads)
     if weights:
-        tree["weights"] = Located(weights, context.path("WEIGHTS_INIT"))
+        tree["weights"] = Located(weights, context.path("WEIGHTS_INIT" if "file" in weights else "HEAD"))
     _report_keys(context, unused)
     return to_document(tree, document)
 
@@ -90,16 +90,22 @@ def _freeze(context: Context, with_heads: bool) -> list[Any]:
     return names
 
 
-def _weights(context: Context) -> dict[str, Any]:
+def _weights(context: Context, heads: Heads) -> dict[str, Any]:
+    naming: dict[str, Any] = {}
+    if context.is_extractor:
+        naming["feature_extractor"] = True
+    if heads.composite:
+        naming["composite_heads"] = heads.composite
     init = context.model.WEIGHTS_INIT
     if not any(k in init.model_fields_set for k in ("PARAMS_FILE", "APPEND_PREFIX", "REMOVE_PREFIX")):
-        return {}
+        return {"vissl": naming} if naming else {}
     return {
         "file": Located(init.PARAMS_FILE or "", context.path("WEIGHTS_INIT", "PARAMS_FILE")),
         "key": Located(init.STATE_DICT_KEY_NAME or "", context.path("WEIGHTS_INIT", "STATE_DICT_KEY_NAME")),
         "skip": Located(list(init.SKIP_LAYERS), context.path("WEIGHTS_INIT", "SKIP_LAYERS")),
         "remove_prefix": Located(init.REMOVE_PREFIX or "", context.path("WEIGHTS_INIT", "REMOVE_PREFIX")),
         "append_prefix": Located(init.APPEND_PREFIX or "", context.path("WEIGHTS_INIT", "APPEND_PREFIX")),
+        **({"vissl": naming} if naming else {}),
     }
 
 
