@@ -1,4 +1,4 @@
-"""`graphmodel check`: everything that can be said of a spec without a weight."""
+"""`graphmodel check`: reports everything wrong with a spec, without building weights."""
 
 from __future__ import annotations
 
@@ -9,31 +9,27 @@ from graphmodel.cli import options
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("check")(check)
+    app.command("check")(options.with_groups(check))
 
 
 def check(
-    specs: options.Specs,
-    set_: options.Set = None,
-    input_: options.Input = None,
-    outputs: options.Outputs = None,
-    returns: options.ResultForm = None,
-    allow_imports: options.AllowImports = False,
-    imports: options.Import = None,
+    source: options.SpecOptions,
+    result: options.ResultOptions,
     form: options.FindingsOption = options.FindingsFormat.text,
 ) -> None:
-    """Check a spec, shapes included, and build no weights."""
+    """Check a spec, shapes included, without building weights."""
     from graphmodel.cli import console
 
-    kept = options.names_of(outputs)
+    kept = result.names()
     with console.findings(form.value):
-        spec = options.load(specs, set_, input_)
-        options.import_modules(imports)
+        spec = source.load()
+        source.import_modules()
         from graphmodel.api import compile
         from graphmodel.graph.text import info_text
 
-        form_of = options.form_of(returns)
-        module = compile(spec, device="meta", outputs=kept, returns=form_of, allow_imports=allow_imports)
+        module = compile(
+            spec, device="meta", outputs=kept, returns=result.form(), allow_imports=source.allow_imports
+        )
         graph = module.model_graph
         shapes = {k: info_text(graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()}
 
@@ -43,4 +39,4 @@ def check(
     console.print_diagnostics(spec.notes, form.value)
     if form is options.FindingsFormat.text:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        typer.echo(f"{' + '.join(specs)}: fine, {len(graph.nodes)} calls; outputs: {listed}")
+        console.print_text(f"{' + '.join(source.specs)}: ok, {len(graph.nodes)} calls; outputs: {listed}")

@@ -1,9 +1,9 @@
-"""`graphmodel compile`: the graph as a table, totals, and the compiled model as files."""
+"""`graphmodel compile`: prints the graph as a table with totals, and writes the compiled model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,89 +14,112 @@ from graphmodel.cli import options
 
 if TYPE_CHECKING:
     from graphmodel.profile.report import Report, Row
+    from graphmodel.spec.model import ModelSpec
+    from graphmodel.weights.load import LoadReport
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("compile")(compile_command)
+    app.command("compile")(options.with_groups(compile_command))
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """Which weights the model gets."""
+
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="Build no weights: they stay on the meta device and none are written.")
+    ] = False
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Load a checkpoint; how its keys map is inferred and printed."),
+    ] = None
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept a checkpoint that does not cover the whole trunk.")
+    ] = False
+    interpolate: Annotated[
+        bool, typer.Option("--interpolate", help="Resize position embeddings of another size (bicubic).")
+    ] = False
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of the initial weights.")] = 0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the command has to print."""
+
+    report: Report
+    loaded: LoadReport | None
+    files: list[Path]
 
 
 def compile_command(
-    specs: options.Specs,
-    set_: options.Set = None,
-    input_: options.Input = None,
+    source: options.SpecOptions,
+    weights: WeightOptions,
+    result: options.ResultOptions,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Write model.py, weights.safetensors and spec.lock.yaml."),
     ] = None,
-    no_weights: Annotated[
-        bool, typer.Option("--no-weights", help="Build no weights: they stay on the meta device and none are written.")
-    ] = False,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", metavar="FILE", help="Load a checkpoint; how its keys map is inferred and printed."),
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept a checkpoint that does not cover the whole trunk.")
-    ] = False,
-    interpolate: Annotated[
-        bool, typer.Option("--interpolate", help="Resize position embeddings of another size (bicubic).")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of the initial weights.")] = 0,
-    outputs: options.Outputs = None,
-    returns: options.ResultForm = None,
-    allow_imports: options.AllowImports = False,
-    imports: options.Import = None,
     form: options.FindingsOption = options.FindingsFormat.text,
 ) -> None:
     """Compile a spec: print its graph, write the model."""
     from graphmodel.cli import console
 
-    kept = options.names_of(outputs)
     with console.findings(form.value):
-        spec = options.load(specs, set_, input_)
-        if output is not None:
-            from graphmodel.artifact import refuse_foreign
-
-            refuse_foreign(output)
-        options.import_modules(imports)
-        from graphmodel.api import compile
-        from graphmodel.profile.report import report
-
-        module = compile(
-            spec,
-            device="cpu" if output is not None and not no_weights else "meta",
-            seed=seed,
-            outputs=kept,
-            returns=options.form_of(returns),
-            allow_imports=allow_imports,
-        )
-        result = report(module.model_graph)
-        loaded = None
-        if weights is not None:
-            from graphmodel.weights.load import load_weights
-
-            loaded = load_weights(module, weights, partial=partial, interpolate=interpolate)
-        files: list[Path] = []
-        if output is not None:
-            from graphmodel.artifact import save
-
-            files = save(module, output, weights=not no_weights, imports=imports or ())
+        spec = source.load()
+        made = _compile(spec, source, weights, result, output)
 
     if form is options.FindingsFormat.json:
-        data = {"ok": True, **result.to_dict(), "diagnostics": [d.to_dict() for d in spec.notes]}
-        if loaded is not None:
-            data["weights"] = asdict(loaded)
-        console.print_json({**data, "seed": seed, "files": [str(f) for f in files]})
+        data = {"ok": True, **made.report.to_dict(), "diagnostics": [d.to_dict() for d in spec.notes]}
+        if made.loaded is not None:
+            data["weights"] = asdict(made.loaded)
+        console.print_json({**data, "seed": weights.seed, "files": [str(f) for f in made.files]})
         return
     if form is options.FindingsFormat.text:
-        print_report(result)
-        if loaded is not None:
-            typer.echo(f"\nweights     {loaded}")
+        print_report(made.report)
+        if made.loaded is not None:
+            console.print_text(f"\nweights     {made.loaded}")
     console.print_diagnostics(spec.notes, form.value)
     if form is options.FindingsFormat.text:
-        for file in files:
-            typer.echo(f"wrote {file}")
+        for file in made.files:
+            console.print_text(f"wrote {file}")
+
+
+def _compile(
+    spec: ModelSpec,
+    source: options.SpecOptions,
+    weights: WeightOptions,
+    result: options.ResultOptions,
+    output: Path | None,
+) -> Compiled:
+    """Compiles the spec, loads the checkpoint and writes the model, as far as the options ask for it."""
+    if output is not None:
+        from graphmodel.artifact import refuse_foreign
+
+        refuse_foreign(output)
+    source.import_modules()
+    from graphmodel.api import compile
+    from graphmodel.profile.report import report
+
+    module = compile(
+        spec,
+        device="cpu" if output is not None and not weights.no_weights else "meta",
+        seed=weights.seed,
+        outputs=result.names(),
+        returns=result.form(),
+        allow_imports=source.allow_imports,
+    )
+    loaded = None
+    if weights.weights is not None:
+        from graphmodel.weights.load import load_weights
+
+        loaded = load_weights(module, weights.weights, partial=weights.partial, interpolate=weights.interpolate)
+    files: list[Path] = []
+    if output is not None:
+        from graphmodel.artifact import save
+
+        files = save(module, output, weights=not weights.no_weights, imports=source.imports or ())
+    return Compiled(report(module.model_graph), loaded, files)
 
 
 def print_report(result: Report) -> None:
@@ -111,11 +134,11 @@ def print_report(result: Report) -> None:
     )
     typer.echo("")
     for line in totals(result):
-        typer.echo(line)
+        console.print_text(line)
 
 
 def table(result: Report) -> Iterator[tuple[str, ...]]:
-    """The rows as text; what only takes a view out of a list is left out."""
+    """The rows as text, without those that only take a view out of a list."""
     from graphmodel.cli.console import amount
 
     for row in result.rows:
@@ -133,7 +156,7 @@ def table(result: Report) -> Iterator[tuple[str, ...]]:
 
 
 def runs(shape: str) -> str:
-    """Equal shapes in a row as one: `[2 of N×3×224×224, 6 of N×3×96×96]`."""
+    """Consecutive equal shapes as one: `[2 of N×3×224×224, 6 of N×3×96×96]`."""
     if not shape.startswith("["):
         return shape
     grouped = [(text, len(list(same))) for text, same in groupby(shape[1:-1].split(", "))]
@@ -149,7 +172,7 @@ def _frozen(row: Row) -> str:
 
 
 def totals(result: Report) -> Iterator[str]:
-    """What the model costs, a line each."""
+    """Totals of parameters, memory and operations, one per line."""
     from graphmodel.cli.console import amount, memory
 
     pruned = f", {amount(result.pruned)} pruned" if result.pruned else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from graphmodel.diagnostics import CompileError, Diagnostic, in_source_order
+from graphmodel.diagnostics import LIMIT, CompileError, Diagnostic, in_source_order, json_text, more, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 WRONG_SPEC = 1
 WRONG_USAGE = 2
 USAGE_CODES = frozenset({"GM100", "GM108", "GM520", "GM530"})
-"""Findings about the command line rather than the spec: no such file, a bad `--set`, an output directory in use."""
+"""Findings about the command line and not the spec: no such file, a bad `--set`, an output directory in use."""
 
 
 @contextmanager
@@ -36,36 +35,51 @@ def findings(form: str, *, usage: bool = False) -> Iterator[None]:
         yield
     except CompileError as error:
         if form == "json":
-            print_json({"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]})
+            found = [d.to_dict() for d in error.diagnostics]
+            print_json({"ok": False, "diagnostics": found} | ({"omitted": error.omitted} if error.omitted else {}))
         else:
-            print_diagnostics(error.diagnostics, form)
+            print_diagnostics(error.diagnostics, form, error.omitted)
         raise typer.Exit(WRONG_USAGE if usage else exit_code(error.diagnostics)) from None
 
 
 def exit_code(diagnostics: Iterable[Diagnostic]) -> int:
-    """0 without errors, 2 where all of them are about the command line, else 1."""
+    """0 without errors, 2 if all errors concern the command line, else 1."""
     codes = {d.code for d in diagnostics if d.severity == "error"}
     if not codes:
         return 0
     return WRONG_USAGE if codes <= USAGE_CODES else WRONG_SPEC
 
 
-def print_diagnostics(diagnostics: Iterable[Diagnostic], form: str = "text") -> None:
-    """Prints findings in source order in the given form."""
+def print_diagnostics(diagnostics: Iterable[Diagnostic], form: str = "text", omitted: int = 0) -> None:
+    """Prints findings in source order in the given form.
+
+    Args:
+        diagnostics: the findings.
+        form: `text`, `json`, `github` or `sarif`.
+        omitted: how many more there are; beyond `LIMIT` findings are counted, not shown.
+    """
     ordered = in_source_order(diagnostics)
+    omitted += max(0, len(ordered) - LIMIT)
+    ordered = ordered[:LIMIT]
     if form == "text":
         if ordered:
             colour = _stderr_colours()
-            typer.echo("\n\n".join(_coloured(d) if colour else d.render() for d in ordered), err=True, color=colour)
+            texts = [_coloured(d) if colour else d.render() for d in ordered]
+            typer.echo("\n\n".join([*texts, more(omitted)] if omitted else texts), err=True, color=colour)
     else:
         from graphmodel.cli.findings import render
 
         typer.echo(render(ordered, form))
 
 
+def print_text(text: str) -> None:
+    """Text on stdout; characters that are not printable are escaped, so that a name cannot control the terminal."""
+    typer.echo("\n".join(map(printable, text.split("\n"))))
+
+
 def print_json(data: Any) -> None:
     """One JSON document on stdout."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    typer.echo(json_text(data))
 
 
 def _stderr_colours() -> bool:
@@ -121,13 +135,17 @@ def print_table(
     for i in used:
         table.add_column(columns[i], justify="right" if columns[i] in right else "left", overflow="fold")
     for row in body:
-        table.add_row(*(Text(row[i]) for i in used))
+        table.add_row(*(Text(_cell(row[i])) for i in used))
     out = console()
     with out.capture() as captured:
         if title:
-            out.print(Text(title, style="bold"))
+            out.print(Text(printable(title), style="bold"))
         out.print(table)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=out.is_terminal)
+
+
+def _cell(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def amount(number: int) -> str:

@@ -12,22 +12,20 @@ from graphmodel.cli import options
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("convert")(convert)
+    app.command("convert")(options.with_groups(convert))
 
 
 def convert(
-    specs: options.Specs,
+    source: options.SpecFiles,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; stdout without it.")] = None,
-    set_: options.Set = None,
-    input_: options.Input = None,
     form: options.FormatOption = options.Format.text,
 ) -> None:
-    """Write the native twin of a spec, each line with the place it comes from."""
+    """Write a spec in the native format, each line with a comment that says where it comes from."""
     from graphmodel.cli import console
     from graphmodel.dialects.convert import convert as native_text
 
     with console.findings(form.value):
-        spec = options.load(specs, set_, input_)
+        spec = source.load()
         text = native_text(spec)
     if output is not None:
         fresh = output.with_name(f".{output.name}.writing")

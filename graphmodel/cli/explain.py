@@ -1,8 +1,9 @@
-"""`graphmodel explain`: what a diagnostic code means, or what the compiler does with a spec and why."""
+"""`graphmodel explain`: the meaning of a diagnostic code, or what the compiler does with a spec and why."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,25 +18,28 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("explain")(explain)
+    app.command("explain")(options.with_groups(explain))
+
+
+@dataclass(frozen=True)
+class CodesOrSpecs(options.SpecOptions):
+    """Diagnostic codes, or a spec and its options."""
+
+    specs: Annotated[list[str], typer.Argument(metavar="CODE|SPEC", help="A code such as GM201, or a spec.")]
 
 
 def explain(
-    what: Annotated[list[str], typer.Argument(metavar="CODE|SPEC", help="A code such as GM201, or a spec.")],
-    set_: options.Set = None,
-    input_: options.Input = None,
-    allow_imports: options.AllowImports = False,
-    imports: options.Import = None,
+    source: CodesOrSpecs,
     form: options.FormatOption = options.Format.text,
 ) -> None:
     """Explain a diagnostic code, or the plan for a spec.
 
     The plan says what is built and run, what is frozen, what is pruned, and what each pass saved.
     """
-    if re.fullmatch(r"(?i)gm\d{3}", what[0]):
-        _explain_codes([w.upper() for w in what], form)
+    if re.fullmatch(r"(?i)gm\d{3}", source.specs[0]):
+        _explain_codes([code.upper() for code in source.specs], form)
     else:
-        _explain_spec(what, set_, input_, allow_imports, imports, form)
+        _explain_spec(source, form)
 
 
 def _explain_codes(names: list[str], form: options.Format) -> None:
@@ -61,24 +65,22 @@ def page(code: Code) -> str:
     return "\n\n".join(parts)
 
 
-def _explain_spec(
-    specs: list[str], set_: Any, input_: Any, allow_imports: bool, imports: Any, form: options.Format
-) -> None:
+def _explain_spec(source: options.SpecOptions, form: options.Format) -> None:
     from graphmodel.cli import console
 
     with console.findings(form.value):
-        spec = options.load(specs, set_, input_)
-        options.import_modules(imports)
+        spec = source.load()
+        source.import_modules()
         from graphmodel.api import compile
         from graphmodel.profile.report import report
 
-        module = compile(spec, device="meta", seed=0, allow_imports=allow_imports)
+        module = compile(spec, device="meta", seed=0, allow_imports=source.allow_imports)
         plan = _plan(module, report(module.model_graph))
     if form is options.Format.json:
         console.print_json({"ok": True, **plan, "diagnostics": [d.to_dict() for d in spec.notes]})
         return
     for line in plan_text(plan):
-        typer.echo(line)
+        console.print_text(line)
     console.print_diagnostics(spec.notes)
 
 

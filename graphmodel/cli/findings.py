@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from graphmodel.diagnostics import Diagnostic, to_json
+from graphmodel.diagnostics import Diagnostic, json_text, printable, to_json
 
 _GITHUB = {"error": "error", "warning": "warning", "note": "notice"}
 
@@ -16,15 +15,15 @@ def render(diagnostics: Sequence[Diagnostic], form: str) -> str:
     if form == "github":
         return "\n".join(map(github, diagnostics))
     if form == "sarif":
-        return json.dumps(sarif(diagnostics), indent=2, ensure_ascii=False)
+        return json_text(sarif(diagnostics))
     return to_json(diagnostics)
 
 
 def github(diagnostic: Diagnostic) -> str:
     """One workflow command; GitHub shows it at the line of the pull request."""
     span = diagnostic.span
-    place = f"file={_property(span.file)},line={span.line},col={span.column}," if span else ""
-    text = diagnostic.message + (f"\nhelp: {diagnostic.help}" if diagnostic.help else "")
+    place = f"file={_property(printable(span.file))},line={span.line},col={span.column}," if span else ""
+    text = printable(diagnostic.message) + (f"\nhelp: {printable(diagnostic.help)}" if diagnostic.help else "")
     return f"::{_GITHUB[diagnostic.severity]} {place}title={diagnostic.code}::{_escaped(text)}"
 
 

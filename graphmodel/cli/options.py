@@ -1,10 +1,14 @@
-"""Arguments and options that several commands share, and the reading of `--input`."""
+"""Arguments and options that several commands share, groups of them, and the reading of `--input`."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
+from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -82,25 +86,92 @@ FindingsOption = Annotated[
 ]
 
 
-def form_of(returns: Returns | None) -> Literal["dict", "tuple", "list", "tensor"] | None:
-    """`--returns` as the API takes it."""
-    return None if returns is None else returns.value
+@dataclass(frozen=True)
+class SpecFiles:
+    """The spec files of a command, and the options that change their contents."""
+
+    specs: Specs
+    set_: Set = None
+    input_: Input = None
+
+    def load(self) -> ModelSpec:
+        """The spec of the command line; see `load`."""
+        return load(self.specs, self.set_, self.input_)
 
 
-def names_of(outputs: str | None) -> list[str] | None:
-    """`--outputs` as the API takes it.
+@dataclass(frozen=True)
+class SpecOptions(SpecFiles):
+    """A spec that is compiled: its files, and the Python code that it may use."""
 
-    Raises:
-        typer.BadParameter: if it names a form of the result, which is `--returns`.
+    allow_imports: AllowImports = False
+    imports: Import = None
+
+    def import_modules(self) -> None:
+        """Imports the modules of `--import`; after `load`, so that a malformed file is reported at once."""
+        import_modules(self.imports)
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """What the module returns."""
+
+    outputs: Outputs = None
+    returns: ResultForm = None
+
+    def names(self) -> list[str] | None:
+        """`--outputs` as the API takes it.
+
+        Raises:
+            typer.BadParameter: if it names a form of the result, which is `--returns`.
+        """
+        if self.outputs is None:
+            return None
+        names = [name.strip() for name in self.outputs.split(",") if name.strip()]
+        if len(names) == 1 and names[0] in Returns.__members__:
+            raise typer.BadParameter(
+                f"`--outputs` takes names of outputs; for the form of the result write --returns {names[0]}"
+            )
+        return names
+
+    def form(self) -> Literal["dict", "tuple", "list", "tensor"] | None:
+        """`--returns` as the API takes it."""
+        return None if self.returns is None else self.returns.value
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that Typer can register, made from one that takes groups of options.
+
+    A parameter whose type is a dataclass, such as `spec: SpecOptions`, becomes one parameter for each field.
+
+    Args:
+        command: a function that takes options and dataclasses of options.
+
+    Returns:
+        The same command with a flat list of options, required ones first.
     """
-    if outputs is None:
-        return None
-    names = [name.strip() for name in outputs.split(",") if name.strip()]
-    if len(names) == 1 and names[0] in Returns.__members__:
-        raise typer.BadParameter(
-            f"`--outputs` takes names of outputs; for the form of the result write --returns {names[0]}"
-        )
-    return names
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    flat: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        group = groups.get(parameter.name)
+        if group is None:
+            flat.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
+            continue
+        of_group = get_type_hints(group, include_extras=True)
+        for option in fields(group):
+            default = parameter.empty if option.default is MISSING else option.default
+            annotation = of_group[option.name]
+            flat.append(inspect.Parameter(option.name, parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        made = {n: g(**{f.name: values.pop(f.name) for f in fields(g)}) for n, g in groups.items()}
+        command(**made, **values)
+
+    flat.sort(key=lambda p: p.default is not p.empty)
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in flat}
+    return run
 
 
 def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence[str] | None) -> ModelSpec:
@@ -108,7 +179,7 @@ def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence
 
     Raises:
         CompileError: everything that is wrong with the files and the overrides.
-        typer.BadParameter: where `--input` cannot be read.
+        typer.BadParameter: if `--input` cannot be read.
     """
     given = shapes(inputs)
     from graphmodel.dialects.loading import load_spec
@@ -117,13 +188,13 @@ def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence
 
 
 def shapes(items: Sequence[str] | None) -> InputShapes:
-    """The shapes that `--input` items say.
+    """Parses `--input` items.
 
     `NAME=3x224x224` is one tensor. A comma or a colon makes a list of views: `NAME=3x224x224,3x96x96`, or with counts
     `NAME=2:3x224x224,6:3x96x96`.
 
     Raises:
-        typer.BadParameter: where an item says something else.
+        typer.BadParameter: if an item has another form.
     """
     found: dict[str, tuple[int, ...] | list[tuple[int, ...]]] = {}
     for item in items or ():
@@ -138,8 +209,8 @@ def shapes(items: Sequence[str] | None) -> InputShapes:
         views: list[tuple[int, ...]] = []
         for part in text.split(","):
             count, colon, shape = part.rpartition(":")
-            if colon and not (count.isdecimal() and 0 < int(count) <= 1000):
-                raise typer.BadParameter(f"`{count}` in `{item}` is no number of views; write COUNT:SHAPE")
+            if colon and not (count.isdecimal() and len(count) <= 4 and 0 < int(count) <= 1000):
+                raise typer.BadParameter(f"`{count}` in `{item}` is not a valid number of views; write COUNT:SHAPE")
             views += [_shape(shape, item)] * (int(count) if colon else 1)
         found[name] = views
     return found
@@ -147,8 +218,10 @@ def shapes(items: Sequence[str] | None) -> InputShapes:
 
 def _shape(text: str, item: str) -> tuple[int, ...]:
     parts = text.lower().replace("×", "x").split("x")
-    if not all(p.isdecimal() and 0 < int(p) < 2**31 for p in parts):
-        raise typer.BadParameter(f"`{text}` in `{item}` is no shape; write sizes with x between, such as 3x224x224")
+    if not all(p.isdecimal() and len(p) <= 10 and 0 < int(p) < 2**31 for p in parts):
+        raise typer.BadParameter(
+            f"`{text}` in `{item}` is not a valid shape; write sizes separated by x, such as 3x224x224"
+        )
     return tuple(int(p) for p in parts)
 
 
@@ -156,7 +229,7 @@ def import_modules(names: Sequence[str] | None) -> None:
     """Imports modules that register heads or trunks; the current directory is searched too, as by `python -m`.
 
     Raises:
-        typer.BadParameter: where one cannot be imported.
+        typer.BadParameter: if one cannot be imported.
     """
     import sys
 

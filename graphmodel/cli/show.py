@@ -11,33 +11,29 @@ from graphmodel.cli import options
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("show")(show)
+    app.command("show")(options.with_groups(show))
 
 
 def show(
-    specs: options.Specs,
+    source: options.SpecOptions,
     resolved: Annotated[
         bool,
         typer.Option("--resolved", help="As a native spec with every default spelled out and every `auto` filled in."),
     ] = False,
-    set_: options.Set = None,
-    input_: options.Input = None,
-    allow_imports: options.AllowImports = False,
-    imports: options.Import = None,
     form: options.FormatOption = options.Format.text,
 ) -> None:
-    """Print a spec as it is read; with --resolved in full."""
+    """Print a spec as the compiler reads it; with --resolved, in full."""
     from graphmodel.cli import console
     from graphmodel.dialects.native.dump import dump, to_yaml
 
     with console.findings(form.value):
-        spec = options.load(specs, set_, input_)
+        spec = source.load()
         if resolved:
-            options.import_modules(imports)
+            source.import_modules()
             from graphmodel.api import build_graph
             from graphmodel.build.locked_spec import resolved_spec
 
-            data = dump(resolved_spec(build_graph(spec, allow_imports=allow_imports)))
+            data = dump(resolved_spec(build_graph(spec, allow_imports=source.allow_imports)))
         else:
             data = spec.origin.data
     if form is options.Format.json:

@@ -1,6 +1,7 @@
-"""Findings with their places, the error that carries them, and the table of all codes."""
+"""Findings with their locations, the error that carries them, and the table of all codes."""
 
 from graphmodel.diagnostics.findings import (
+    LIMIT,
     Collector,
     CompileError,
     Diagnostic,
@@ -11,10 +12,14 @@ from graphmodel.diagnostics.findings import (
     fail,
     first_line,
     in_source_order,
+    json_text,
+    more,
+    printable,
     to_json,
 )
 
 __all__ = [
+    "LIMIT",
     "Collector",
     "CompileError",
     "Diagnostic",
@@ -25,5 +30,8 @@ __all__ = [
     "fail",
     "first_line",
     "in_source_order",
+    "json_text",
+    "more",
+    "printable",
     "to_json",
 ]

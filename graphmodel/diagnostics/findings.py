@@ -1,4 +1,4 @@
-"""What went wrong and where: spans, diagnostics, the error that carries them, and their text and JSON forms."""
+"""Findings: spans, diagnostics, the error that carries them, and their text and JSON forms."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
+
+LIMIT = 100
+"""The most findings that are shown at once; the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Diagnostic:
     Attributes:
         code: stable code, `GM101` to `GM599`; `graphmodel explain CODE` says more.
         message: what is wrong, in one sentence.
-        span: where, or None where there is no source (a mapping built in memory).
+        span: where, or None if there is no source (a mapping built in memory).
         help: how to fix it.
         severity: `error` stops the compilation; `warning` and `note` go into the report.
         path: the dotted path of the value in the spec, for sources without positions.
@@ -54,19 +57,23 @@ class Diagnostic:
     path: str = ""
 
     def render(self) -> str:
-        """The rustc-like text form, with the offending line and a caret under the span."""
-        lines = [f"{self.severity}[{self.code}]: {self.message}"]
+        """The rustc-like text form, with the offending line and a caret under the span.
+
+        Characters that are not printable are escaped: names and source lines come from files, and must not reach a
+        terminal as control sequences.
+        """
+        lines = [f"{self.severity}[{self.code}]: {printable(self.message)}"]
         if self.span is not None:
-            lines.append(f"  --> {self.span}")
+            lines.append(f"  --> {printable(str(self.span))}")
             if self.span.text:
                 number = str(self.span.line)
                 gutter = " " * len(number)
                 text, caret = _window(self.span)
                 lines += [f" {gutter} |", f" {number} | {text}", f" {gutter} | {caret}"]
         elif self.path:
-            lines.append(f"  --> {self.path}")
+            lines.append(f"  --> {printable(self.path)}")
         if self.help:
-            lines.append(f"  help: {self.help}")
+            lines.append(f"  help: {printable(self.help)}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,18 +101,41 @@ def _window(span: Span, width: int = 120) -> tuple[str, str]:
         text = ("…" if start else "") + cut + ("…" if start + width < len(text) else "")
         start -= 1 if start else 0
     offset = max(0, span.column - 1 - start)
-    return text, " " * offset + "^" * max(1, min(span.length, len(text) - offset))
+    # Escapes are longer than what they stand for: the caret line is measured on the text as it is shown.
+    before, under = printable(text[:offset]), printable(text[offset : offset + span.length])
+    missing = offset - len(text[:offset])
+    return printable(text), " " * (len(before) + missing) + "^" * max(1, len(under))
+
+
+def printable(text: str) -> str:
+    """The text on one line, with every character that is not printable as a Python escape (`\\x1b`, `\\u202e`)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class CompileError(Exception):
-    """A spec that cannot be compiled. `diagnostics` holds every finding, in source order."""
+    """A spec that cannot be compiled.
 
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics: list[Diagnostic] = in_source_order(diagnostics)
-        super().__init__(self.diagnostics)
+    Attributes:
+        diagnostics: the findings in source order, at most `LIMIT` of them.
+        omitted: how many more there are.
+    """
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], omitted: int = 0) -> None:
+        ordered = in_source_order(diagnostics)
+        self.diagnostics: list[Diagnostic] = ordered[:LIMIT]
+        self.omitted = omitted + len(ordered) - len(self.diagnostics)
+        super().__init__(self.diagnostics, self.omitted)
 
     def __str__(self) -> str:
-        return "\n".join(d.render() for d in self.diagnostics)
+        lines = [d.render() for d in self.diagnostics]
+        return "\n".join([*lines, more(self.omitted)] if self.omitted else lines)
+
+
+def more(omitted: int) -> str:
+    """The line that counts the findings that are not shown."""
+    return f"… and {omitted} more finding{'s' if omitted != 1 else ''}"
 
 
 def in_source_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
@@ -134,9 +164,15 @@ def first_line(error: BaseException) -> str:
 
 @dataclass
 class Collector:
-    """Gathers findings so that all of them are reported at once."""
+    """Gathers findings so that all of them are reported at once.
+
+    Attributes:
+        found: the findings.
+        omitted: how many further errors were only counted.
+    """
 
     found: list[Diagnostic] = field(default_factory=list)
+    omitted: int = 0
 
     def add(self, diagnostic: Diagnostic) -> None:
         self.found.append(diagnostic)
@@ -156,14 +192,14 @@ class Collector:
 
     def raise_errors(self) -> None:
         """Raises:
-        CompileError: where any finding is an error.
+        CompileError: if any finding is an error.
         """
         if self.errors:
-            raise CompileError(self.found)
+            raise CompileError(self.found, self.omitted)
 
 
 def did_you_mean(word: object, choices: Iterable[object]) -> str:
-    """`did you mean `res5`?`, or an empty string where nothing is near."""
+    """`did you mean `res5`?`, or an empty string if no name is similar."""
     by_key = {str(c).lower(): str(c) for c in choices}
     near = difflib.get_close_matches(str(word).lower(), by_key, n=1, cutoff=0.6)
     return f"did you mean `{by_key[near[0]]}`?" if near else ""
@@ -180,4 +216,12 @@ def choices_help(word: object, choices: Sequence[object], what: str = "one of") 
 
 def to_json(diagnostics: Iterable[Diagnostic]) -> str:
     """All findings as a JSON array."""
-    return json.dumps([d.to_dict() for d in diagnostics], indent=2)
+    return json_text([d.to_dict() for d in diagnostics])
+
+
+def json_text(data: Any) -> str:
+    """Indented JSON; characters that are not printable are escaped, all others stay readable."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -82,9 +82,10 @@ def load_spec(
         document = apply_overrides(document, overrides, dialect.override_prefixes(document))
     # Importing a module of Pydantic models builds them: each is imported only after the step before it succeeded.
     native = dialect.to_native(document, dict(inputs or {}), report)
-    from graphmodel.dialects.native.format import read_native
+    from graphmodel.dialects.native.format import NativeSpec
+    from graphmodel.spec.validate import validate
 
-    contents = read_native(native, report)
+    contents = validate(NativeSpec, native, report)
     from graphmodel.dialects.native.resolve import resolve
 
     spec = resolve(native, contents, report, dialect.name)

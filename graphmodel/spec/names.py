@@ -1,8 +1,9 @@
-"""Which names a spec may give: they become Python arguments and attributes of the emitted module."""
+"""Which names a spec may use: they become Python arguments and attributes of the emitted module."""
 
 from __future__ import annotations
 
 import keyword
+import unicodedata
 
 # Attributes of torch.nn.Module, torch.nn.ModuleDict and torch.fx.GraphModule, written out because nothing here imports
 # torch; tests/spec/test_names.py compares the list with the installed torch.
@@ -23,14 +24,25 @@ RESERVED = frozenset(
 
 
 def name_problem(name: str, what: str) -> tuple[str, str] | None:
-    """Why `name` cannot name an input, a head, a trunk or an output, with help; None where it can."""
-    fixed = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "x"
-    if fixed[0].isdigit():
-        fixed = f"_{fixed}"
-    if not name.isidentifier():
-        return f"`{name}` cannot name {what}: it is not a Python identifier", f"`{fixed}` would do"
-    if keyword.iskeyword(name):
-        return f"`{name}` cannot name {what}: it is a Python keyword", f"`{name}_` would do"
-    if name in RESERVED or (name.startswith("_")):
-        return f"`{name}` is reserved and cannot name {what}", f"`{name.strip('_')}_{what.split()[-1]}` would do"
-    return None
+    """Why `name` cannot name an input, a head, a trunk or an output, and how to fix it; None if it is valid.
+
+    Python normalises identifiers (NFKC) when it compiles code: `ﬁ` and `fi` would be one argument, `ſelf` would be
+    `self`. Names are compared in that form, and must be written in it.
+    """
+    normal = unicodedata.normalize("NFKC", name)
+    fixed = "".join(c if c.isalnum() or c == "_" else "_" for c in normal) or "x"
+    fixed = unicodedata.normalize("NFKC", fixed if fixed.isidentifier() else f"_{fixed}")
+    reason, use = "", ""
+    if not normal.isidentifier():
+        reason, use = "it is not a Python identifier", fixed.strip("_") or "x"
+    elif keyword.iskeyword(normal):
+        reason, use = f"`{normal}` is a Python keyword", f"{normal}_"
+    elif normal in RESERVED or normal.startswith("_"):
+        reason, use = f"`{normal}` is reserved", f"{normal.strip('_')}_{what.split()[-1]}"
+    elif normal != name:
+        reason, use = f"Python reads it as `{normal}`", normal
+    return (f"`{name}` cannot name {what}: {reason}", f"use for example `{use}`") if reason else None
+
+
+LOCKED_SPEC = "spec.lock.yaml"
+"""The file name of the resolved spec in the directory of a compiled model."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from graphmodel.diagnostics import Diagnostic, choices_help
+from graphmodel.diagnostics import LIMIT, Collector, CompileError, Diagnostic, choices_help
 from graphmodel.spec.document import Document, KeyPath, dotted, kind_of
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -87,19 +87,34 @@ class YamlModel(FrozenModel):
     renamed: ClassVar[Mapping[str, str]] = {}
 
 
-def validate(model: type[ModelT], document: Document, data: Any = None, at: KeyPath = ()) -> ModelT | list[Diagnostic]:
-    """Validates `data` (the whole document if None) and returns the model or everything wrong with it.
+def validate(model: type[ModelT], document: Document, report: Collector, data: Any = None, at: KeyPath = ()) -> ModelT:
+    """Validates `data`, or the whole document, and returns the model.
 
     Args:
         model: the Pydantic model.
         document: where positions are looked up.
-        data: the value at the path `at`.
+        report: where findings go.
+        data: the value at the path `at`; the whole document if None.
         at: its path in the document.
+
+    Raises:
+        CompileError: GM201, GM202 or GM203 for everything wrong in it.
     """
     try:
         return model.model_validate(document.data if data is None else data)
     except ValidationError as error:
-        return [diagnose(finding, model, document, at) for finding in error.errors(include_url=False)]
+        report_invalid(error, model, document, report, at)
+        raise CompileError(report.found, report.omitted) from None
+
+
+def report_invalid(
+    error: ValidationError, model: type[BaseModel], document: Document, report: Collector, at: KeyPath = ()
+) -> None:
+    """Reports Pydantic's findings; beyond `LIMIT` they are only counted, since looking up names takes time."""
+    found = error.errors(include_url=False)
+    for finding in found[:LIMIT]:
+        report.add(diagnose(finding, model, document, at))
+    report.omitted += max(0, len(found) - LIMIT)
 
 
 def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: KeyPath = ()) -> Diagnostic:

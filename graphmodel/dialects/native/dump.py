@@ -1,4 +1,4 @@
-"""Writes a `ModelSpec` as a native document: every default spelled out, `load_spec(dump(spec))` gives it back."""
+"""Writes a `ModelSpec` as a native document with every default; `load_spec(dump(spec))` returns the same spec."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any
 
 import yaml
 
+from graphmodel.diagnostics import printable
 from graphmodel.dialects.native.dialect import views_of
 from graphmodel.spec.document import KeyPath, plain_value
 from graphmodel.spec.model import Edge, HeadSpec, InputSpec, ModelSpec, Source, TrunkSpec
 from graphmodel.spec.names import name_problem
 
 _WIDTH = 110
-"""Flow collections longer than this are written one item a line."""
+"""Flow collections longer than this are written one item per line."""
 
 
 def dump(spec: ModelSpec) -> dict[str, Any]:
     """The native document of a spec as plain data, in the order in which a person would write it.
 
-    Nothing is left to a default of the format. Parameters of trunks and heads are those that the spec holds: a spec
-    that comes from a graph (`graphmodel.build.locked_spec`) holds all of them.
+    Every default of the format is spelled out. The parameters of trunks and heads are those in the spec; a spec made
+    from a graph (`graphmodel.build.locked_spec`) has all of them.
     """
     out: dict[str, Any] = {"graphmodel": 1, "name": spec.name}
     out["inputs"] = {name: _input(item) for name, item in spec.inputs.items()}
@@ -73,14 +74,14 @@ def _edge(edge: Edge, spec: ModelSpec) -> dict[str, Any]:
     out: dict[str, Any] = dict(sources[0]) if len(sources) == 1 else {"from": _short(sources), "combine": edge.combine}
     if edge.head is not None:
         out["head"] = edge.head
-    # A name that the resolver made (`0` of a bare Sequential) may be one that users cannot give; it makes it again.
+    # A name made by the resolver (`0` of a bare Sequential) may be one that users cannot choose; it is made again.
     if name_problem(edge.output, "an output") is None:
         out["as"] = edge.output
     return out
 
 
 def _short(sources: list[dict[str, Any]]) -> list[Any]:
-    """Sources of which nothing is said but where they are, as plain text."""
+    """Sources without options as plain text."""
     return [source["from"] if len(source) == 1 else source for source in sources]
 
 
@@ -110,7 +111,7 @@ def _plain(value: Any) -> Any:
 
 
 def to_yaml(data: Mapping[str, Any], comment: Callable[[KeyPath], str] | None = None) -> str:
-    """YAML text of plain data; short collections of scalars stand on one line.
+    """YAML text of plain data; short collections of scalars are on one line.
 
     Args:
         data: what `dump` returned.
@@ -131,15 +132,15 @@ def _write_mapping(
 def _write(
     start: str, value: Any, path: KeyPath, depth: int, lines: list[str], comment: Callable[[KeyPath], str]
 ) -> None:
-    """Writes one value behind `start`, which is `key:` or `-` with its indentation."""
-    remark = comment(path)
+    """Writes one value after `start`, which is `key:` or `-` with its indentation."""
+    remark = printable(comment(path))
     flow = _flow(value)
     inner = any(comment((*path, k)) for k in value) if isinstance(value, Mapping) else False
     if flow is not None and not inner and len(start) + len(flow) < _WIDTH:
         lines.append(f"{start} {flow}" + (f"  # {remark}" if remark else ""))
         return
     if isinstance(value, Mapping) and start.rstrip().endswith("-"):
-        # The first key stands behind the dash, as people write it.
+        # The first key follows the dash, as people write it.
         below: list[str] = []
         _write_mapping(value, path, depth, below, comment)
         first = f"{start} {below[0].lstrip()}"
@@ -171,8 +172,10 @@ def _flow(value: Any, nested: bool = False) -> str | None:
 
 
 def scalar(value: Any, flow: bool = False) -> str:
-    """One scalar, quoted where our reader or any YAML 1.1 reader would take it for something else."""
+    """One scalar, quoted if our reader or any YAML 1.1 reader would read it as something else."""
     if isinstance(value, str):
+        if not value.isprintable() and not value.replace("\n", "").isprintable():
+            return _escaped(value)
         if plain_value(value) != value or value != value.strip():
             return "'" + value.replace("'", "''") + "'" if "\n" not in value else _library(value, flow)
         return _library(value, flow)
@@ -182,6 +185,12 @@ def scalar(value: Any, flow: bool = False) -> str:
     return _library(value, flow)
 
 
+def _escaped(text: str) -> str:
+    """A double-quoted scalar in which YAML's escapes stand for everything outside ASCII."""
+    quoted: str = yaml.safe_dump(text, width=10**9, allow_unicode=False, default_style='"')
+    return quoted.removesuffix("\n")
+
+
 def _library(value: Any, flow: bool) -> str:
     text: str = yaml.safe_dump([value] if flow else value, width=10**9, allow_unicode=True, default_flow_style=flow)
     text = text.removesuffix("\n").removesuffix("...").removesuffix("\n")
@@ -189,5 +198,5 @@ def _library(value: Any, flow: bool) -> str:
 
 
 def header(lines: Sequence[str]) -> str:
-    """Lines as a YAML comment."""
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    """Lines as a YAML comment, each on one line."""
+    return "".join(f"# {printable(line)}".rstrip() + "\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The native format: what its YAML may say, and how that resolves into a `ModelSpec`."""
+"""The native format: the keys and values that its YAML may have."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
 
-from graphmodel.diagnostics import Collector
-from graphmodel.spec.document import Document
 from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, Returns, Tokens
 from graphmodel.spec.validate import (
     BOOL,
@@ -23,7 +21,6 @@ from graphmodel.spec.validate import (
     PositiveInt,
     ShapeField,
     YamlModel,
-    validate,
 )
 
 
@@ -68,7 +65,7 @@ class TrunkYaml(YamlModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str | None = Field(None, description="A registered trunk, `torchvision:NAME` or `timm:NAME`.")
     module: str | None = Field(
-        None, description="`package.module:Factory`; imported only where the caller allows imports."
+        None, description="`package.module:Factory`; imported only if the caller allows imports."
     )
     freeze: Bool = Field(False, description="No parameter trains, no statistic moves, nothing drops out.")
     input_type: InputType = Field("rgb", description="The channel order the trunk expects.")
@@ -88,7 +85,7 @@ class TrunkYaml(YamlModel):
 
 
 class SourceYaml(YamlModel):
-    """Where a head reads: `input.feature`, or `input.trunk.feature` where there are several trunks."""
+    """What a head reads: `input.feature`, or `input.trunk.feature` if there are several trunks."""
 
     from_: str = Field(alias="from", description="`images.res4`, or `images.student.res4` with several trunks.")
     pool: Any = Field(None, description="Pooling, such as {adaptive_avg_pool2d: 6}.")
@@ -122,13 +119,13 @@ class EdgeYaml(YamlModel):
 
 
 class FeatureYaml(YamlModel):
-    """What happens to a feature on its way to its heads."""
+    """The heads that read a feature, and what happens to it before they do."""
 
     heads: Annotated[
         Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(LIST)] | Annotated[None, Tag(NONE)], BY_SHAPE
     ] = None
     head: str | None = None
-    as_: str | None = Field(None, alias="as", description="The output's name, where there is one head or none.")
+    as_: str | None = Field(None, alias="as", description="The output's name, if there is one head or none.")
     pool: Any = None
     flatten: Bool = False
     layout: Layout | None = None
@@ -140,7 +137,7 @@ class FeatureYaml(YamlModel):
         if self.head is not None and self.heads is not None:
             raise ValueError("has both `head` and `heads`; help: keep one of them")
         if self.as_ is not None and isinstance(self.heads, list) and len(self.heads) > 1:
-            raise ValueError("gives one name (`as`) to several heads; help: use the long form of `mapping`")
+            raise ValueError("sets one output name (`as`) for several heads; help: use the long form of `mapping`")
         return self
 
 
@@ -204,7 +201,7 @@ class VisslNamingYaml(YamlModel):
 
 
 class WeightsYaml(YamlModel):
-    """Where a checkpoint lies and how its keys differ; `graphmodel.load_weights` reads it when asked."""
+    """A checkpoint and how its keys differ; only `graphmodel.load_weights` reads it."""
 
     file: str = ""
     key: str = Field("", description="The name of the state dict inside the checkpoint.")
@@ -261,7 +258,7 @@ class NativeSpec(YamlModel):
                 for child in item:
                     check(child)
             elif not isinstance(item, str):
-                raise ValueError("takes names of outputs and lists of them")
+                raise ValueError("takes output names and lists of them")
 
         check(value or [])
         return value
@@ -273,18 +270,3 @@ class NativeSpec(YamlModel):
         if self.trunk is None and self.trunks is None:
             raise ValueError("has no trunk; help: add for example `trunk: {name: resnet, depth: 50}`")
         return self
-
-
-def read_native(document: Document, report: Collector) -> NativeSpec:
-    """What a native document says, before any name is bound.
-
-    Raises:
-        CompileError: GM2xx; every finding of the document at once.
-    """
-    surface = validate(NativeSpec, document)
-    if isinstance(surface, list):
-        for finding in surface:
-            report.add(finding)
-        report.raise_errors()
-        raise AssertionError("validation failed without an error")
-    return surface

@@ -105,10 +105,5 @@ def read_context(document: Document, inputs: InputShapes, report: Collector) -> 
             "GM202", f"`MODEL` takes a mapping, not {kind_of(block)}", document.span((*base, "MODEL")), "", "MODEL"
         )
     report.raise_errors()
-    found = validate(VisslModel, document, block, (*base, "MODEL"))
-    if isinstance(found, list):
-        for finding in found:
-            report.add(finding)
-        report.raise_errors()
-        raise AssertionError("validation failed without an error")
-    return Context(document, base, found, inputs, report)
+    model = validate(VisslModel, document, report, block, (*base, "MODEL"))
+    return Context(document, base, model, inputs, report)
