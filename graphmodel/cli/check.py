@@ -27,9 +27,7 @@ def check(
         from graphmodel.api import compile
         from graphmodel.graph.text import info_text
 
-        module = compile(
-            spec, device="meta", outputs=kept, returns=result.form(), allow_imports=source.allow_imports
-        )
+        module = compile(spec, device="meta", outputs=kept, returns=result.form(), allow_imports=source.allow_imports)
         graph = module.model_graph
         shapes = {k: info_text(graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()}
 

@@ -31,10 +31,10 @@ def name_problem(name: str, what: str) -> tuple[str, str] | None:
     """
     normal = unicodedata.normalize("NFKC", name)
     fixed = "".join(c if c.isalnum() or c == "_" else "_" for c in normal) or "x"
-    fixed = unicodedata.normalize("NFKC", fixed if fixed.isidentifier() else f"_{fixed}")
+    fixed = fixed.strip("_") if fixed.strip("_").isidentifier() else f"x{fixed.rstrip('_')}"
     reason, use = "", ""
     if not normal.isidentifier():
-        reason, use = "it is not a Python identifier", fixed.strip("_") or "x"
+        reason, use = "it is not a Python identifier", fixed
     elif keyword.iskeyword(normal):
         reason, use = f"`{normal}` is a Python keyword", f"{normal}_"
     elif normal in RESERVED or normal.startswith("_"):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import graphmodel
+from graphmodel import CompileError, Diagnostic, Span
 from graphmodel.cli import app
 
 ROOT = "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n"
@@ -180,6 +182,54 @@ def test_all_mistakes_are_reported_at_once_in_source_order(tmp_path: Path) -> No
     assert [(d["code"], d["line"]) for d in check(path, code=1)] == [
         ("GM202", 1), ("GM202", 2), ("GM201", 3), ("GM202", 4),
     ]  # fmt: skip
+
+
+# -- what is shown ----------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "escape": "\x1b[2J",
+    "c1": "\x9b31m",
+    "right to left": "\u202e",
+    "isolate": "\u2066",
+    "line separator": "\u2028",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("form", ["text", "json", "github", "sarif"])
+def test_names_and_source_lines_never_reach_the_terminal_raw(text: str, form: str, tmp_path: Path) -> None:
+    escape = text.encode("unicode_escape").decode()
+    path = tmp_path / "spec.yaml"
+    # As an escape in a quoted key, and as the character itself: where YAML allows it, it is part of the quoted line.
+    for key in (f'"he{escape}ds"', f"he{text}ds"):
+        path.write_text(f"{ROOT}{key}: {{}}\n")
+        result = CliRunner().invoke(app, ["check", str(path), "--format", form])
+        assert result.exit_code == 1
+        shown = result.output + result.stderr
+        assert all(c.isprintable() or c == "\n" for c in shown)
+        if key.startswith('"'):
+            assert (escape if form in ("text", "github") else escape.replace("\\x", "\\u00")) in shown
+
+
+def test_the_caret_points_behind_what_is_escaped() -> None:
+    span = Span("a.yaml", 1, 3, 2, "\x1b\u202exy z")
+    shown, caret = Diagnostic("GM101", "wrong", span).render().splitlines()[3:5]
+    assert shown == r" 1 | \x1b\u202exy z"
+    assert caret == "   | " + " " * len(r"\x1b\u202e") + "^^"
+
+
+def test_at_most_a_hundred_findings_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(ROOT + "".join(f"key{i}: 1\n" for i in range(250)))
+    result = CliRunner().invoke(app, ["check", str(path)])
+    assert result.stderr.count("error[GM201]") == 100
+    assert result.stderr.endswith("… and 150 more findings\n")
+    found = json.loads(CliRunner().invoke(app, ["check", str(path), "--format", "json"]).stdout)
+    assert len(found["diagnostics"]) == 100
+    assert found["omitted"] == 150
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load_spec(path)
+    assert (len(caught.value.diagnostics), caught.value.omitted) == (100, 150)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
