@@ -78,7 +78,7 @@ def shape_of(module: Any, name: str) -> tuple[int, ...]:
 
 def library_features(module: Any) -> list[Any]:
     """The features that are asked for: every stage, the pooled vector and the logits."""
-    from graphmodel.components.library.naming import naming_of
+    from graphmodel.components.library.modules import naming_of
 
     naming = naming_of(module)
     assert naming is not None, "no naming covers the model"

@@ -39,14 +39,8 @@ def _own_registrations() -> Iterator[None]:
 
     The built-in ones stay, since Python imports their modules only once; so do those that were registered before.
     """
-    tables = (registry._heads, registry._trunks)
-    before = [set(table) for table in tables]
-    yield
-    for table, names in zip(tables, before, strict=True):
-        for name in table.keys() - names:
-            if not registry._owners[id(table), name].startswith("graphmodel."):
-                del table[name]
-                del registry._owners[id(table), name]
+    with registry.temporary_registrations():
+        yield
 
 
 @pytest.fixture

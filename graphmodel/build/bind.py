@@ -17,7 +17,8 @@ from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
 from graphmodel.components.features import INPUT_OF, Feature, part_of
 from graphmodel.components.head import HeadParams
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
-from graphmodel.components.registry import HeadEntry, PlainTrunk, find_head, find_trunk, head_names, trunk_names
+from graphmodel.components.registry import HeadEntry, find_head, find_trunk, head_names, trunk_names
+from graphmodel.components.signature import PlainTrunk
 from graphmodel.diagnostics import Collector, CompileError, Diagnostic, choices_help, did_you_mean
 from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.document import dotted
@@ -136,7 +137,7 @@ class Binder:
         except InvalidTrunkParams as error:
             at = (*trunk.at, *error.path)
             span = self.spec.span(at, key=error.path != ("name",))
-            self.report.error("GM201", error.message, span, error.help, dotted(at))
+            self.report.error(error.code, error.message, span, error.help, dotted(at))
             return None
         except Exception as error:  # a constructor's own refusal of its arguments is the user's error
             text = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -64,7 +64,7 @@ def describe_trunk(
     if family is None:
         raise KeyError(name)
     checked = family.Params.model_validate(dict(params or {}))
-    module = build_on_meta(lambda: family.build(checked, "rgb"))
+    module = build_on_meta(lambda: family.pretrained(checked, "rgb", False))
     return describe(module, family.features(checked, module), shape or own_shape(module))
 
 

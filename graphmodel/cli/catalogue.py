@@ -204,7 +204,7 @@ def _built(name: str, family: TrunkFamily[Any], params: Any) -> torch.nn.Module:
     problem: Exception | None = None
     for kind in ("rgb", "lab"):
         try:
-            return build_on_meta(lambda kind=kind: family.build(params, kind))  # type: ignore[misc]
+            return build_on_meta(lambda kind=kind: family.pretrained(params, kind, False))  # type: ignore[misc]
         except Exception as error:  # whatever a constructor refuses
             problem = problem or error
     raise fail("GM302", f"the trunk `{name}` cannot be built: {problem}") from None

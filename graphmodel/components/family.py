@@ -11,8 +11,13 @@ from torch import nn
 
 from graphmodel.components.construct import load_file
 from graphmodel.components.features import Feature
+from graphmodel.components.params import Params
 
 ParamsT = TypeVar("ParamsT", bound=BaseModel)
+
+
+class TrunkParams(Params):
+    """Parameters of a trunk family. Subclasses add fields."""
 
 
 class InvalidTrunkParams(Exception):
@@ -22,11 +27,15 @@ class InvalidTrunkParams(Exception):
         message: what is wrong.
         path: the parameter, relative to the trunk's parameters.
         help: how to fix it.
+        code: the diagnostic's code.
     """
 
-    def __init__(self, message: str, path: Sequence[str | int] = (), help: str = "") -> None:
+    def __init__(self, message: str, path: Sequence[str | int] = (), help: str = "", code: str = "GM201") -> None:
         super().__init__(message)
-        self.message, self.path, self.help = message, tuple(path), help
+        self.message, self.path, self.help, self.code = message, tuple(path), help, code
+
+
+RGB, BGR, LAB = "rgb", "bgr", "lab"
 
 
 class TrunkFamily(Generic[ParamsT]):
@@ -51,12 +60,30 @@ class TrunkFamily(Generic[ParamsT]):
         """
         raise NotImplementedError
 
+    def input_types(self) -> tuple[str, ...]:
+        """The values of `input_type` that the trunk accepts; the compiler refuses any other before `build`."""
+        return RGB, BGR, LAB
+
+    def check_input_type(self, input_type: str) -> None:
+        """Refuses an `input_type` that the trunk does not accept.
+
+        Raises:
+            InvalidTrunkParams: names those that it accepts.
+        """
+        accepted = self.input_types()
+        if input_type not in accepted:
+            wants = "takes three channels" if RGB in accepted else "takes the luminance alone"
+            help = f"write {' or '.join(f'`input_type: {kind}`' for kind in accepted)}"
+            raise InvalidTrunkParams(
+                f"`{self.name}` {wants}, not those of `input_type: {input_type}`", ("input_type",), help, "GM202"
+            )
+
     def features(self, params: ParamsT, trunk: nn.Module) -> Sequence[Feature]:
         """The named features in the order of the trunk; the last is the default unless `default` says otherwise."""
         raise NotImplementedError
 
     def default(self, params: ParamsT, trunk: nn.Module) -> str:
-        """The name of the feature that a head reads where the spec names none."""
+        """The name of the feature that a head reads if the spec names none."""
         return self.features(params, trunk)[-1].name
 
     def find(self, name: str, params: ParamsT, trunk: nn.Module) -> Feature | None:
@@ -67,24 +94,24 @@ class TrunkFamily(Generic[ParamsT]):
         return None
 
     def check_input(self, params: ParamsT, shape: Sequence[int], trunk: nn.Module) -> str | None:
-        """Why the trunk cannot take inputs of this per-sample shape, or None."""
+        """Why the trunk does not accept inputs of this per-sample shape, or None."""
         return None
 
     def input_help(
         self, params: ParamsT, shape: Sequence[int], trunk: nn.Module, shapes: Sequence[Sequence[int]] = ()
     ) -> str:
-        """What to write so that the trunk takes inputs of this per-sample shape, where it fails on them.
+        """What to write so that the trunk accepts inputs of this per-sample shape, on which it failed.
 
         `shapes` are those of all inputs that go through the trunk.
         """
         return ""
 
     def for_resolutions(self, params: ParamsT, shapes: Sequence[Sequence[int]]) -> ParamsT:
-        """The parameters with which the trunk takes inputs of all these per-sample shapes."""
+        """The parameters with which the trunk accepts inputs of all these per-sample shapes."""
         return params
 
     def normed(self, feature: Feature, params: ParamsT, trunk: nn.Module, norm: bool) -> Feature | None:
-        """The feature with the trunk's final norm applied or not, or None where it cannot be had so."""
+        """The feature with or without the trunk's final norm, or None if the trunk has no such feature."""
         return None
 
     def pretrained(self, params: ParamsT, input_type: str, weights: bool | str, skeleton: bool = False) -> nn.Module:
@@ -97,8 +124,9 @@ class TrunkFamily(Generic[ParamsT]):
             skeleton: build the same module and load nothing.
 
         Raises:
-            InvalidTrunkParams: where there are no published weights.
+            InvalidTrunkParams: if no weights are published, or the trunk does not accept the input type.
         """
+        self.check_input_type(input_type)
         if weights is True:
             raise InvalidTrunkParams(
                 f"no weights are published for `{self.name}`",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
 from typing_extensions import Self
 
+from graphmodel.components.params import Params
 from graphmodel.components.tensors import TensorInfo
 
 Auto = Literal["auto"]
-"""A width that is read off the feature."""
+"""A width that is read from the feature."""
 
 
 class HeadMismatch(Exception):
@@ -28,20 +28,38 @@ class HeadMismatch(Exception):
         self.message, self.path, self.help = message, tuple(path), help
 
 
-class HeadParams(BaseModel):
-    """Parameters of a head. Subclasses add fields; widths may be `auto`."""
+class HeadParams(Params):
+    """Parameters of a head. Subclasses add fields; widths may be `auto`.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    class CosineParams(HeadParams):
+        in_dim: PositiveInt | Auto = "auto"
+        classes: PositiveInt
+        width_field = "in_dim"
+    """
+
     any_layout: ClassVar[bool] = False
     """Whether the head treats all dimensions alike, so that it does not matter where the channels are."""
+    width_field: ClassVar[str] = ""
+    """The field that holds the width of the feature: a number or `auto`, or a list that begins with either."""
 
     def infer(self, feature: TensorInfo) -> Self:
-        """These parameters with every `auto` read off the feature.
+        """These parameters with every `auto` read from the feature; by default `width_field`, from vectors or tokens.
 
         Raises:
-            HeadMismatch: where a width that is written out disagrees with the feature.
+            HeadMismatch: if a width that is written out disagrees with the feature.
         """
-        return self
+        return self.with_width(self.width_field, vector_width(feature), feature) if self.width_field else self
+
+    def with_width(self, field: str, actual: int, feature: TensorInfo) -> Self:
+        """These parameters with the width `actual` in a field, which may say `auto` or that width.
+
+        Raises:
+            HeadMismatch: if it says another.
+        """
+        written = getattr(self, field)
+        if isinstance(written, list):
+            return self.model_copy(update={field: [match_width(written[0], actual, (field, 0), feature), *written[1:]]})
+        return self.model_copy(update={field: match_width(written, actual, (field,), feature)})
 
     def outputs(self) -> tuple[str, ...] | None:
         """Names of the tensors that the head returns (for some features only the first ones), or None for one."""
@@ -52,13 +70,41 @@ class HeadParams(BaseModel):
         return 1
 
 
-def width(feature: TensorInfo) -> int:
+def known(width: int | Auto) -> int:
+    """A width after `infer`, which leaves no `auto`."""
+    if width == "auto":
+        raise TypeError("the width is still `auto`; call `infer` with the feature first")
+    return width
+
+
+def refuse_tokens(
+    feature: TensorInfo,
+    what: str = "wants one vector per sample",
+    path: Sequence[str | int] = (),
+    help: str = "read one token (`tokens: class`) or their mean (`tokens: mean`)",
+) -> None:
+    """Refuses a sequence of tokens for a head that reads vectors.
+
+    Args:
+        feature: what the head is mapped to.
+        what: what the head wants or has instead.
+        path: the parameter that disagrees.
+        help: how to fix it.
+
+    Raises:
+        HeadMismatch: if the feature is a sequence.
+    """
+    if len(feature.shape) == 3:
+        raise HeadMismatch(f"{what} and the feature is a sequence of tokens, {feature}", path, help)
+
+
+def vector_width(feature: TensorInfo) -> int:
     """The number of features per sample (or token) that a linear layer would read.
 
     `(N, C)` and `(N, C, 1, 1)` give C, `(N, L, C)` gives C.
 
     Raises:
-        HeadMismatch: for a feature map with spatial extent, channels first or last.
+        HeadMismatch: if it is a feature map with spatial extent, channels first or last.
     """
     shape = feature.shape
     last = shape[-1]
@@ -74,10 +120,16 @@ def width(feature: TensorInfo) -> int:
 
 
 def match_width(written: int | Auto, actual: int, path: Sequence[str | int], feature: TensorInfo) -> int:
-    """`written`, or `actual` where it is `auto`.
+    """`written`, or `actual` if it is `auto`.
+
+    Args:
+        written: what the spec says.
+        actual: the width of the feature.
+        path: the parameter, relative to the head's parameters.
+        feature: the feature, for the message.
 
     Raises:
-        HeadMismatch: where they disagree.
+        HeadMismatch: if they disagree.
     """
     if written == "auto" or written == actual:
         return actual

@@ -14,7 +14,7 @@ from torch import nn
 
 import graphmodel
 from graphmodel import CompileError, HeadParams, TensorInfo
-from graphmodel.components.registry import AlreadyRegistered, find_head
+from graphmodel.components.registry import AlreadyRegistered, find_head, temporary_registrations
 
 
 def spec(**head: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def test_a_module_class_is_a_trunk_with_features_of_its_own() -> None:
             graphmodel.compile({**tiny, "trunk": {"name": "tiny", **bad}})
 
 
-def test_names_are_never_replaced_in_silence() -> None:
+def test_names_are_never_replaced_silently() -> None:
     with pytest.raises(AlreadyRegistered, match="mlp"):
 
         @graphmodel.register_head("mlp")
@@ -134,6 +134,20 @@ def test_names_are_never_replaced_in_silence() -> None:
         @graphmodel.register_trunk("resnet")
         class OtherTrunk(nn.Module):
             pass
+
+
+def test_temporary_names_are_free_again_and_built_in_ones_stay() -> None:
+    with temporary_registrations():
+
+        @graphmodel.register_head("passing")
+        class Passing(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x
+
+        assert find_head("passing") is not None
+        assert find_head("identity") is not None
+    assert find_head("passing") is None
+    assert find_head("identity") is not None
 
 
 def test_registering_the_same_class_again_is_harmless() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from graphmodel.components.head import Auto, HeadMismatch, HeadParams, match_width, width
+from graphmodel.components.head import Auto, HeadParams, known, refuse_tokens
 from graphmodel.components.heads.mlp import as_vectors
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
@@ -58,6 +58,7 @@ def init_linear(module: nn.Module) -> None:
 class DinoParams(HeadParams):
     """A projection head and its prototypes."""
 
+    width_field = "in_dim"
     in_dim: PositiveInt | Auto = Field("auto", description="Width of the feature.")
     num_clusters: Annotated[
         list[PositiveInt], Field(min_length=1, max_length=1, description="One number of prototypes.")
@@ -69,13 +70,9 @@ class DinoParams(HeadParams):
     bottleneck_dim: PositiveInt = Field(256, description="Width of the normalised vectors.")
 
     def infer(self, feature: TensorInfo) -> Self:
-        if self.use_bn and len(feature.shape) == 3:
-            raise HeadMismatch(
-                f"has BatchNorm over vectors and the feature is a sequence of tokens, {feature}",
-                ("use_bn",),
-                "leave `use_bn` out, or read one token",
-            )
-        return self.model_copy(update={"in_dim": match_width(self.in_dim, width(feature), ("in_dim",), feature)})
+        if self.use_bn:
+            refuse_tokens(feature, "has BatchNorm over vectors", ("use_bn",), "leave `use_bn` out, or read one token")
+        return super().infer(feature)
 
     def outputs(self) -> tuple[str, ...]:
         return ("prototypes",)
@@ -87,8 +84,7 @@ class DinoHead(nn.Module):
 
     def __init__(self, params: DinoParams) -> None:
         super().__init__()
-        assert isinstance(params.in_dim, int)
-        widths = [params.in_dim, *[params.hidden_dim] * (params.num_layers - 1), params.bottleneck_dim]
+        widths = [known(params.in_dim), *[params.hidden_dim] * (params.num_layers - 1), params.bottleneck_dim]
         layers: list[nn.Module] = []
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(fan_in, fan_out))

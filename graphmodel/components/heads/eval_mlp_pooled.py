@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 from typing_extensions import Self
 
-from graphmodel.components.head import HeadMismatch, HeadParams, match_width, width
+from graphmodel.components.head import HeadMismatch, HeadParams, known, vector_width
 from graphmodel.components.heads.mlp import MlpParams, Width
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
@@ -36,9 +36,8 @@ class EvalMlpPooledParams(HeadParams):
                 (),
                 "read a feature of tokens, such as `lastBLK`, or use `eval_mlp`",
             )
-        channels = match_width(self.in_channels, width(feature), ("in_channels",), feature)
-        first = match_width(self.dims[0], channels, ("dims", 0), feature)
-        return self.model_copy(update={"in_channels": channels, "dims": [first, *self.dims[1:]]})
+        width = vector_width(feature)
+        return self.with_width("in_channels", width, feature).with_width("dims", width, feature)
 
 
 @register_head("eval_mlp_pooled", "eval_mlp_pooled_fsdp", params=EvalMlpPooledParams)
@@ -47,8 +46,7 @@ class EvalMlpPooled(nn.Module):
 
     def __init__(self, params: EvalMlpPooledParams) -> None:
         super().__init__()
-        assert isinstance(params.in_channels, int)
-        self.channel_bn = nn.BatchNorm2d(params.in_channels, eps=params.bn_eps, momentum=params.bn_momentum)
+        self.channel_bn = nn.BatchNorm2d(known(params.in_channels), eps=params.bn_eps, momentum=params.bn_momentum)
         inner = MlpParams(
             dims=params.dims,
             use_bn=params.use_bn,

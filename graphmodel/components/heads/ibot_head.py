@@ -13,12 +13,10 @@ from pydantic import Field, field_validator
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from typing_extensions import Self
 
-from graphmodel.components.head import Auto, HeadParams, match_width, width
+from graphmodel.components.head import Auto, HeadParams, known
 from graphmodel.components.heads.dino_head import WeightNormLinear, init_linear
 from graphmodel.components.registry import register_head
-from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, Int, PositiveInt
 
 Norm = Literal["bn", "syncbn", "ln"]
@@ -27,6 +25,7 @@ Norm = Literal["bn", "syncbn", "ln"]
 class TokenParams(HeadParams):
     """What both heads of iBOT take."""
 
+    width_field = "in_dim"
     in_dim: PositiveInt | Auto = Field("auto", description="Width of the tokens.")
     out_dim: PositiveInt = Field(description="Outputs for the class token.")
     patch_out_dim: Int = Field(0, ge=0, description="Outputs for each patch; 0 is `out_dim`.")
@@ -40,9 +39,6 @@ class TokenParams(HeadParams):
     hidden_dim: PositiveInt = Field(2048, description="Width of the hidden layers.")
     shared_head: Bool = Field(False, description="The class token and the patches share the last layer.")
 
-    def infer(self, feature: TensorInfo) -> Self:
-        return self.model_copy(update={"in_dim": match_width(self.in_dim, width(feature), ("in_dim",), feature)})
-
     def outputs(self) -> tuple[str, ...]:
         return "class", "patches"
 
@@ -53,12 +49,11 @@ class TokenParams(HeadParams):
 
     def hidden_layers(self, count: int) -> list[nn.Module]:
         """Linear layers with what follows each; normalisation and activation are the same modules throughout."""
-        assert isinstance(self.in_dim, int)
         after = [] if self.norm is None else [norm_of(self.norm, self.hidden_dim, affine=True)]
         after.append(nn.GELU() if self.act == "gelu" else nn.ReLU())
         layers: list[nn.Module] = []
         for i in range(count):
-            layers += [nn.Linear(self.hidden_dim if i else self.in_dim, self.hidden_dim), *after]
+            layers += [nn.Linear(self.hidden_dim if i else known(self.in_dim), self.hidden_dim), *after]
         return layers
 
 
@@ -136,9 +131,8 @@ class IbotHead(_TokenHead):
 
     def __init__(self, params: IbotParams) -> None:
         super().__init__()
-        assert isinstance(params.in_dim, int)
         layers = params.hidden_layers(params.num_layers - 1)
-        layers.append(nn.Linear(params.hidden_dim if layers else params.in_dim, params.bottleneck_dim))
+        layers.append(nn.Linear(params.hidden_dim if layers else known(params.in_dim), params.bottleneck_dim))
         self.mlp = TokenMlp(*layers) if len(layers) > 1 else layers[0]
         init_linear(self.mlp)
         train_length = not params.normalize_last_layer

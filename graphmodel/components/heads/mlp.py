@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import nn
 from typing_extensions import Self
 
-from graphmodel.components.head import Auto, HeadMismatch, HeadParams, match_width, width
+from graphmodel.components.head import Auto, HeadMismatch, HeadParams, known, refuse_tokens
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
@@ -32,6 +32,7 @@ class NormParams(HeadParams):
 class MlpParams(NormParams):
     """Linear layers, each but the last followed by what is switched on."""
 
+    width_field = "dims"
     dims: Annotated[list[Width], Field(min_length=2, description="Widths; the first may be `auto`.")]
     use_bn: Bool = Field(False, description="BatchNorm after each linear layer.")
     use_relu: Bool = Field(False, description="ReLU after that.")
@@ -47,14 +48,8 @@ class MlpParams(NormParams):
         return dims
 
     def infer(self, feature: TensorInfo) -> Self:
-        if len(feature.shape) == 3:
-            raise HeadMismatch(
-                f"wants one vector per sample and the feature is a sequence of tokens, {feature}",
-                (),
-                "read one token (`tokens: class`) or their mean (`tokens: mean`)",
-            )
-        first = match_width(self.dims[0], width(feature), ("dims", 0), feature)
-        return self.model_copy(update={"dims": [first, *self.dims[1:]]})
+        refuse_tokens(feature)
+        return super().infer(feature)
 
     def layers(self) -> list[tuple[int, int, bool]]:
         """Input width, output width, and whether normalisation and the like follow."""
@@ -163,9 +158,9 @@ class EvalMlpParams(NormParams):
             )
         sizes = feature.sample
         total = sizes[0] if len(sizes) == 1 else sizes[0] * sizes[1] * sizes[2]
-        channels = match_width(self.in_channels, sizes[0], ("in_channels",), feature)
+        with_channels = self.with_width("in_channels", sizes[0], feature)
         try:
-            first = match_width(self.dims[0], total, ("dims", 0), feature)
+            return with_channels.with_width("dims", total, feature)
         except HeadMismatch as error:
             flat = "" if len(sizes) == 1 else f" ({sizes[0]}×{sizes[1]}×{sizes[2]} flattened)"
             raise HeadMismatch(
@@ -173,7 +168,6 @@ class EvalMlpParams(NormParams):
                 error.path,
                 error.help + (", or pool the feature to another size" if flat else ""),
             ) from None
-        return self.model_copy(update={"in_channels": channels, "dims": [first, *self.dims[1:]]})
 
 
 @register_head("eval_mlp", "eval_mlp_fsdp", params=EvalMlpParams)
@@ -182,8 +176,7 @@ class EvalMlp(nn.Module):
 
     def __init__(self, params: EvalMlpParams) -> None:
         super().__init__()
-        assert isinstance(params.in_channels, int)
-        self.channel_bn = nn.BatchNorm2d(params.in_channels, eps=params.bn_eps, momentum=params.bn_momentum)
+        self.channel_bn = nn.BatchNorm2d(known(params.in_channels), eps=params.bn_eps, momentum=params.bn_momentum)
         inner = MlpParams(
             dims=params.dims,
             use_bn=params.use_bn,

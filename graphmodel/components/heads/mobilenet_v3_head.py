@@ -9,34 +9,28 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import nn
-from typing_extensions import Self
 
-from graphmodel.components.head import match_width, width
+from graphmodel.components.head import known
 from graphmodel.components.heads.mlp import NormParams, Width, as_vectors, scale_linear
 from graphmodel.components.registry import register_head
-from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
 
 
 class MobileNetV3HeadParams(NormParams):
     """A wide hidden layer with hard swish, dropout, and the classifier."""
 
+    width_field = "in_channels"
     in_channels: Width = Field("auto", description="Width of the feature.")
     mid_channels: PositiveInt = Field(1280, description="Width of the hidden layer.")
     num_classes: PositiveInt = 1000
     drop_out: float = Field(0.2, ge=0, le=1, description="Probability of dropout before the classifier.")
     with_bn: Bool = Field(False, description="BatchNorm over the channels of the feature.")
 
-    def infer(self, feature: TensorInfo) -> Self:
-        found = match_width(self.in_channels, width(feature), ("in_channels",), feature)
-        return self.model_copy(update={"in_channels": found})
-
     def norm(self) -> nn.Module | None:
-        """The BatchNorm, where there is one."""
-        assert isinstance(self.in_channels, int)
+        """The BatchNorm, or None."""
         if not self.with_bn:
             return None
-        return nn.BatchNorm2d(self.in_channels, eps=self.bn_eps, momentum=self.bn_momentum)
+        return nn.BatchNorm2d(known(self.in_channels), eps=self.bn_eps, momentum=self.bn_momentum)
 
 
 def _as_maps(x: torch.Tensor) -> torch.Tensor:
@@ -58,10 +52,9 @@ class MobileNetV3Head(nn.Module):
 
     def __init__(self, params: MobileNetV3HeadParams) -> None:
         super().__init__()
-        assert isinstance(params.in_channels, int)
         self.channel_bn = params.norm()
         self.classifier = nn.Sequential(
-            nn.Linear(params.in_channels, params.mid_channels),
+            nn.Linear(known(params.in_channels), params.mid_channels),
             nn.Hardswish(inplace=True),
             nn.Dropout(params.drop_out, inplace=True),
             nn.Linear(params.mid_channels, params.num_classes),
@@ -81,10 +74,9 @@ class MobileNetV3HeadTimm(nn.Module):
 
     def __init__(self, params: MobileNetV3HeadParams) -> None:
         super().__init__()
-        assert isinstance(params.in_channels, int)
         self.channel_bn = params.norm()
         self.classifier = nn.Sequential(
-            nn.Conv2d(params.in_channels, params.mid_channels, 1),
+            nn.Conv2d(known(params.in_channels), params.mid_channels, 1),
             nn.Hardswish(inplace=True),
             nn.Flatten(1),
             nn.Dropout(params.drop_out, inplace=True),

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from graphmodel.components.head import Auto, HeadMismatch, HeadParams, match_width, width
+from graphmodel.components.head import Auto, HeadParams, known, refuse_tokens
 from graphmodel.components.heads.dino_head import init_linear
 from graphmodel.components.heads.mlp import as_vectors
 from graphmodel.components.registry import register_head
@@ -25,6 +25,7 @@ from graphmodel.spec.validate import Bool, PositiveInt
 class MsnParams(HeadParams):
     """A projection head and prototypes."""
 
+    width_field = "in_dim"
     in_dim: PositiveInt | Auto = Field("auto", description="Width of the feature.")
     num_prototypes: PositiveInt = Field(description="Number of prototypes.")
     use_bn: Bool = Field(False, description="BatchNorm behind the hidden linear layers.")
@@ -36,13 +37,8 @@ class MsnParams(HeadParams):
     return_query: Bool = Field(False, description="Return the normalised projection instead of assignments.")
 
     def infer(self, feature: TensorInfo) -> Self:
-        if len(feature.shape) == 3:
-            raise HeadMismatch(
-                f"wants one vector per sample and the feature is a sequence of tokens, {feature}",
-                (),
-                "read one token (`tokens: class`) or their mean (`tokens: mean`)",
-            )
-        return self.model_copy(update={"in_dim": match_width(self.in_dim, width(feature), ("in_dim",), feature)})
+        refuse_tokens(feature)
+        return super().infer(feature)
 
 
 @register_head("msn_head", "msn_head_fsdp", params=MsnParams)
@@ -51,9 +47,8 @@ class MsnHead(nn.Module):
 
     def __init__(self, params: MsnParams) -> None:
         super().__init__()
-        assert isinstance(params.in_dim, int)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for i, fan_in in enumerate((params.in_dim, params.hidden_dim), 1):
+        for i, fan_in in enumerate((known(params.in_dim), params.hidden_dim), 1):
             layers[f"fc{i}"] = nn.Linear(fan_in, params.hidden_dim)
             if params.use_bn:
                 layers[f"bn{i}"] = nn.BatchNorm1d(params.hidden_dim)

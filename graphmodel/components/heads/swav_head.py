@@ -14,16 +14,16 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from typing_extensions import Self
 
-from graphmodel.components.head import HeadParams, match_width, width
+from graphmodel.components.head import HeadParams
 from graphmodel.components.heads.mlp import Width
 from graphmodel.components.registry import register_head
-from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
 
 
 class SwavParams(HeadParams):
     """A projection head and its prototypes."""
 
+    width_field = "dims"
     dims: Annotated[list[Width], Field(min_length=1, description="Widths of the projection; the first may be `auto`.")]
     use_bn: Bool = Field(description="BatchNorm between linear layers.")
     num_clusters: Annotated[list[PositiveInt], Field(description="Prototypes of each prototype layer.")]
@@ -42,10 +42,6 @@ class SwavParams(HeadParams):
         if self.normalize_last_layer and not self.use_weight_norm_prototypes:
             raise ValueError("`normalize_last_layer` needs `use_weight_norm_prototypes: true`")
         return self
-
-    def infer(self, feature: TensorInfo) -> Self:
-        first = match_width(self.dims[0], width(feature), ("dims", 0), feature)
-        return self.model_copy(update={"dims": [first, *self.dims[1:]]})
 
     def outputs(self) -> tuple[str, ...]:
         names = tuple(f"prototypes{i}" for i in range(len(self.num_clusters)))

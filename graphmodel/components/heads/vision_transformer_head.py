@@ -11,24 +11,20 @@ from collections import OrderedDict
 import torch
 from pydantic import Field
 from torch import nn
-from typing_extensions import Self
 
-from graphmodel.components.head import Auto, HeadParams, match_width, width
+from graphmodel.components.head import Auto, HeadParams, known
 from graphmodel.components.heads.mlp import as_vectors
 from graphmodel.components.registry import register_head
-from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import PositiveInt
 
 
 class VisionTransformerHeadParams(HeadParams):
     """A linear classifier, or one with a hidden layer and tanh."""
 
+    width_field = "in_plane"
     in_plane: PositiveInt | Auto = Field("auto", description="Width of the feature.")
     num_classes: PositiveInt = Field(description="Number of outputs.")
     hidden_dim: PositiveInt | None = Field(None, description="Width of the hidden layer; none by default.")
-
-    def infer(self, feature: TensorInfo) -> Self:
-        return self.model_copy(update={"in_plane": match_width(self.in_plane, width(feature), ("in_plane",), feature)})
 
 
 @register_head("vision_transformer_head", "vision_transformer_head_fsdp", params=VisionTransformerHeadParams)
@@ -37,12 +33,11 @@ class VisionTransformerHead(nn.Module):
 
     def __init__(self, params: VisionTransformerHeadParams) -> None:
         super().__init__()
-        assert isinstance(params.in_plane, int)
-        last = params.in_plane
+        last = width = known(params.in_plane)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if params.hidden_dim is not None:
             last = params.hidden_dim
-            layers["pre_logits"] = _linear(params.in_plane, last, params.in_plane**-0.5)
+            layers["pre_logits"] = _linear(width, last, width**-0.5)
             layers["act"] = nn.Tanh()
         layers["head"] = _linear(last, params.num_classes, 0.02)
         self.layers = nn.Sequential(layers)

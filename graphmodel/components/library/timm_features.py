@@ -14,17 +14,28 @@ from typing import Any
 from torch import nn
 
 from graphmodel.components.features import Feature, FeatureError, Running, of_taps
-from graphmodel.components.library.naming import LibraryFeature, Published, stage_names
+from graphmodel.components.library.naming import LibraryFeature, named_stages
 
 NORMED = "_norm"
 NO_NORM = "leave `norm` out"
 
 
-def published(trunk: Any) -> list[Published]:
-    """What timm publishes of the intermediate features."""
+def published(trunk: Any) -> list[LibraryFeature]:
+    """What timm publishes about the intermediate features, which have no names yet."""
     info = getattr(trunk, "feature_info", None) or []
     info = getattr(info, "info", info)
-    return [Published(str(d.get("module", "")), d.get("num_chs"), d.get("reduction")) for d in info]
+    return [
+        LibraryFeature(
+            "",
+            layout="other",
+            runner=run,
+            index=i,
+            module=str(d.get("module", "")),
+            channels=d.get("num_chs"),
+            reduction=d.get("reduction"),
+        )
+        for i, d in enumerate(info)
+    ]
 
 
 def run(trunk: Any, features: Sequence[Feature], x: Any, extras: Mapping[str, Any], running: Running) -> dict[str, Any]:
@@ -111,11 +122,7 @@ class TimmNaming:
 
     def features(self, trunk: Any) -> list[Feature]:
         feature = partial(LibraryFeature, layout="other", runner=run)
-        entries = published(trunk)
-        stages = [
-            feature(name, aliases=aliases, index=i, module=e.module, channels=e.channels, reduction=e.reduction)
-            for i, (e, (name, aliases)) in enumerate(zip(entries, stage_names(entries), strict=True))
-        ]
+        stages = named_stages(published(trunk))
         width = getattr(trunk, "num_features", None)
         last = feature(
             "features",

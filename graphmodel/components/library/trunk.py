@@ -7,23 +7,23 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import nn
 
 from graphmodel.components.construct import build_on_meta
-from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
+from graphmodel.components.family import InvalidTrunkParams, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
-from graphmodel.components.library.naming import default_of, features_of, naming_of
+from graphmodel.components.library.modules import default_of, features_of, naming_of
 from graphmodel.diagnostics import choices_help
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 TWICE = re.compile(r"multiple values for keyword argument '(\w+)'")
 
 
-class LibraryParams(BaseModel):
+class LibraryParams(TrunkParams):
     """Whatever keyword arguments the library's constructor takes."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     def keywords(self) -> dict[str, Any]:
         """The arguments as written."""

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import BGR, LAB, RGB, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
@@ -113,13 +112,11 @@ def _pool(design: Design) -> nn.Module:
     return nn.Sequential(norm, pool) if design.response_norm == "before" else nn.Sequential(pool, norm)
 
 
-class AlexNetParams(BaseModel):
-    """An AlexNet's name says it all."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class AlexNetParams(TrunkParams):
+    """None: an AlexNet's name fixes everything."""
 
 
-@register_trunk(*DESIGNS)
+@register_trunk("alexnet_bvlc", "alexnet_jigsaw", "alexnet_colorization", "alexnet_deepcluster", "alexnet_rotnet")
 class AlexNetFamily(TrunkFamily[AlexNetParams]):
     """VISSL's five AlexNets; VISSL has no keys for them.
 
@@ -130,14 +127,11 @@ class AlexNetFamily(TrunkFamily[AlexNetParams]):
     summary = "AlexNet as in BVLC's Caffe, Jigsaw, Colorization, DeepCluster and RotNet"
     source = "graphmodel.components.trunks.alexnet"
 
+    def input_types(self) -> tuple[str, ...]:
+        return (LAB,) if DESIGNS[self.name].channels == 1 else (RGB, BGR)
+
     def build(self, params: AlexNetParams, input_type: str) -> nn.Module:
-        design = DESIGNS[self.name]
-        if (design.channels == 1) != (input_type == "lab"):
-            wants = (
-                "the luminance alone: write `input_type: lab`" if design.channels == 1 else "`input_type: rgb` or `bgr`"
-            )
-            raise ValueError(f"`{self.name}` takes {wants}")
-        return AlexNet(design)
+        return AlexNet(DESIGNS[self.name])
 
     def features(self, params: AlexNetParams, trunk: nn.Module) -> Sequence[Feature]:
         return (*(Feature(name, (name,)) for name in LAYERS), Feature("flatten", ("pool5",)))

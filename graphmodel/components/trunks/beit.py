@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from timm.models.beit import Beit
 from torch import nn
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._images import channels_of, image_problem, text_of
 from graphmodel.components.trunks._tokens import TokenFeatures, grid_of_trunk
-from graphmodel.components.trunks.vision_transformer import Rate, Scale, image_problem, set_attention_scale, text_of
+from graphmodel.components.trunks._transformer import Rate, Scale, set_attention_scale
 from graphmodel.spec.validate import Bool, PositiveInt
 
 
-class BeitParams(BaseModel):
+class BeitParams(TrunkParams):
     """Parameters of a BEiT."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: PositiveInt = Field(224, description="Side of the images; the trunk takes no other.")
     patch_size: PositiveInt = Field(16, description="Side of a patch, in pixels.")
@@ -54,7 +53,7 @@ class BeitFamily(TrunkFamily[BeitParams]):
         model = Beit(
             img_size=params.image_size,
             patch_size=params.patch_size,
-            in_chans=1 if input_type == "lab" else 3,
+            in_chans=channels_of(input_type),
             num_classes=0,
             global_pool="avg" if params.use_mean_pooling else "token",
             embed_dim=params.hidden_dim,

@@ -18,16 +18,11 @@ from torch import nn
 from graphmodel.components.family import TrunkFamily
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._images import channels_of, image_problem, text_of, whole_patches
 from graphmodel.components.trunks._position import for_grid
 from graphmodel.components.trunks._tokens import first_token, mean_of_patches
+from graphmodel.components.trunks._transformer import SizedViTParams, set_attention_scale
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.components.trunks.vision_transformer import (
-    SizedViTParams,
-    image_problem,
-    set_attention_scale,
-    text_of,
-    whole_patches,
-)
 from graphmodel.spec.validate import Bool, Int, PositiveInt
 
 _BLOCK = re.compile(r"(blocks\.\d+\.)(.*)")
@@ -131,7 +126,7 @@ class ConvitFamily(TrunkFamily[ConvitParams]):
         model = ResizingConvit(
             img_size=params.image_size,
             patch_size=params.patch_size,
-            in_chans=1 if input_type == "lab" else 3,
+            in_chans=channels_of(input_type),
             num_classes=0,
             # timm multiplies it by the number of heads.
             embed_dim=params.hidden_dim // params.num_heads,

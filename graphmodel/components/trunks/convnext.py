@@ -9,13 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._images import channels_of
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.spec.validate import PositiveInt
 
@@ -28,10 +29,8 @@ INSIDE_BLOCKS = [("dwconv.", "conv_dw."), ("pwconv1.", "mlp.fc1."), ("pwconv2.",
 FourSizes = Annotated[list[PositiveInt], Field(min_length=4, max_length=4)]
 
 
-class ConvNeXtParams(BaseModel):
+class ConvNeXtParams(TrunkParams):
     """Parameters of a ConvNeXt; the defaults are ConvNeXt-Small's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     depth: FourSizes = Field([3, 3, 27, 3], description="Number of blocks of each stage.")
     dims: FourSizes = Field([96, 192, 384, 768], description="Width of each stage.")
@@ -52,7 +51,7 @@ class ConvNeXtFamily(TrunkFamily[ConvNeXtParams]):
 
     def build(self, params: ConvNeXtParams, input_type: str) -> nn.Module:
         return ConvNeXt(
-            in_chans=1 if input_type == "lab" else 3,
+            in_chans=channels_of(input_type),
             depths=tuple(params.depth),
             dims=tuple(params.dims),
             drop_path_rate=params.drop_path_rate,

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from torch import nn
 from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import BGR, RGB, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._pooled import flatten
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.components.trunks.resnet import flatten
 from graphmodel.spec.validate import Bool, PositiveInt
 
 
@@ -73,10 +73,8 @@ def _version(value: Any) -> Any:
     return value.upper().removeprefix("EFFICIENTNET_") if isinstance(value, str) else value
 
 
-class EfficientNetParams(BaseModel):
+class EfficientNetParams(TrunkParams):
     """Parameters of an EfficientNet."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model_version: Annotated[
         Literal["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"],
@@ -126,9 +124,10 @@ class EfficientNetFamily(TrunkFamily[EfficientNetParams]):
     summary = "EfficientNet B0 to B7 (torchvision)"
     source = "torchvision.models.efficientnet"
 
+    def input_types(self) -> tuple[str, ...]:
+        return RGB, BGR
+
     def build(self, params: EfficientNetParams, input_type: str) -> nn.Module:
-        if input_type == "lab":
-            raise ValueError("an EfficientNet takes three channels, `input_type: lab` gives it one")
         block = MBConv if params.use_se else partial(MBConv, se_layer=nn.Identity)
         stages = [
             _StageConfig(

@@ -11,38 +11,19 @@ from functools import partial
 from typing import Literal
 
 import timm
-import torch
-import torch.nn.functional as F
 import torchvision
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import BGR, RGB, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.trunks.resnet import flatten
+from graphmodel.components.trunks._pooled import flatten, flatten_and_normalize, normalize
 from graphmodel.spec.validate import Bool
 
 
-def flatten_and_normalize(trunk: nn.Module, pooled: torch.Tensor) -> torch.Tensor:
-    """`(N, C, 1, 1)` to `(N, C)` of unit length."""
-    return F.normalize(torch.flatten(pooled, 1), dim=-1)
-
-
-def normalize(trunk: nn.Module, vector: torch.Tensor) -> torch.Tensor:
-    """`(N, C)` of unit length."""
-    return F.normalize(vector, dim=-1)
-
-
-def _three_channels(name: str, input_type: str) -> None:
-    if input_type == "lab":
-        raise ValueError(f"`{name}` takes three channels, `input_type: lab` gives it one")
-
-
-class MobileNetV3TorchvisionParams(BaseModel):
+class MobileNetV3TorchvisionParams(TrunkParams):
     """Parameters of torchvision's MobileNetV3."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: Literal["mobilenetv3_large_100", "mobilenetv3_small_100"] = Field(
         "mobilenetv3_large_100", description="The model, as timm names it."
@@ -61,8 +42,10 @@ class MobileNetV3TorchvisionFamily(TrunkFamily[MobileNetV3TorchvisionParams]):
     summary = "MobileNetV3 (torchvision), large and small"
     source = "torchvision.models.mobilenetv3"
 
+    def input_types(self) -> tuple[str, ...]:
+        return RGB, BGR
+
     def build(self, params: MobileNetV3TorchvisionParams, input_type: str) -> nn.Module:
-        _three_channels(self.name, input_type)
         size = params.variant.split("_")[1]
         norm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1) if params.timm_bn else None
         model: nn.Module = torchvision.models.get_model(f"mobilenet_v3_{size}", weights=None, norm_layer=norm)
@@ -87,10 +70,8 @@ class MobileNetV3TorchvisionFamily(TrunkFamily[MobileNetV3TorchvisionParams]):
         return None if key.startswith("classifier.") else f"model.{key}"
 
 
-class MobileNetV3TimmParams(BaseModel):
+class MobileNetV3TimmParams(TrunkParams):
     """Parameters of timm's MobileNetV3."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: Literal[
         "mobilenetv3_large_075",
@@ -115,8 +96,10 @@ class MobileNetV3TimmFamily(TrunkFamily[MobileNetV3TimmParams]):
     summary = "MobileNetV3 (timm), all widths"
     source = "timm.models.mobilenetv3"
 
+    def input_types(self) -> tuple[str, ...]:
+        return RGB, BGR
+
     def build(self, params: MobileNetV3TimmParams, input_type: str) -> nn.Module:
-        _three_channels(self.name, input_type)
         model: nn.Module = timm.create_model(params.variant)
         if params.trunk_only:
             model.conv_head = nn.Identity()

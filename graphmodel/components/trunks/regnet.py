@@ -14,13 +14,14 @@ from functools import partial
 from itertools import groupby
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet, ResBottleneckBlock, SimpleStemIN
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import BGR, RGB, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._pooled import flatten
 from graphmodel.components.trunks._regnet_blocks import (
     CifarStem,
     ImageNetStem,
@@ -29,7 +30,6 @@ from graphmodel.components.trunks._regnet_blocks import (
     VanillaBlock,
 )
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.components.trunks.resnet import flatten
 from graphmodel.spec.validate import Bool, PositiveInt
 
 Block = Literal["vanilla_block", "res_basic_block", "res_bottleneck_block", "res_bottleneck_linear_block"]
@@ -123,10 +123,8 @@ def _lower(value: Any) -> Any:
 Lower = BeforeValidator(_lower)
 
 
-class RegNetParams(BaseModel):
+class RegNetParams(TrunkParams):
     """A RegNet by name (`variant`), by its five numbers, or an AnyNet by lists with one entry per stage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: str | None = Field(None, description="A predefined model such as `regnet_y_16gf`, or `anynet`.")
     depth: PositiveInt | None = Field(None, description="Number of blocks.")
@@ -231,9 +229,10 @@ class RegNetFamily(TrunkFamily[RegNetParams]):
     summary = "RegNet X, Y, Z and AnyNet (torchvision), by name or by numbers"
     source = "torchvision.models.regnet"
 
+    def input_types(self) -> tuple[str, ...]:
+        return RGB, BGR
+
     def build(self, params: RegNetParams, input_type: str) -> nn.Module:
-        if input_type == "lab":
-            raise ValueError("a RegNet takes three channels, `input_type: lab` gives it one")
         numbers = params.resolved()
         stages = params.stages()
         blocks = BlockParams(

@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._pooled import flatten
 from graphmodel.spec.validate import Bool, PositiveInt
 
 LAYERS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
@@ -30,10 +31,8 @@ LAYERS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
-class ResNetParams(BaseModel):
+class ResNetParams(TrunkParams):
     """Parameters of a ResNet or ResNeXt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     depth: Literal[18, 34, 50, 101, 152, 200] = Field(50, description="Number of layers; 18 and 34 have basic blocks.")
     width_multiplier: PositiveInt = Field(1, description="All widths times this.")
@@ -69,11 +68,6 @@ def _norm(params: ResNetParams) -> Callable[[int], nn.Module] | None:
     if params.norm == "LayerNorm":
         return ChannelLayerNorm
     return partial(nn.GroupNorm, params.groupnorm_groups)
-
-
-def flatten(trunk: nn.Module, pooled: torch.Tensor) -> torch.Tensor:
-    """`(N, C, 1, 1)` to `(N, C)`."""
-    return torch.flatten(pooled, 1)
 
 
 @register_trunk("resnet")

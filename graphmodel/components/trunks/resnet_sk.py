@@ -15,24 +15,23 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import BGR, RGB, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._pooled import flatten
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.components.trunks.resnet import LAYERS, flatten
+from graphmodel.components.trunks.resnet import LAYERS
 from graphmodel.spec.validate import PositiveInt
 
 EXPANSION = 4
 SMALLEST_INNER_WIDTH = 32
 
 
-class ResNetSKParams(BaseModel):
+class ResNetSKParams(TrunkParams):
     """Parameters of a ResNet with selective kernels; the defaults are SimCLRv2's largest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     depth: Literal[50, 101, 152, 200] = Field(152, description="Number of layers.")
     width_multiplier: PositiveInt = Field(3, description="All widths times this.")
@@ -141,9 +140,10 @@ class ResNetSKFamily(TrunkFamily[ResNetSKParams]):
     summary = "ResNet with selective kernels (SimCLRv2)"
     source = "graphmodel.components.trunks.resnet_sk"
 
+    def input_types(self) -> tuple[str, ...]:
+        return RGB, BGR
+
     def build(self, params: ResNetSKParams, input_type: str) -> nn.Module:
-        if input_type == "lab":
-            raise ValueError("`resnet_sk` takes three channels, `input_type: lab` gives it one")
         return ResNetSK(params)
 
     def features(self, params: ResNetSKParams, trunk: nn.Module) -> Sequence[Feature]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from timm.models.swin_transformer import (
     SwinTransformer,
     SwinTransformerBlock,
@@ -22,25 +22,24 @@ from timm.models.swin_transformer import (
 from torch import nn
 from torch.nn import functional as F
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
-from graphmodel.components.trunks.vision_transformer import Rate, Scale, image_problem, set_attention_scale
+from graphmodel.components.trunks._images import channels_of, image_problem
+from graphmodel.components.trunks._transformer import Rate, Scale, set_attention_scale
 from graphmodel.spec.validate import Bool, PositiveInt
 
 _DOWNSAMPLE = re.compile(r"layers\.(\d+)\.downsample\.")
 
 
-class SwinParams(BaseModel):
+class SwinParams(TrunkParams):
     """Parameters of a Swin Transformer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: PositiveInt = Field(224, description="Usual side of the images; the trunk takes any.")
     patch_size: PositiveInt = Field(4, description="Side of a patch, in pixels.")
     embed_dim: PositiveInt = Field(96, description="Width of the first stage; it doubles with each.")
-    depths: Annotated[list[PositiveInt], Field(min_length=1, description="Blocks of each stage.")] = [2, 2, 6, 2]
-    num_heads: Annotated[list[PositiveInt], Field(min_length=1, description="Heads of each stage.")] = [3, 6, 12, 24]
+    depths: list[PositiveInt] = Field([2, 2, 6, 2], min_length=1, description="Blocks of each stage.")
+    num_heads: list[PositiveInt] = Field([3, 6, 12, 24], min_length=1, description="Heads of each stage.")
     window_size: PositiveInt = Field(7, description="Side of a window, in patches.")
     mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLP over the stage's width.")
     dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
@@ -151,7 +150,7 @@ class SwinFamily(TrunkFamily[SwinParams]):
             pos_drop_rate=params.dropout_rate,
             img_size=params.image_size,
             patch_size=params.patch_size,
-            in_chans=1 if input_type == "lab" else 3,
+            in_chans=channels_of(input_type),
             num_classes=0,
             embed_dim=params.embed_dim,
             depths=tuple(params.depths),

@@ -10,93 +10,35 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from graphmodel.components.family import TrunkFamily
 from graphmodel.components.features import Feature
+from graphmodel.components.params import Params
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._images import channels_of, image_problem, whole_patches
 from graphmodel.components.trunks._position import for_grid
 from graphmodel.components.trunks._tokens import TokenFeatures
+from graphmodel.components.trunks._transformer import Rate, SizedViTParams, set_attention_scale
 from graphmodel.spec.validate import Bool, PositiveInt
 
-Rate = Annotated[float, Field(ge=0, lt=1)]
-"""A dropout rate."""
-Scale = Annotated[float | None, BeforeValidator(lambda value: None if value is False else value)]
-"""A number, or nothing, for which VISSL writes `False`."""
 
-_SIZES = ("patch_size", "num_layers", "num_heads", "hidden_dim", "mlp_dim")
-VARIANTS = {
-    name: dict(zip(_SIZES, sizes, strict=True))
-    for name, sizes in {
-        "vit_b_32": (32, 12, 12, 768, 3072),
-        "vit_b_16": (16, 12, 12, 768, 3072),
-        "vit_l_32": (32, 24, 16, 1024, 4096),
-        "vit_l_16": (16, 24, 16, 1024, 4096),
-        "vit_h_14": (14, 32, 16, 1280, 5120),
-    }.items()
-}
-
-
-class MaskingParams(BaseModel):
+class MaskingParams(Params):
     """What `masked_image_modeling` takes besides its name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     drop_ratio: Rate = Field(0.0, description="MSN: the share of patches that is dropped.")
     global_view_tokens: PositiveInt = Field(196, description="MSN: views with fewer patches keep them all.")
 
 
-class MaskedImageModeling(BaseModel):
+class MaskedImageModeling(Params):
     """Masking of patches: `ibot` replaces those that the input `mask` marks, `msn` drops some at random."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[Literal["ibot", "msn"] | None, BeforeValidator(lambda value: value or None)] = Field(
         None, description="The method; none by default."
     )
     params: MaskingParams = Field(MaskingParams(), description="What MSN drops.")
-
-
-class SizedViTParams(BaseModel):
-    """The sizes of a vision transformer, or the name of a published one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    variant: Literal["vit_b_32", "vit_b_16", "vit_l_32", "vit_l_16", "vit_h_14"] | None = Field(
-        None, description="A published size; it overrides `patch_size`, layers, heads and widths."
-    )
-    image_size: PositiveInt = Field(224, description="Side of the images that the position embedding is stored for.")
-    patch_size: PositiveInt = Field(16, description="Side of a patch, in pixels.")
-    num_layers: PositiveInt = Field(12, description="Number of blocks.")
-    num_heads: PositiveInt = Field(12, description="Attention heads of each block.")
-    hidden_dim: PositiveInt = Field(768, description="Width of the tokens.")
-    mlp_dim: PositiveInt = Field(3072, description="Width of the MLP in each block.")
-    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
-    attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
-    classifier: Literal["token", "gap"] = Field(
-        "token", description="The default feature: the class token, or the mean over tokens (`gap`)."
-    )
-    drop_path_rate: Rate = Field(0.0, description="Stochastic depth of the last block; it grows from 0.")
-    qkv_bias: Bool = Field(False, description="Bias of queries, keys and values.")
-    qk_scale: Scale = Field(None, description="Scale of the attention scores; the default is head width ** -0.5.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def variant_overrides_sizes(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("variant") in VARIANTS:
-            return {**values, **VARIANTS[values["variant"]]}
-        return values
-
-    @model_validator(mode="after")
-    def heads_divide_the_width(self) -> SizedViTParams:
-        if self.hidden_dim % self.num_heads:
-            raise ValueError(
-                f"`hidden_dim` {self.hidden_dim} cannot be shared among {self.num_heads} heads"
-                "; help: let `num_heads` divide `hidden_dim`"
-            )
-        return self
 
 
 class VisionTransformerParams(SizedViTParams):
@@ -176,45 +118,6 @@ class ResizingVisionTransformer(VisionTransformer):
         return tokens if self.patch_dropping is None else self.patch_dropping(tokens)
 
 
-def whole_patches(x: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
-    """The image without the rows and columns that fill no whole patch."""
-    height, width = x.shape[2:]
-    whole = height - height % patch[0], width - width % patch[1]
-    return x if whole == (height, width) else x[:, :, : whole[0], : whole[1]]
-
-
-def set_attention_scale(model: nn.Module, scale: float | None) -> None:
-    """Gives every attention module of a timm transformer another scale; None leaves the library's."""
-    if scale is None:
-        return
-    for module in model.modules():
-        if hasattr(module, "attn_drop") and hasattr(module, "scale"):
-            module.scale = scale  # type: ignore[assignment]
-            # timm's fused path always takes the usual scale.
-            module.fused_attn = False  # type: ignore[assignment]
-
-
-def image_problem(shape: Sequence[int], kernel: torch.Tensor, smallest: int) -> str | None:
-    """Why a trunk cannot take images of this shape, or None.
-
-    Args:
-        shape: the images', `(C, H, W)`.
-        kernel: the weight of the trunk's first convolution.
-        smallest: the smallest side.
-    """
-    channels = kernel.shape[1]
-    if len(shape) != 3 or shape[0] != channels:
-        return f"the trunk takes images of {channels} channels, (C, H, W), and the input is {text_of(shape)}"
-    if min(shape[1:]) < smallest:
-        return f"the input is {text_of(shape)} and a patch is {smallest}×{smallest}: make the images larger"
-    return None
-
-
-def text_of(shape: Sequence[int]) -> str:
-    """`3×224×224`."""
-    return "×".join(str(d) for d in shape)
-
-
 @register_trunk("vision_transformer", "vision_transformer_fsdp")
 class VisionTransformerFamily(TrunkFamily[VisionTransformerParams]):
     """timm's vision transformer, with VISSL's feature names and masking."""
@@ -228,7 +131,7 @@ class VisionTransformerFamily(TrunkFamily[VisionTransformerParams]):
             params.masked_image_modeling,
             img_size=params.image_size,
             patch_size=params.patch_size,
-            in_chans=1 if input_type == "lab" else 3,
+            in_chans=channels_of(input_type),
             num_classes=0,
             global_pool="token" if params.use_class_token else "avg",
             fc_norm=False,

@@ -11,16 +11,17 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from timm.models.xcit import Xcit
 from torch import nn
 
-from graphmodel.components.family import TrunkFamily
+from graphmodel.components.family import TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._images import channels_of, image_problem
 from graphmodel.components.trunks._tokens import as_map, first_token, mean_of_patches
+from graphmodel.components.trunks._transformer import Rate, Scale, set_attention_scale
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.components.trunks.vision_transformer import Rate, Scale, image_problem, set_attention_scale
 from graphmodel.spec.validate import Bool, PositiveInt
 
 _KEYS = [("pos_embeder.", "pos_embed.")]
@@ -28,10 +29,8 @@ _CLASS_QKV = re.compile(r"(.*\bcls_attn_blocks\.\d+\.attn\.)qkv\.(weight|bias)")
 _CLASS_Q_K_V = re.compile(r"(.*\bcls_attn_blocks\.\d+\.attn\.)[qkv]\.(weight|bias)")
 
 
-class XcitParams(BaseModel):
+class XcitParams(TrunkParams):
     """Parameters of an XCiT."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: PositiveInt = Field(224, description="Usual side of the images; the trunk takes any.")
     patch_size: Literal[8, 16] = Field(16, description="Side of a patch, in pixels.")
@@ -80,7 +79,7 @@ class XcitFamily(TrunkFamily[XcitParams]):
             # timm only checks that patches divide it; images of any size go in.
             img_size=params.image_size // params.patch_size * params.patch_size or params.patch_size,
             patch_size=params.patch_size,
-            in_chans=1 if input_type == "lab" else 3,
+            in_chans=channels_of(input_type),
             num_classes=0,
             embed_dim=params.hidden_dim,
             depth=params.num_layers,

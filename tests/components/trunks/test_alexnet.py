@@ -120,7 +120,7 @@ def test_colorization_reads_the_luminance_alone() -> None:
     ("name", "input_type", "message"),
     [
         ("alexnet_colorization", "rgb", "write `input_type: lab`"),
-        ("alexnet_bvlc", "lab", "takes `input_type: rgb` or `bgr`"),
+        ("alexnet_bvlc", "lab", "takes three channels"),
     ],
 )
 def test_channels_that_do_not_fit_are_refused(name: str, input_type: str, message: str) -> None:
