@@ -344,7 +344,7 @@ def test_a_factory_of_a_library_has_the_librarys_names() -> None:
     assert torch.equal(model(x)["logits"], own(x))
 
 
-# -- modules that callers hand over --------------------------------------------------------------------------------
+# -- modules that callers pass ---------------------------------------------------------------------------------
 
 
 class Small(nn.Module):
@@ -403,9 +403,9 @@ def test_the_lists_of_timms_feature_nets_are_features() -> None:
         (InTuple(), ("output.1.triple",), "GM306", "`double`"),
         (Small(), ("output.a",), "GM306", "one tensor"),
         (Small(), ("layers.7",), "GM213", "features: output"),
-        (torch.compile(Small()), (), "GM303", "before it"),
+        (torch.compile(Small()), (), "GM303", "the module itself"),
         (torch.jit.trace(Small(), torch.rand(1, 3, 8, 8)), (), "GM303", "made from"),
-        (len, (), "GM303", "hand over a module"),
+        (len, (), "GM303", "pass a module"),
     ],
 )
 def test_what_cannot_be_read_of_a_given_module_says_what_can(

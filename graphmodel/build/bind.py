@@ -1,76 +1,24 @@
-"""Binds a spec's names to components: trunk families and heads looked up, parameters validated, built on meta."""
+"""The first step of a build: every name in a spec is bound to what it means; nothing runs yet."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import torch
-from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from graphmodel.components.construct import build_on_meta, meta_copy
-from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
-from graphmodel.components.features import INPUT_OF, Feature, part_of
+from graphmodel.build.bind_trunks import BoundTrunk, TrunkBinder
+from graphmodel.build.params import parse_params
 from graphmodel.components.head import HeadParams
-from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
-from graphmodel.components.registry import HeadEntry, find_head, find_trunk, head_names, trunk_names
-from graphmodel.components.signature import PlainTrunk
-from graphmodel.diagnostics import Collector, CompileError, Diagnostic, choices_help, did_you_mean
-from graphmodel.graph.types import Component, trunk_path
-from graphmodel.spec.document import dotted
-from graphmodel.spec.model import HeadSpec, ModelSpec, ModuleCall, Source, TrunkSpec
-from graphmodel.spec.validate import diagnose
+from graphmodel.components.registry import HeadEntry, find_head, head_names
+from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.spec.document import KeyPath, dotted
+from graphmodel.spec.model import Edge, HeadSpec, ModelSpec, ModuleCall, Source
 from graphmodel.tracing.layout import FeatureRequest
 
-
-@dataclass(frozen=True)
-class BoundTrunk:
-    """A trunk on the meta device with the family that names its features."""
-
-    spec: TrunkSpec
-    family: TrunkFamily[Any]
-    params: Any
-    component: Component
-
-    @property
-    def module(self) -> nn.Module:
-        return self.component.meta
-
-    def features(self) -> list[Feature]:
-        return list(self.family.features(self.params, self.module))
-
-    def find(self, name: str | None) -> Feature | None:
-        """The feature of that name, alias or module path; the default feature for None."""
-        if name is None:
-            name = self.family.default(self.params, self.module)
-        found = self.family.find(name, self.params, self.module)
-        if found is not None:
-            return found
-        if name and any(path == name for path, _ in self.module.named_modules()):
-            return Feature(name, (name,), layout="other")
-        return part_of(name, self.module)
-
-    def want(self, source: Source) -> FeatureRequest | None:
-        """The feature as a source asks for it; None where there is none, or none with (or without) the final norm."""
-        feature = self.find(source.feature)
-        if feature is not None and source.norm is not None:
-            feature = self.family.normed(feature, self.params, self.module, source.norm)
-        return None if feature is None else FeatureRequest(feature, source.layout, source.tokens)
-
-    def feature_help(self, name: str | None) -> str:
-        """What to write instead of a name that no feature has."""
-        named = ", ".join(f.name for f in self.features())
-        near = did_you_mean(name, self.names())
-        return " ".join(part for part in (near, f"features: {named}; or any dotted module path") if part)
-
-    def names(self) -> list[str]:
-        """Names that a spec may use, the family's first."""
-        named = [n for f in self.features() for n in (f.name, *f.aliases)]
-        return [*named, *(path for path, _ in self.module.named_modules() if path and path not in named)]
+FeatureKey = tuple[str, str, str]
+"""Names of an input, a trunk, and a feature as it is requested of them."""
 
 
 @dataclass(frozen=True)
@@ -81,207 +29,157 @@ class BoundModule:
     entry: HeadEntry
     params: HeadParams
 
-
-def parse_params(
-    model: type[BaseModel], values: Mapping[str, Any], spec: ModelSpec, at: tuple[str | int, ...], report: Collector
-) -> Any | None:
-    """Validated parameters, or None with the findings in `report`."""
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        for finding in error.errors(include_url=False):
-            report.add(diagnose(finding, model, spec.document, at))
-    return None
+    def build(self, params: HeadParams | None = None) -> nn.Module:
+        """The module, with these parameters if given."""
+        return self.entry.build(self.params if params is None else params)
 
 
-class Binder:
-    """Looks components up and collects what is wrong with them."""
+@dataclass(frozen=True)
+class BoundSource:
+    """A source of an output: the trunk that it reads, and the feature as it asks for it."""
 
-    def __init__(self, spec: ModelSpec, report: Collector, given: Mapping[str, nn.Module], allow_imports: bool) -> None:
-        self.spec, self.report, self.given, self.allow_imports = spec, report, given, allow_imports
+    spec: Source
+    trunk: BoundTrunk
+    request: FeatureRequest
 
-    def trunks(self) -> dict[str, BoundTrunk]:
-        bound = {}
-        for name in self.given:
-            if name not in self.spec.trunks:
-                self.report.error(
-                    "GM205",
-                    f"a module was given for the trunk `{name}`, which the spec does not have",
-                    None,
-                    choices_help(name, list(self.spec.trunks), "trunks"),
-                )
-        for name, trunk in self.spec.trunks.items():
-            path = trunk_path(self.spec, name)
-            found = self.given_trunk(trunk, path) if name in self.given else self.trunk(trunk, path)
-            if found is not None:
-                bound[name] = found
-        return bound
+    @property
+    def key(self) -> FeatureKey:
+        """What tells its feature from others."""
+        return self.spec.input, self.trunk.spec.name, self.request.name
 
-    def trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk | None:
-        family = self.imported(trunk) if trunk.imports else find_trunk(trunk.family)
-        span = self.spec.span((*trunk.at, "name")) or self.spec.span(trunk.at)
-        if family is None:
-            if not trunk.imports:
-                self.report.error(
-                    "GM205", f"unknown trunk `{trunk.family}`", span, unknown_help(trunk.family), dotted(trunk.at)
-                )
-            return None
-        params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report)
-        if params is None:
-            return None
-        if isinstance(trunk.pretrained, str) and not self.is_readable(trunk, family):
-            return None
-        try:
-            params = family.for_resolutions(params, self.shapes(trunk))
-            meta = build_on_meta(lambda: family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton=True))
-        except InvalidTrunkParams as error:
-            at = (*trunk.at, *error.path)
-            span = self.spec.span(at, key=error.path != ("name",))
-            self.report.error(error.code, error.message, span, error.help, dotted(at))
-            return None
-        except Exception as error:  # a constructor's own refusal of its arguments is the user's error
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.report.error(
-                "GM302", f"the trunk `{trunk.family}` cannot be built: {text}", span, "", dotted(trunk.at)
+    @property
+    def text(self) -> str:
+        """`images.res5`, as messages name it."""
+        return f"{self.spec.input}.{self.spec.feature or self.request.feature.name}"
+
+    def place(self) -> tuple[KeyPath, bool]:
+        """Where the feature is named: a key in the short form of the mapping, the value of `from` in the long one."""
+        return place_of(self.spec)
+
+
+@dataclass(frozen=True)
+class BoundEdge:
+    """An output with its sources and the modules of its head, if it has one."""
+
+    spec: Edge
+    sources: tuple[BoundSource, ...]
+    chain: tuple[BoundModule, ...] = ()
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """A spec with every name bound.
+
+    Attributes:
+        spec: the spec.
+        trunks: its trunks by name.
+        edges: its outputs in the order of the mapping.
+    """
+
+    spec: ModelSpec
+    trunks: Mapping[str, BoundTrunk]
+    edges: tuple[BoundEdge, ...]
+
+    def requests(self) -> dict[tuple[str, str], list[BoundSource]]:
+        """For each input and trunk, one source for each feature that is requested, in the order of execution.
+
+        Inputs go through trunks in the order of `inputs`; the features of one are in the order of the mapping.
+        """
+        sources: dict[FeatureKey, BoundSource] = {}
+        for edge in self.edges:
+            for source in edge.sources:
+                sources.setdefault(source.key, source)
+        inputs = list(self.spec.inputs)
+        ordered = sorted(sources.values(), key=lambda s: inputs.index(s.spec.input))
+        found: dict[tuple[str, str], list[BoundSource]] = {}
+        for source in ordered:
+            found.setdefault(source.key[:2], []).append(source)
+        return found
+
+    def batches(self) -> tuple[int, int]:
+        """Two batch sizes that every head takes."""
+        multiple = math.lcm(*(m.params.batch_multiple() for edge in self.edges for m in edge.chain), 1)
+        return 2 * multiple, 3 * multiple
+
+
+def bind(spec: ModelSpec, report: Collector, given: Mapping[str, nn.Module], allow_imports: bool) -> BoundModel:
+    """Binds trunks, heads and features.
+
+    Args:
+        spec: the spec.
+        report: where findings go.
+        given: modules to use for trunks of these names, as they are.
+        allow_imports: whether a spec's `module:` may import code.
+
+    Raises:
+        CompileError: GM2xx, GM301 to GM303 and GM306; all of them at once.
+    """
+    _check_shapes(spec, report)
+    trunks = TrunkBinder(spec, report, given, allow_imports).bind()
+    heads = {name: _bind_head(head, spec, report) for name, head in spec.heads.items()}
+    edges = []
+    for edge in spec.edges:
+        sources = [bound for s in edge.sources if (bound := _bind_source(s, trunks, spec, report)) is not None]
+        edges.append(BoundEdge(edge, tuple(sources), heads.get(edge.head or "", ())))
+    report.raise_errors()
+    return BoundModel(spec, trunks, tuple(edges))
+
+
+def place_of(source: Source) -> tuple[KeyPath, bool]:
+    """The path at which a feature is named, and whether it is a key there."""
+    return source.at, source.at[-1:] != ("from",)
+
+
+def _check_shapes(spec: ModelSpec, report: Collector) -> None:
+    for name, item in spec.inputs.items():
+        if item.shape is None and item.views is None:
+            report.error(
+                "GM301",
+                f"the input `{name}` has no shape",
+                spec.span(item.at, key=True),
+                f"add `{name}: {{shape: [3, 224, 224]}}` under `inputs`, or pass `--input {name}=3x224x224`",
+                dotted(item.at),
             )
-            return None
-        weights_span = self.spec.span((*trunk.at, "pretrained"))
 
-        def build() -> nn.Module:
-            try:
-                return family.pretrained(params, trunk.input_type, trunk.pretrained)
-            except Exception as error:
-                if not trunk.pretrained:
-                    raise
-                lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-                message = f"the weights of `{trunk.family}` cannot be loaded: {' '.join(lines[:2])[:300]}"
-                raise CompileError([Diagnostic("GM510", message, weights_span)]) from error
 
-        component = Component(path, "trunk", trunk.family, params, build, meta, span=self.spec.span(trunk.at))
-        return BoundTrunk(trunk, family, params, component)
-
-    def is_readable(self, trunk: TrunkSpec, family: TrunkFamily[Any]) -> bool:
-        """Whether `pretrained` names weights that the library publishes or a file that is there."""
-        weights = str(trunk.pretrained)
-        if Path(weights).is_file() or family.is_published(weights):
-            return True
-        span = self.spec.span((*trunk.at, "pretrained"))
-        self.report.error("GM510", f"no such file: {weights}", span, "write true for published weights, or a file")
-        return False
-
-    def shapes(self, trunk: TrunkSpec) -> list[tuple[int, ...]]:
-        """The per-sample shapes of all inputs that go through a trunk."""
-        names = {s.input for edge in self.spec.edges for s in edge.sources if s.trunk == trunk.name}
-        items = [self.spec.inputs[n] for n in names if n in self.spec.inputs]
-        return [shape for item in items for shape in item.views or (item.shape,) if shape is not None]
-
-    def given_trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk | None:
-        module = self.given[trunk.name]
-        problem = _cannot_open(module)
-        if problem is not None:
-            self.report.error(
-                "GM303",
-                f"the module given for the trunk `{trunk.name}` {problem[0]}",
-                self.spec.span(trunk.at),
-                problem[1],
+def _bind_head(head: HeadSpec, spec: ModelSpec, report: Collector) -> tuple[BoundModule, ...]:
+    """The modules of a head; those that cannot be bound are reported and left out."""
+    bound = []
+    for call in head.chain:
+        entry = find_head(call.name)
+        if entry is None:
+            known = choices_help(call.name, head_names(), "heads")
+            report.error(
+                "GM206",
+                f"unknown head `{call.name}`",
+                spec.span(call.at, key=True),
+                f"{known}; a head of your own is registered by its module: `--import MODULE`",
+                dotted(call.at),
             )
-            return None
-        if trunk.pretrained:
-            self.report.error(
-                "GM205",
-                f"a module was given for the trunk `{trunk.name}`, and the spec wants `pretrained` weights for it",
-                self.spec.span((*trunk.at, "pretrained")),
-                "leave one of them out: a given module keeps its weights",
-            )
-        meta = meta_copy(module)
-        family, params = self.family_of(trunk, meta)
-        component = Component(path, "trunk", trunk.family, params, lambda: module, meta, True, self.spec.span(trunk.at))
-        return BoundTrunk(trunk, family, params, component)
-
-    def family_of(self, trunk: TrunkSpec, module: nn.Module) -> tuple[TrunkFamily[Any], Any]:
-        """The family that names a given module's features: the spec's where they are all there, else any module's."""
-        family = None if trunk.imports else find_trunk(trunk.family)
-        if family is not None:
-            try:
-                params = family.Params.model_validate(trunk.params)
-                for feature in family.features(params, module):
-                    for tap in feature.taps:
-                        module.get_submodule(tap.removesuffix(INPUT_OF))
-                return family, params
-            except (ValidationError, AttributeError):
-                pass
-        return LibraryTrunk(trunk.family), LibraryParams(**trunk.params)
-
-    def imported(self, trunk: TrunkSpec) -> TrunkFamily[Any] | None:
-        span = self.spec.span((*trunk.at, "module"))
-        if not self.allow_imports:
-            self.report.error(
-                "GM212",
-                f"the spec wants to import `{trunk.family}` and imports are not allowed",
-                span,
-                "pass `allow_imports=True` (or `--allow-imports`) if you trust this spec",
-            )
-            return None
-        module, _, attribute = trunk.family.partition(":")
-        try:
-            target: Any = importlib.import_module(module)
-            for part in attribute.split("."):
-                target = getattr(target, part)
-        except (ImportError, AttributeError, ValueError) as error:
-            self.report.error(
-                "GM212", f"`{trunk.family}` cannot be imported: {error}", span, "write `package.module:Name`"
-            )
-            return None
-        return PlainTrunk(trunk.family, target)
-
-    def head(self, head: HeadSpec) -> list[BoundModule] | None:
-        bound = []
-        for call in head.chain:
-            entry = find_head(call.name)
-            if entry is None:
-                self.report.error(
-                    "GM206",
-                    f"unknown head `{call.name}`",
-                    self.spec.span(call.at, key=True),
-                    choices_help(call.name, head_names(), "heads"),
-                    dotted(call.at),
-                )
-                continue
-            fields = entry.params.model_fields
-            shared = {k: v for k, v in self.spec.head_defaults.items() if k in fields}
-            params = parse_params(entry.params, {**shared, **call.params}, self.spec, call.at, self.report)
-            if params is not None:
-                bound.append(BoundModule(call, entry, params))
-        return bound if len(bound) == len(head.chain) else None
+            continue
+        shared = {k: v for k, v in spec.head_defaults.items() if k in entry.params.model_fields}
+        params = parse_params(entry.params, {**shared, **call.params}, spec, call.at, report)
+        if params is not None:
+            bound.append(BoundModule(call, entry, params))
+    return tuple(bound)
 
 
-def _cannot_open(module: Any) -> tuple[str, str] | None:
-    """What stands in the way of opening what a caller handed over, and what to hand over instead."""
-    if not isinstance(module, nn.Module):
-        return f"is a {type(module).__name__} and no `nn.Module`", "hand over a module: `trunks={'trunk': module}`"
-    if isinstance(module, torch.jit.ScriptModule):
-        return "is TorchScript, which has no Python code to trace", "hand over the module that it was made from"
-    if hasattr(module, "_orig_mod"):
-        return "went through `torch.compile`", "hand over the module before it, and compile what comes out"
-    return None
-
-
-def unknown_help(name: str) -> str:
-    """What to write instead of a trunk that there is not."""
-    library, colon, variant = name.partition(":")
-    family = find_trunk(library) if colon else None
-    variants = family.variants() if family is not None else None
-    if variants is None:
-        return choices_help(name, trunk_names(), "`graphmodel trunks` lists them all; some are")
-    names = [f"{library}:{v}" for v in variants]
-    near = did_you_mean(name, names) if variant else ""
-    return " ".join(part for part in (near, f"`graphmodel trunks {library}:` lists all {len(names)}") if part)
-
-
-def builder_of(entry: HeadEntry, params: HeadParams) -> Callable[[], nn.Module]:
-    """A constructor of the head with nothing left to say."""
-
-    def build() -> nn.Module:
-        return entry.build(params)
-
-    return build
+def _bind_source(
+    source: Source, trunks: Mapping[str, BoundTrunk], spec: ModelSpec, report: Collector
+) -> BoundSource | None:
+    trunk = trunks.get(source.trunk or "")
+    if trunk is None:
+        return None  # it was reported
+    feature = trunk.find(source.feature)
+    if feature is None:
+        at, key = place_of(source)
+        message = f"the trunk `{trunk.spec.family}` has no feature `{source.feature}`"
+        report.error("GM213", message, spec.span(at, key=key), trunk.feature_help(source.feature), dotted(at))
+        return None
+    request = trunk.request(feature, source)
+    if request is None:
+        at, state = (*source.at, "norm"), "with" if source.norm else "without"
+        message = f"the feature `{feature.name}` of `{trunk.spec.family}` is not available {state} the final norm"
+        report.error("GM306", message, spec.span(at), "leave `norm` out, or read another feature", dotted(at))
+        return None
+    return BoundSource(source, trunk, request)

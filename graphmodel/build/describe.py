@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from graphmodel.build.graph_writer import Writer
+from graphmodel.build.graph_writer import GraphWriter
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import find_trunk
@@ -81,7 +81,7 @@ def describe(module: nn.Module, features: Sequence[Feature], shape: Sequence[int
         TraceError: where none can be had.
     """
     low, high = (torch.empty((b, *shape), device="meta") for b in (2, 3))
-    writer = Writer((2, 3), [])
+    writer = GraphWriter((2, 3), [])
 
     def run(wanted: Sequence[Feature]) -> list[FeatureDescription]:
         opened = open_trunk(module, wanted, {"x": (low, high)})
@@ -101,7 +101,7 @@ def describe(module: nn.Module, features: Sequence[Feature], shape: Sequence[int
         return found
 
 
-def _described(feature: Feature, opened: TracedTrunk, writer: Writer, shape: Sequence[int]) -> FeatureDescription:
+def _described(feature: Feature, opened: TracedTrunk, writer: GraphWriter, shape: Sequence[int]) -> FeatureDescription:
     node = opened.features[feature.name]
     info = writer.info(node.meta["values"])
     layout = opened.layouts[feature.name]

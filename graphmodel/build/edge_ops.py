@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
-from graphmodel.build.graph_writer import Value, Writer
+from graphmodel.build.graph_writer import GraphWriter, Value
 from graphmodel.components.features import FeatureError
-from graphmodel.diagnostics import Span
+from graphmodel.diagnostics import Span, first_line
 from graphmodel.spec.model import Combine, PoolSpec, Source
 
 getitem = operator.getitem
 
 
-def prepare(writer: Writer, value: Value, source: Source, span: Span | None, layout: str) -> Value:
-    """The feature pooled and flattened as its reader asked; layout and tokens were seen to when the trunk was opened.
+def prepare(writer: GraphWriter, value: Value, source: Source, span: Span | None, layout: str) -> Value:
+    """The feature pooled and flattened as its reader asked; the opened trunk gives it in the requested layout.
 
     Args:
         writer: where the calls go.
@@ -27,17 +27,21 @@ def prepare(writer: Writer, value: Value, source: Source, span: Span | None, lay
         layout: how the feature's dimensions are arranged.
 
     Raises:
-        FeatureError: where the operation does not fit the feature's shape.
+        FeatureError: if the operation does not fit the feature's shape.
     """
     if source.pool is not None:
-        value = pool(writer, value, source.pool, span, layout)
+        value = pool(writer, value, source.pool, span, "" if source.any_layout else layout)
     if source.flatten and len(value.pair[0].shape) > 2:
         value = writer.function("flatten", torch.flatten, (value, 1), name=f"{value.node}_flat", span=span)
     return value
 
 
-def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None, layout: str) -> Value:
-    """A pooled feature map."""
+def pool(writer: GraphWriter, value: Value, spec: PoolSpec, span: Span | None, layout: str) -> Value:
+    """A pooled feature map.
+
+    Raises:
+        FeatureError: if the feature is not a map with channels first, or smaller than the kernel.
+    """
     first = value.pair[0]
     if not isinstance(first, torch.Tensor) or first.ndim != 4:
         raise FeatureError(
@@ -61,8 +65,7 @@ def pool(writer: Writer, value: Value, spec: PoolSpec, span: Span | None, layout
             span=span,
         )
     except (RuntimeError, TypeError, ValueError) as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        raise FeatureError(f"`{spec.op}` cannot pool a feature of shape {value.text}: {text}") from None
+        raise FeatureError(f"`{spec.op}` cannot pool a feature of shape {value.text}: {first_line(error)}") from None
 
 
 def channel_axis(layout: str, flattened: bool) -> int:
@@ -70,16 +73,16 @@ def channel_axis(layout: str, flattened: bool) -> int:
     return -1 if layout in ("nhwc", "nlc") and not flattened else 1
 
 
-def is_channels_last(value: Value, sources: Sequence[Source], layout: Callable[[Source], str]) -> bool:
+def is_channels_last(value: Value, sources: Sequence[Source], layouts: Sequence[str]) -> bool:
     """Whether what a head is about to read is a map whose channels come last."""
-    if any(s.flatten or s.pool is not None for s in sources) or "nhwc" not in map(layout, sources):
+    if any(s.flatten or s.any_layout or s.pool is not None for s in sources) or "nhwc" not in layouts:
         return False
     first = value.pair[0]
     return isinstance(first, torch.Tensor) and first.ndim == 4
 
 
 def layout_help(value: Value, layouts: Sequence[str]) -> str:
-    """What to write where a head cannot read tokens or a map with channels last."""
+    """What to write if a head cannot read tokens or a map with channels last."""
     first = value.pair[0]
     if "nlc" in layouts and isinstance(first, torch.Tensor) and first.ndim == 3:
         return "for a map of the tokens write `layout: nchw`, for one vector `tokens: class` or `tokens: mean`"
@@ -88,7 +91,7 @@ def layout_help(value: Value, layouts: Sequence[str]) -> str:
     return ""
 
 
-def combine(writer: Writer, how: Combine, values: list[Value], name: str, axes: Sequence[int]) -> Value:
+def combine(writer: GraphWriter, how: Combine, values: list[Value], name: str, axes: Sequence[int]) -> Value:
     """Several features as one value.
 
     Args:
@@ -99,7 +102,7 @@ def combine(writer: Writer, how: Combine, values: list[Value], name: str, axes: 
         axes: the channel axis of each feature.
 
     Raises:
-        FeatureError: where they do not fit together.
+        FeatureError: if they do not fit together.
     """
     label = f"{name}_{how}"
     shapes = ", ".join(v.text for v in values)
@@ -122,5 +125,4 @@ def combine(writer: Writer, how: Combine, values: list[Value], name: str, axes: 
             total = writer.function("add", operator.add, (total, value), name=label if i == len(values) - 1 else "")
         return total
     except (RuntimeError, TypeError) as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        raise FeatureError(f"`combine: {how}` cannot join {shapes}: {text}") from None
+        raise FeatureError(f"`combine: {how}` cannot join {shapes}: {first_line(error)}") from None

@@ -38,6 +38,7 @@ def named(components: Mapping[str, Component]) -> list[str]:
         parts = path.split(".")
         names += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
         names += [f"{path}.{n}" for n, _ in component.meta.named_modules() if n]
+        names += [f"{path}.{n}" for n in component.extras]
         names += [f"{path}.{n}" for n, _ in component.meta.named_parameters()]
     return list(dict.fromkeys(names))
 

@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from graphmodel.components.structure import leaves, map_structure, map_structures
 from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.diagnostics import Span
 from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.graph.text import info_text
 from graphmodel.graph.types import Info, Kind, Node, Ref
 from graphmodel.tracing.traced import TracedTrunk
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "uint8", "int64", "bool")}
+"""The dtypes that an input may have, by the name that specs use."""
 
 BUILTIN_NAMES = frozenset(
     {
@@ -52,12 +56,10 @@ class Value:
 
 def version(value: Value) -> tuple[int, ...]:
     """In-place change counters of a value's tensors."""
-    first = value.pair[0]
-    tensors = first if isinstance(first, (list, tuple)) else [first]
-    return tuple(t._version for t in tensors if isinstance(t, torch.Tensor))
+    return tuple(t._version for t in leaves(value.pair[0]) if isinstance(t, torch.Tensor))
 
 
-class Writer:
+class GraphWriter:
     """Collects nodes in execution order.
 
     Args:
@@ -83,18 +85,13 @@ class Writer:
 
     def info(self, pair: tuple[Any, Any]) -> Info:
         """The description of a pair of meta values."""
-        first, second = pair
-        if isinstance(first, torch.Tensor):
-            return TensorInfo(
-                tuple(self.dim(a, b) for a, b in zip(first.shape, second.shape, strict=True)),
-                str(first.dtype).removeprefix("torch."),
-            )
-        if isinstance(first, (list, tuple)):
-            items = [self.info((a, b)) for a, b in zip(first, second, strict=True)]
-            return items if isinstance(first, list) else tuple(items)
-        if isinstance(first, dict):
-            return {k: self.info((first[k], second[k])) for k in first}
-        return None
+        return map_structures(self._leaf, *pair)
+
+    def _leaf(self, first: Any, second: Any) -> TensorInfo | None:
+        if not isinstance(first, torch.Tensor):
+            return None
+        shape = tuple(self.dim(a, b) for a, b in zip(first.shape, second.shape, strict=True))
+        return TensorInfo(shape, str(first.dtype).removeprefix("torch."))
 
     def dim(self, first: int, second: int) -> int | Batch:
         if first == second:
@@ -232,8 +229,8 @@ class Writer:
                 "trunk",
                 calls[node.op],
                 f"{component}.{node.target}".removesuffix(".") if owned else node.target,
-                _refs(fx.map_arg(node.args, lambda n: values[n])),
-                _refs(dict(fx.map_arg(node.kwargs, lambda n: values[n]))),
+                _refs(map_structure(lambda leaf: values[leaf] if isinstance(leaf, fx.Node) else leaf, node.args)),
+                _refs(map_structure(lambda leaf: values[leaf] if isinstance(leaf, fx.Node) else leaf, node.kwargs)),
                 component=component if owned else "",
                 span=span,
                 scope=scope,
@@ -250,22 +247,10 @@ def _position(graph: fx.Graph) -> dict[fx.Node, int]:
 
 
 def _at(value: Any, which: int) -> Any:
-    if isinstance(value, Value):
-        return value.pair[which]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_at(v, which) for v in value)
-    if isinstance(value, dict):
-        return {k: _at(v, which) for k, v in value.items()}
-    return value
+    """Arguments with the meta values of one batch size."""
+    return map_structure(lambda leaf: leaf.pair[which] if isinstance(leaf, Value) else leaf, value)
 
 
 def _refs(value: Any) -> Any:
-    if isinstance(value, Value):
-        return Ref(value.node)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_refs(v) for v in value)
-    if isinstance(value, dict):
-        return {k: _refs(v) for k, v in value.items()}
-    if isinstance(value, slice):
-        return slice(_refs(value.start), _refs(value.stop), _refs(value.step))
-    return value
+    """Arguments with references to nodes."""
+    return map_structure(lambda leaf: Ref(leaf.node) if isinstance(leaf, Value) else leaf, value)

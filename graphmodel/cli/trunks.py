@@ -110,7 +110,7 @@ def _print_names(form: options.Format, pattern: str) -> None:
 def _print_page(name: str, items: Any, size: str | None, form: options.Format) -> None:
     from dataclasses import replace
 
-    from graphmodel.build.bind import unknown_help
+    from graphmodel.build.bind_trunks import unknown_help
     from graphmodel.cli import console
     from graphmodel.cli.catalogue import trunk_page
     from graphmodel.components.registry import find_trunk

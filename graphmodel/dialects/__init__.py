@@ -20,6 +20,8 @@ class Dialect(Protocol):
     """What a dialect offers. Entry points of the group `graphmodel.dialects` name further ones."""
 
     name: str
+    any_layout: bool
+    """Whether features are read as they come, wherever their channels are (`Source.any_layout`)."""
 
     def recognises(self, document: Document) -> bool:
         """Whether the document is written in this dialect."""

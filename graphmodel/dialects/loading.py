@@ -88,6 +88,6 @@ def load_spec(
     contents = validate(NativeSpec, native, report)
     from graphmodel.dialects.native.resolve import resolve
 
-    spec = resolve(native, contents, report, dialect.name)
+    spec = resolve(native, contents, report, dialect)
     spec._origin = document
     return spec

@@ -120,7 +120,7 @@ class Component:
     meta: nn.Module
     given: bool = False
     span: Span | None = None
-    extras: dict[str, nn.Module | torch.Tensor] = field(default_factory=dict)
+    extras: Mapping[str, nn.Module | torch.Tensor] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled module keeps its graph to be sliced and loaded into, never to build weights again.
@@ -189,6 +189,15 @@ class ModelGraph(Displayed):
             for port, source in enumerate(node.refs()):
                 network.add_edge(source, name, key=port)
         return network
+
+    def needed_by(self, names: Iterable[str]) -> set[str]:
+        """These nodes and every node that they need, calls that change a needed value in place included."""
+        network: nx.DiGraph[str] = nx.DiGraph()
+        for name, node in self.nodes.items():
+            changers = [changer for changer in node.facts.changed_by if changer in self.nodes]
+            network.add_edges_from((name, needed) for needed in (*node.refs(), *changers))
+        found = set(names)
+        return found.union(*(nx.descendants(network, name) for name in found if name in network))
 
     def users(self) -> dict[str, list[str]]:
         """For each node, the nodes that read it."""
@@ -271,12 +280,17 @@ class ModelGraph(Displayed):
         """The module on the meta device that a node calls; None if it calls no module."""
         if node.call != "module" or node.component not in self.components:
             return None
-        return self.components[node.component].meta.get_submodule(node.path)
+        component = self.components[node.component]
+        extra = component.extras.get(node.path)
+        return extra if isinstance(extra, nn.Module) else component.meta.get_submodule(node.path)
 
     def tensor_of(self, node: Node) -> torch.Tensor | None:
         """The parameter, buffer or constant on the meta device that a node reads; None if it reads none."""
         if node.call != "attribute" or node.component not in self.components:
             return None
+        extra = self.components[node.component].extras.get(node.path)
+        if isinstance(extra, torch.Tensor):
+            return extra
         holder, _, leaf = node.path.rpartition(".")
         found: torch.Tensor = getattr(self.components[node.component].meta.get_submodule(holder), leaf)
         return found

@@ -1,4 +1,4 @@
-"""What every graph must satisfy, checked after the build and after each pass."""
+"""The invariants of every graph, checked after the build and after each pass."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ def verify(graph: ModelGraph, after: str = "the build") -> None:
     seen: set[str] = set()
     for name, node in graph.nodes.items():
         if node.name != name or not name.isidentifier() or keyword.iskeyword(name):
-            problems.append(f"`{name}` is no valid name for `{node.name}`")
+            problems.append(f"`{name}` is not a valid name for `{node.name}`")
         problems += [f"`{name}` reads `{r}` before it is computed" for r in node.refs() if r not in seen]
         if node.component and node.component not in graph.components:
             problems.append(f"`{name}` calls the unknown component `{node.component}`")
         if node.call in ("module", "attribute") and not str(node.target).startswith(node.component):
             problems.append(f"`{name}` calls `{node.target}` outside of `{node.component}`")
         if node.call == "placeholder" and node.name not in graph.inputs:
-            problems.append(f"`{name}` is no declared input")
+            problems.append(f"`{name}` is not a declared input")
         seen.add(name)
     for output in graph.outputs.values():
         problems += [f"the output `{k}` reads the unknown `{n}`" for k, n in output.parts.items() if n not in seen]
     problems += [f"the input `{i}` has no node" for i in graph.inputs if i not in seen]
-    if not problems and not nx.is_directed_acyclic_graph(graph.network):
-        problems.append("the graph has a cycle")
+    if not nx.is_directed_acyclic_graph(network := graph.network):
+        path = " -> ".join(source for source, _, _ in nx.find_cycle(network))
+        problems.append(f"the calls {path} read each other in a cycle")
     if problems:
         ran = ", ".join(graph.history) or "none"
         raise InvalidGraph(f"after {after} (passes before: {ran}): " + "; ".join(problems))

@@ -31,12 +31,4 @@ class Prune:
 
 def reachable(graph: ModelGraph) -> set[str]:
     """Nodes that an output needs. A trunk's in-place calls were kept by the tracer as calls that later ones read."""
-    pending = [n for o in graph.outputs.values() for n in o.parts.values()]
-    alive: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name not in alive:
-            alive.add(name)
-            pending += graph.nodes[name].refs()
-            pending += [u for u in graph.nodes[name].facts.changed_by if u in graph.nodes]
-    return alive
+    return graph.needed_by(n for o in graph.outputs.values() for n in o.parts.values())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from graphmodel.build.build import DTYPES
+from graphmodel.build.graph_writer import DTYPES
 from graphmodel.graph.types import ModelGraph, Node, Ref, map_values
 
 

@@ -103,6 +103,8 @@ class Source(Part):
         layout: reshape to this layout.
         tokens: which tokens of a token sequence.
         norm: apply (or not) the trunk's final norm to an intermediate feature; None leaves the feature's default.
+        any_layout: pool and read the feature as it comes, wherever its channels are, instead of refusing a map with
+            channels last; VISSL does so, and its files keep its numbers.
     """
 
     input: str
@@ -113,6 +115,7 @@ class Source(Part):
     layout: Layout | None = None
     tokens: Tokens | None = None
     norm: bool | None = None
+    any_layout: bool = False
 
 
 class Edge(Part):

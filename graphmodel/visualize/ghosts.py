@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphmodel.build.graph_writer import Writer
+from graphmodel.build.graph_writer import GraphWriter
 from graphmodel.components.features import Feature
 from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.graph.text import target_text
@@ -58,7 +58,7 @@ def _ghosts_of(graph: ModelGraph, component: str, scope: str, nodes: list[Node],
     if opened is None:
         return {}
     known = _numbered((n.call, target_text(n.target), n.name) for n in nodes)
-    writer = Writer(BATCHES, sorted(taken))
+    writer = GraphWriter(BATCHES, sorted(taken))
     names: dict[fx.Node, str] = {}
     made: dict[str, Node] = {}
     seen: Counter[tuple[str, str]] = Counter()

@@ -89,7 +89,7 @@ def test_verify_finds_names_order_and_components_that_are_wrong(small: dict[str,
     nodes = list(graph.nodes.values())
     with pytest.raises(InvalidGraph, match="before it is computed"):
         verify(graph.replace_nodes(reversed(nodes)))
-    with pytest.raises(InvalidGraph, match="no valid name"):
+    with pytest.raises(InvalidGraph, match="not a valid name"):
         verify(graph.replace_nodes([*nodes, Node("a b", "op", "function", len)]))
     with pytest.raises(InvalidGraph, match="unknown component"):
         verify(graph.replace_nodes([*nodes, Node("x", "head", "module", "heads.x", component="heads.x")]))

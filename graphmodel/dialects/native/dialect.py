@@ -44,6 +44,7 @@ class NativeDialect:
     """Any mapping that no other dialect claims."""
 
     name = "native"
+    any_layout = False
 
     def recognises(self, document: Document) -> bool:
         return True

@@ -93,8 +93,7 @@ def _source(source: Source, spec: ModelSpec) -> dict[str, Any]:
     out: dict[str, Any] = {"from": text + (f".{feature}" if feature else "")}
     if source.pool is not None:
         out["pool"] = {source.pool.op: _plain(source.pool.params)}
-    if source.flatten:
-        out["flatten"] = True
+    out |= {key: True for key in ("flatten", "any_layout") if getattr(source, key)}
     return out | {k: v for k in ("layout", "tokens", "norm") if (v := getattr(source, k)) is not None}
 
 

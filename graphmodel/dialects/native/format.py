@@ -93,6 +93,7 @@ class SourceYaml(YamlModel):
     layout: Layout | None = Field(None, description="Reshape to this layout.")
     tokens: Tokens | None = Field(None, description="Which tokens of a token sequence.")
     norm: Bool | None = Field(None, description="Apply the trunk's final norm to an intermediate feature.")
+    any_layout: Bool = Field(False, description="Pool and read the feature as it comes, wherever its channels are.")
 
 
 TextOrSource = Annotated[Annotated[str, Tag(TEXT)] | Annotated[SourceYaml, Tag(MAP)], BY_SHAPE]
@@ -116,6 +117,7 @@ class EdgeYaml(YamlModel):
     layout: Layout | None = None
     tokens: Tokens | None = None
     norm: Bool | None = None
+    any_layout: Bool = False
 
 
 class FeatureYaml(YamlModel):
@@ -131,6 +133,7 @@ class FeatureYaml(YamlModel):
     layout: Layout | None = None
     tokens: Tokens | None = None
     norm: Bool | None = None
+    any_layout: Bool = False
 
     @model_validator(mode="after")
     def one_name(self) -> FeatureYaml:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.dialects import Dialect
 from graphmodel.dialects.native.format import (
     EdgeYaml,
     FeatureYaml,
@@ -31,7 +32,7 @@ from graphmodel.spec.names import name_problem
 from graphmodel.spec.pools import POOLS
 
 
-def resolve(document: Document, surface: NativeSpec, report: Collector, dialect: str = "native") -> ModelSpec:
+def resolve(document: Document, surface: NativeSpec, report: Collector, dialect: Dialect) -> ModelSpec:
     """The spec that a native document describes.
 
     Args:
@@ -47,7 +48,7 @@ def resolve(document: Document, surface: NativeSpec, report: Collector, dialect:
 
 
 class _Resolver:
-    def __init__(self, document: Document, surface: NativeSpec, report: Collector, dialect: str) -> None:
+    def __init__(self, document: Document, surface: NativeSpec, report: Collector, dialect: Dialect) -> None:
         self.document, self.surface, self.report, self.dialect = document, surface, report, dialect
 
     def error(self, code: str, message: str, path: KeyPath, help: str = "", *, key: bool = False) -> None:
@@ -71,7 +72,7 @@ class _Resolver:
         weights = surface.weights
         spec = ModelSpec(
             name=surface.name,
-            dialect=self.dialect,
+            dialect=self.dialect.name,
             inputs=self.used_inputs(edges),
             trunks={n: t for n, t in self.trunks.items() if any(s.trunk == n for e in edges for s in e.sources)},
             heads={n: h for n, h in self.heads.items() if any(e.head == n for e in edges)},
@@ -222,7 +223,8 @@ class _Resolver:
         if not mains:
             self.error("GM207", "the spec has no input that a trunk could read", ("inputs",), key=True)
             return []
-        source = Source(input=mains[0], trunk=next(iter(self.trunks)), at=("trunk",))
+        trunk = next(iter(self.trunks))
+        source = Source(input=mains[0], trunk=trunk, any_layout=self.dialect.any_layout, at=("trunk",))
         if not self.heads:
             return [Edge(sources=(source,), output="", at=())]
         return [Edge(sources=(source,), head=name, output="", at=head.at) for name, head in self.heads.items()]
@@ -307,6 +309,7 @@ class _Resolver:
             layout=options.layout if options is not None else None,
             tokens=options.tokens if options is not None else None,
             norm=options.norm if options is not None else None,
+            any_layout=self.dialect.any_layout or (options is not None and options.any_layout),
             at=path,
         )
 

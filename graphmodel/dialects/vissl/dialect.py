@@ -13,6 +13,7 @@ class VisslDialect:
     """Files with a `MODEL:` block, alone or under `config:`."""
 
     name = "vissl"
+    any_layout = True
 
     def recognises(self, document: Document) -> bool:
         data = document.data

@@ -1,0 +1,256 @@
+"""Binds the trunks of a spec: families looked up, parameters validated, modules built on the meta device."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from graphmodel.build.params import parse_params
+from graphmodel.components.construct import build_on_meta, meta_copy
+from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
+from graphmodel.components.features import INPUT_OF, Feature, part_of
+from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
+from graphmodel.components.registry import find_trunk, trunk_names
+from graphmodel.components.signature import PlainTrunk
+from graphmodel.diagnostics import Collector, choices_help, did_you_mean, fail, first_line
+from graphmodel.graph.types import Component, trunk_path
+from graphmodel.spec.document import dotted
+from graphmodel.spec.model import ModelSpec, Source, TrunkSpec
+from graphmodel.tracing.layout import FeatureRequest
+
+
+@dataclass(frozen=True)
+class BoundTrunk:
+    """A trunk on the meta device with the family that names its features.
+
+    Attributes:
+        spec: what the spec says of it.
+        family: its family.
+        params: its validated parameters.
+        component: it as a component of the graph.
+        shapes: the per-sample shapes of all inputs that go through it.
+    """
+
+    spec: TrunkSpec
+    family: TrunkFamily[Any]
+    params: Any
+    component: Component
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def module(self) -> nn.Module:
+        return self.component.meta
+
+    def features(self) -> list[Feature]:
+        return list(self.family.features(self.params, self.module))
+
+    def find(self, name: str | None) -> Feature | None:
+        """The feature of that name, alias or module path; the default feature for None."""
+        if name is None:
+            name = self.family.default(self.params, self.module)
+        found = self.family.find(name, self.params, self.module)
+        if found is not None:
+            return found
+        if name and any(path == name for path, _ in self.module.named_modules()):
+            return Feature(name, (name,), layout="other")
+        return part_of(name, self.module)
+
+    def request(self, feature: Feature, source: Source) -> FeatureRequest | None:
+        """The feature as a source asks for it; None if it is not available with (or without) the final norm."""
+        found = feature if source.norm is None else self.normed(feature, source.norm)
+        return None if found is None else FeatureRequest(found, source.layout, source.tokens)
+
+    def normed(self, feature: Feature, norm: bool) -> Feature | None:
+        """The feature with or without the trunk's final norm."""
+        return self.family.normed(feature, self.params, self.module, norm)
+
+    def feature_help(self, name: str | None) -> str:
+        """What to write instead of a name that no feature has."""
+        named = ", ".join(f.name for f in self.features())
+        near = did_you_mean(name, self.names())
+        return " ".join(part for part in (near, f"features: {named}; or any dotted module path") if part)
+
+    def names(self) -> list[str]:
+        """Names that a spec may use, the family's first."""
+        named = [n for f in self.features() for n in (f.name, *f.aliases)]
+        return [*named, *(path for path, _ in self.module.named_modules() if path and path not in named)]
+
+
+@dataclass(frozen=True)
+class TrunkBinder:
+    """Looks trunks up and collects what is wrong with them.
+
+    Attributes:
+        spec: the spec.
+        report: where findings go.
+        given: modules to use for trunks of these names.
+        allow_imports: whether a spec's `module:` may import code.
+    """
+
+    spec: ModelSpec
+    report: Collector
+    given: Mapping[str, nn.Module]
+    allow_imports: bool
+
+    def bind(self) -> dict[str, BoundTrunk]:
+        """Every trunk that can be bound, by name."""
+        bound = {}
+        for name in self.given:
+            if name not in self.spec.trunks:
+                self.report.error(
+                    "GM205",
+                    f"a module was given for the trunk `{name}`, which the spec does not have",
+                    None,
+                    choices_help(name, list(self.spec.trunks), "trunks"),
+                )
+        for name, trunk in self.spec.trunks.items():
+            path = trunk_path(self.spec, name)
+            found = self.given_trunk(trunk, path) if name in self.given else self.trunk(trunk, path)
+            if found is not None:
+                bound[name] = found
+        return bound
+
+    def trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk | None:
+        family = self.imported(trunk) if trunk.imports else find_trunk(trunk.family)
+        span = self.spec.span((*trunk.at, "name")) or self.spec.span(trunk.at)
+        if family is None:
+            if not trunk.imports:
+                self.report.error(
+                    "GM205", f"unknown trunk `{trunk.family}`", span, unknown_help(trunk.family), dotted(trunk.at)
+                )
+            return None
+        params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report)
+        if params is None:
+            return None
+        if isinstance(trunk.pretrained, str) and not self.is_readable(trunk, family):
+            return None
+        try:
+            params = family.for_resolutions(params, self.shapes(trunk))
+            meta = build_on_meta(lambda: family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton=True))
+        except InvalidTrunkParams as error:
+            at = (*trunk.at, *error.path)
+            span = self.spec.span(at, key=error.path != ("name",))
+            self.report.error(error.code, error.message, span, error.help, dotted(at))
+            return None
+        except Exception as error:  # a constructor's own refusal of its arguments is the user's error
+            message = f"the trunk `{trunk.family}` cannot be built: {first_line(error)}"
+            self.report.error("GM302", message, span, "", dotted(trunk.at))
+            return None
+        weights_span = self.spec.span((*trunk.at, "pretrained"))
+
+        def build() -> nn.Module:
+            try:
+                return family.pretrained(params, trunk.input_type, trunk.pretrained)
+            except Exception as error:
+                if not trunk.pretrained:
+                    raise
+                lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+                message = f"the weights of `{trunk.family}` cannot be loaded: {' '.join(lines[:2])[:300]}"
+                raise fail("GM510", message, weights_span) from error
+
+        component = Component(path, "trunk", trunk.family, params, build, meta, span=self.spec.span(trunk.at))
+        return BoundTrunk(trunk, family, params, component, tuple(self.shapes(trunk)))
+
+    def is_readable(self, trunk: TrunkSpec, family: TrunkFamily[Any]) -> bool:
+        """Whether `pretrained` names weights that the library publishes or a file that is there."""
+        weights = str(trunk.pretrained)
+        if Path(weights).is_file() or family.is_published(weights):
+            return True
+        span = self.spec.span((*trunk.at, "pretrained"))
+        self.report.error("GM510", f"no such file: {weights}", span, "write true for published weights, or a file")
+        return False
+
+    def shapes(self, trunk: TrunkSpec) -> list[tuple[int, ...]]:
+        """The per-sample shapes of all inputs that go through a trunk."""
+        names = {s.input for edge in self.spec.edges for s in edge.sources if s.trunk == trunk.name}
+        items = [self.spec.inputs[n] for n in names if n in self.spec.inputs]
+        return [shape for item in items for shape in item.views or (item.shape,) if shape is not None]
+
+    def given_trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk | None:
+        module = self.given[trunk.name]
+        problem = _cannot_open(module)
+        if problem is not None:
+            self.report.error(
+                "GM303",
+                f"the module given for the trunk `{trunk.name}` {problem[0]}",
+                self.spec.span(trunk.at),
+                problem[1],
+            )
+            return None
+        if trunk.pretrained:
+            self.report.error(
+                "GM205",
+                f"a module was given for the trunk `{trunk.name}`, and the spec wants `pretrained` weights for it",
+                self.spec.span((*trunk.at, "pretrained")),
+                "leave one of them out: a given module keeps its weights",
+            )
+        meta = meta_copy(module)
+        family, params = self.family_of(trunk, meta)
+        component = Component(path, "trunk", trunk.family, params, lambda: module, meta, True, self.spec.span(trunk.at))
+        return BoundTrunk(trunk, family, params, component, tuple(self.shapes(trunk)))
+
+    def family_of(self, trunk: TrunkSpec, module: nn.Module) -> tuple[TrunkFamily[Any], Any]:
+        """The family that names a given module's features: the spec's where they are all there, else any module's."""
+        family = None if trunk.imports else find_trunk(trunk.family)
+        if family is not None:
+            try:
+                params = family.Params.model_validate(trunk.params)
+                for feature in family.features(params, module):
+                    for tap in feature.taps:
+                        module.get_submodule(tap.removesuffix(INPUT_OF))
+                return family, params
+            except (ValidationError, AttributeError):
+                pass
+        return LibraryTrunk(trunk.family), LibraryParams(**trunk.params)
+
+    def imported(self, trunk: TrunkSpec) -> TrunkFamily[Any] | None:
+        span = self.spec.span((*trunk.at, "module"))
+        if not self.allow_imports:
+            self.report.error(
+                "GM212",
+                f"the spec wants to import `{trunk.family}` and imports are not allowed",
+                span,
+                "pass `allow_imports=True` (or `--allow-imports`) if you trust this spec",
+            )
+            return None
+        module, _, attribute = trunk.family.partition(":")
+        try:
+            target: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                target = getattr(target, part)
+        except (ImportError, AttributeError, ValueError) as error:
+            self.report.error(
+                "GM212", f"`{trunk.family}` cannot be imported: {error}", span, "write `package.module:Name`"
+            )
+            return None
+        return PlainTrunk(trunk.family, target)
+
+
+def _cannot_open(module: Any) -> tuple[str, str] | None:
+    """Why what a caller passed cannot be opened, and what to pass instead."""
+    if not isinstance(module, nn.Module):
+        return f"is a {type(module).__name__}, not an `nn.Module`", "pass a module: `trunks={'trunk': module}`"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is TorchScript, which has no Python code to trace", "pass the module that it was made from"
+    if hasattr(module, "_orig_mod"):
+        return "went through `torch.compile`", "pass the module itself, and compile the result"
+    return None
+
+
+def unknown_help(name: str) -> str:
+    """What to write instead of an unknown trunk."""
+    library, colon, variant = name.partition(":")
+    family = find_trunk(library) if colon else None
+    variants = family.variants() if family is not None else None
+    if variants is None:
+        return choices_help(name, trunk_names(), "`graphmodel trunks` lists them all; some are")
+    names = [f"{library}:{v}" for v in variants]
+    near = did_you_mean(name, names) if variant else ""
+    return " ".join(part for part in (near, f"`graphmodel trunks {library}:` lists all {len(names)}") if part)

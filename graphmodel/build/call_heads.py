@@ -1,0 +1,227 @@
+"""Calls the modules of heads: widths are inferred from what they read, and what goes wrong is told apart."""
+
+from __future__ import annotations
+
+import dis
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from graphmodel.build import edge_ops as ops
+from graphmodel.build.bind import BoundEdge, BoundModule
+from graphmodel.build.graph_writer import GraphWriter, Value, version
+from graphmodel.components.construct import build_on_meta
+from graphmodel.components.head import HeadMismatch
+from graphmodel.diagnostics import Collector, first_line
+from graphmodel.graph.types import Component, head_path
+from graphmodel.spec.document import KeyPath, dotted
+from graphmodel.spec.model import ModelSpec
+
+
+@dataclass(frozen=True)
+class HeadCaller:
+    """Writes calls of heads.
+
+    Attributes:
+        spec: the spec.
+        writer: where the calls go.
+        report: where findings go.
+        components: the modules of heads that were called so far, by path; a head that is called twice is one component.
+    """
+
+    spec: ModelSpec
+    writer: GraphWriter
+    report: Collector
+    components: dict[str, Component] = field(default_factory=dict)
+
+    def chain(self, edge: BoundEdge, value: Value, layouts: Sequence[str]) -> Value | None:
+        """The result of a head's modules, or None with the reason reported.
+
+        Args:
+            edge: the output that the head gives.
+            value: what its first module reads.
+            layouts: how the sources of the output are arranged.
+        """
+        result: Value | None = value
+        for position in range(len(edge.chain)):
+            assert result is not None
+            call = _HeadCall(self, edge, position, result, tuple(layouts))
+            result = call.write()
+            if result is None:
+                return None
+            if position < len(edge.chain) - 1:
+                result = self.single(result)
+        return result
+
+    def single(self, value: Value) -> Value:
+        """The tensor that the next module of a chain reads; a list of one tensor is that tensor, as in VISSL."""
+        if isinstance(value.info, (list, tuple)) and len(value.info) == 1:
+            return self.writer.function("getitem", ops.getitem, (value, 0), name=f"{value.node}_value", kind="head")
+        return value
+
+
+@dataclass(frozen=True)
+class _HeadCall:
+    """One call of one module of a head."""
+
+    caller: HeadCaller
+    edge: BoundEdge
+    position: int
+    value: Value
+    layouts: tuple[str, ...]
+
+    @property
+    def module(self) -> BoundModule:
+        return self.edge.chain[self.position]
+
+    def error(self, message: str, at: KeyPath, help: str = "", *, key: bool = False) -> None:
+        self.caller.report.error("GM304", message, self.caller.spec.span(at, key=key), help, dotted(at))
+
+    def write(self) -> Value | None:
+        """The call's result, or None with the reason reported."""
+        spec, module, value = self.caller.spec, self.module, self.value
+        assert self.edge.spec.head is not None
+        path = head_path(spec.heads[self.edge.spec.head], self.position)
+        info = value.info
+        # A module that treats all dimensions alike leaves the channels where they were.
+        untouched = all(earlier.params.any_layout for earlier in self.edge.chain[: self.position])
+        if untouched and ops.is_channels_last(value, [s.spec for s in self.edge.sources], self.layouts):
+            if not module.params.any_layout and not any(s.spec.layout == "nhwc" for s in self.edge.sources):
+                self.report_channels_last()
+                return None
+            info = replace(info, layout="nhwc")
+        try:
+            params = module.params.infer(info) if not isinstance(info, (list, dict)) else module.params
+        except HeadMismatch as error:
+            self.report_mismatch(error)
+            return None
+        component = self.component(path, params)
+        return None if component is None else self.call(component)
+
+    def component(self, path: str, params: Any) -> Component | None:
+        """The module as a component, built on the meta device at its first call."""
+        module, known = self.module, self.caller.components.get(path)
+        if known is not None and known.params != params:
+            gives = f"{self.sources} gives {self.value.text}"
+            message = f"the head `{module.call.name}` is shared and its inputs differ: {gives}"
+            self.error(message, self.edge.spec.at, "give each feature a head of its own")
+            return None
+        if known is not None:
+            return known
+
+        def build() -> torch.nn.Module:
+            return module.build(params)
+
+        try:
+            meta = build_on_meta(build)
+        except HeadMismatch as error:
+            self.report_mismatch(error)
+            return None
+        except Exception as error:  # the constructor's own refusal of its arguments is the user's error
+            message = f"the head `{module.call.name}` cannot be built: {_described(error)}"
+            self.error(message, module.call.at, key=True)
+            return None
+        span = self.caller.spec.span(module.call.at, key=True)
+        return Component(path, "head", module.entry.name, params, build, meta, span=span)
+
+    def call(self, component: Component) -> Value | None:
+        """The result of running the module on the meta device."""
+        value, writer = self.value, self.caller.writer
+        last = self.position == len(self.edge.chain) - 1
+        label = self.edge.spec.output if last else f"{self.edge.spec.output}_{component.name.rsplit('.', 1)[-1]}"
+        before = version(value)
+        try:
+            result = writer.module(label, component.meta, component.name, value, component.span)
+        except HeadMismatch as error:
+            self.report_mismatch(error)
+            return None
+        except Exception as error:  # a head's forward is the user's code, or refuses the feature
+            self.report_failure(error)
+            return None
+        self.caller.components[component.name] = component
+        return writer.protect_last(value) if version(value) != before else result
+
+    # -- findings -----------------------------------------------------------------------------------------------------
+
+    @property
+    def sources(self) -> str:
+        """`images.res5`, or several."""
+        return ", ".join(f"`{s.text}`" for s in self.edge.sources)
+
+    def layout_help(self) -> str:
+        return ops.layout_help(self.value, self.layouts)
+
+    def report_mismatch(self, error: HeadMismatch) -> None:
+        """Reports a head that says itself why it cannot read the feature."""
+        module = self.module
+        self.error(
+            f"the head `{module.call.name}` {error.message} (it reads {self.sources}, of shape {self.value.text})",
+            (*module.call.at, *error.path),
+            error.help or self.layout_help(),
+        )
+
+    def report_channels_last(self) -> None:
+        """Reports a map with channels last that nobody asked for and that the head would take for channels first."""
+        at, key = self.edge.sources[0].place()
+        self.error(
+            f"the head `{self.module.call.name}` reads {self.sources} of shape {self.value.text}, "
+            "a map with channels last",
+            at,
+            "write `layout: nchw` beside the feature, or `layout: nhwc` if the head takes it so",
+            key=key,
+        )
+
+    def report_failure(self, error: Exception) -> None:
+        """Reports an exception in a head's forward: the head's own, or an operation that refuses the shape."""
+        module, value = self.module, self.value
+        if is_mismatch(error):
+            message = f"cannot read {self.sources} of shape {value.text}: {_located(error)}"
+        else:
+            message = f"fails in its own code on {self.sources} of shape {value.text}: {_described(error)}"
+        self.error(f"the head `{module.call.name}` {message}", module.call.at, self.layout_help(), key=True)
+
+
+# -- exceptions of other people's code ---------------------------------------------------------------------------------
+
+_LIBRARY = os.path.dirname(torch.__file__) + os.sep
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def is_mismatch(error: Exception) -> bool:
+    """Whether an operation of torch refused what it was called with, rather than the head's own code failing.
+
+    Torch's operations raise `RuntimeError`, and its modules `ValueError` and the like in torch's own files; a `raise`
+    in the head's code, or an exception of Python's own such as `AttributeError`, is the head's.
+    """
+    last = _last(error.__traceback__)
+    if last is None:
+        return False
+    if last.tb_frame.f_code.co_filename.startswith(_LIBRARY):
+        return isinstance(error, (RuntimeError, ValueError, TypeError, IndexError, AssertionError))
+    code = last.tb_frame.f_code.co_code
+    raised = dis.opname[code[last.tb_lasti]] in ("RAISE_VARARGS", "RERAISE")
+    return isinstance(error, RuntimeError) and type(error) in (RuntimeError, NotImplementedError) and not raised
+
+
+def _last(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace
+
+
+def _described(error: Exception) -> str:
+    """`KeyError: 'x' (heads.py:12 in forward)`."""
+    return f"{type(error).__name__}: {_located(error)}"
+
+
+def _located(error: Exception) -> str:
+    """The first line of an exception with the last line of the head's own code, if it is not this package's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith((_LIBRARY, _OWN))]
+    place = f" ({theirs[-1].filename}:{theirs[-1].lineno} in {theirs[-1].name})" if theirs else ""
+    return first_line(error) + place

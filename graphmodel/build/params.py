@@ -1,0 +1,25 @@
+"""Validates the parameters of a component; findings point at the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from graphmodel.diagnostics import Collector
+from graphmodel.spec.document import KeyPath
+from graphmodel.spec.model import ModelSpec
+from graphmodel.spec.validate import diagnose
+
+
+def parse_params(
+    model: type[BaseModel], values: Mapping[str, Any], spec: ModelSpec, at: KeyPath, report: Collector
+) -> Any | None:
+    """Validated parameters, or None with the findings in `report`."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        for finding in error.errors(include_url=False):
+            report.add(diagnose(finding, model, spec.document, at))
+    return None

@@ -1,0 +1,150 @@
+"""The third step of a build: features are pooled and joined, heads are called, and outputs get their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graphmodel.build import edge_ops as ops
+from graphmodel.build.bind import BoundEdge, BoundModel, BoundModule, BoundSource
+from graphmodel.build.call_heads import HeadCaller
+from graphmodel.build.graph_writer import GraphWriter, Value
+from graphmodel.build.open import FeatureValues, OpenedModel
+from graphmodel.components.features import FeatureError
+from graphmodel.diagnostics import Collector
+from graphmodel.graph.types import Component, Output
+from graphmodel.spec.document import KeyPath, dotted
+
+
+@dataclass(frozen=True)
+class WiredModel:
+    """What a spec's outputs are in the graph.
+
+    Attributes:
+        components: the modules of heads by path.
+        outputs: the outputs by name, in the order of the mapping.
+    """
+
+    components: Mapping[str, Component]
+    outputs: Mapping[str, Output]
+
+
+def wire(bound: BoundModel, opened: OpenedModel, writer: GraphWriter, report: Collector) -> WiredModel:
+    """Writes what lies between features and outputs.
+
+    Args:
+        bound: the bound spec.
+        opened: its features.
+        writer: where the calls go.
+        report: where findings go.
+
+    Raises:
+        CompileError: GM304 and GM306; one for each output at most.
+    """
+    heads = HeadCaller(bound.spec, writer, report)
+    wirer = _Wirer(bound, opened, writer, report, heads)
+    outputs = {output.name: output for output in map(wirer.output, bound.edges) if output is not None}
+    report.raise_errors()
+    return WiredModel(heads.components, outputs)
+
+
+@dataclass(frozen=True)
+class _Wirer:
+    bound: BoundModel
+    opened: OpenedModel
+    writer: GraphWriter
+    report: Collector
+    heads: HeadCaller
+
+    def error(self, message: str, at: KeyPath, help: str = "") -> None:
+        self.report.error("GM306", message, self.bound.spec.span(at), help, dotted(at))
+
+    def output(self, edge: BoundEdge) -> Output | None:
+        """One output, or None with the reason reported."""
+        spec = edge.spec
+        read = (self.read(source, edge) for source in edge.sources)
+        values = list(_until_none(read))
+        if len(values) < len(edge.sources):
+            return None
+        layouts = [self.opened.features[source.key].layout for source in edge.sources]
+        value = values[0]
+        if len(values) > 1:
+            axes = [ops.channel_axis(a, s.spec.flatten) for a, s in zip(layouts, edge.sources, strict=True)]
+            try:
+                value = ops.combine(self.writer, spec.combine, values, spec.output, axes)
+            except FeatureError as error:
+                self.error(str(error), spec.at, error.help)
+                return None
+        if spec.head is None:
+            if isinstance(value.info, list):
+                self.error("`combine: list` is for a head and this output has none", (*spec.at, "combine"))
+                return None
+            return Output(spec.output, {spec.output: value.node})
+        result = self.heads.chain(edge, value, layouts)
+        return None if result is None else self.parts(edge, result, edge.chain[-1])
+
+    def read(self, source: BoundSource, edge: BoundEdge) -> Value | None:
+        """A source's feature as its reader asks for it, all views as one batch."""
+        feature = self.opened.features[source.key]
+        span = self.bound.spec.span(edge.spec.at)
+        try:
+            ready = [ops.prepare(self.writer, value, source.spec, span, feature.layout) for value in feature.values]
+            return self.in_view_order(source, feature, ready)
+        except FeatureError as error:
+            name = f"{source.spec.input}.{source.request.feature.name}"
+            self.error(f"{error} (`{name}`)", (*source.spec.at, "pool"), error.help)
+            return None
+
+    def in_view_order(self, source: BoundSource, feature: FeatureValues, values: list[Value]) -> Value:
+        """A feature of all views as one batch, in the order in which the views came.
+
+        Raises:
+            FeatureError: if the feature has another size at each resolution.
+        """
+        if len(values) == 1:
+            return values[0]
+        if len({tuple(v.pair[0].shape[1:]) for v in values}) > 1:
+            raise FeatureError(
+                f"views of several resolutions give features of several shapes ({', '.join(v.text for v in values)}), "
+                "which cannot be one batch",
+                "pool the feature to one size (`pool: {adaptive_avg_pool2d: 1}`), or read a pooled feature",
+            )
+        name = f"{source.spec.input}_{source.request.name.replace('.', '_')}"
+        order = [i for group in feature.groups for i in group.indices]
+        if order == sorted(order):
+            return self.writer.function("cat", torch.cat, (values,), name=name)
+        pieces: dict[int, Value] = {}
+        for group, value in zip(feature.groups, values, strict=True):
+            if len(group.indices) == 1:
+                pieces[group.indices[0]] = value
+                continue
+            views = self.opened.views[source.spec.input]
+            sizes = [self.writer.method("size", (views[i], 0)) for i in group.indices]
+            split = self.writer.function("split", torch.split, (value, sizes), name=f"{group.label}_split")
+            for position, index in enumerate(group.indices):
+                pieces[index] = self.writer.function("getitem", ops.getitem, (split, position))
+        return self.writer.function("cat", torch.cat, ([pieces[i] for i in sorted(pieces)],), name=name)
+
+    def parts(self, edge: BoundEdge, value: Value, module: BoundModule) -> Output:
+        """The tensors of a head's result under their names."""
+        info, output = value.info, edge.spec.output
+        if not isinstance(info, (list, tuple, dict)):
+            return Output(output, {output: value.node}, head=edge.spec.head)
+        keys: list[Any] = list(info) if isinstance(info, dict) else list(range(len(info)))
+        names = module.params.outputs() or tuple(str(k) for k in keys)
+        parts: dict[str, str] = {}
+        # A head may return only the first of its tensors for some features (iBOT: no patches for a class token).
+        for key, name in zip(keys, names[: len(keys)], strict=True):
+            item = self.writer.function("getitem", ops.getitem, (value, key), name=f"{output}_{name}", kind="head")
+            parts[output if len(keys) == 1 else f"{output}.{name}"] = item.node
+        return Output(output, parts, nested=True, head=edge.spec.head)
+
+
+def _until_none(values: Iterator[Value | None]) -> Iterator[Value]:
+    for value in values:
+        if value is None:
+            return
+        yield value
