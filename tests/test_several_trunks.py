@@ -457,5 +457,5 @@ def test_noise_in_training_stays_closed_or_is_refused() -> None:
         torch.manual_seed(0)
         assert torch.equal(found, module.train(training)(x))
     finding = diagnostic(handed("classifier", "output"), trunks={"trunk": Noisy()})
-    assert "in training than in eval mode: `add(" in finding.message
+    assert "differently in training and eval mode: `add(" in finding.message
     assert "module of its own" in finding.help
