@@ -144,6 +144,15 @@ class _Side:
                 found[key] = f"{found[key]}, {info_text(node.info)}" if key in found else info_text(node.info)
         return found
 
+    def segments(self) -> dict[str, int]:
+        """The number of checkpoint segments of each trunk that has any."""
+        found: dict[str, int] = {}
+        for node in self.graph.nodes.values():
+            if node.facts.checkpoint:
+                trunk = self.trunk_of[node.scope]
+                found[trunk] = max(found.get(trunk, 0), node.facts.checkpoint)
+        return found
+
     def held(self, components: Iterable[Component]) -> tuple[int, int]:
         """Parameters that the calls of some components use, and how many of them train."""
         names = {c.name for c in components}
@@ -248,9 +257,10 @@ class _Comparer:
         if first == second and self.before.graph.structure != self.after.graph.structure:
             text = "the outputs are nested in another way"
             yield Change("changed", "result", "outputs", text, self.before.graph.structure, self.after.graph.structure)
-        if one.checkpoint != other.checkpoint:
-            text = f"activation checkpointing: {other.checkpoint} segments, it was {one.checkpoint}"
-            yield Change("changed", "result", "checkpoint", text, one.checkpoint, other.checkpoint)
+        segments = self.before.segments(), self.after.segments()
+        if segments[0] != segments[1]:
+            text = f"activation checkpointing: {_segments(segments[1])}, it was {_segments(segments[0])}"
+            yield Change("changed", "result", "checkpoint", text, *segments)
 
     def totals(self) -> Iterator[Change]:
         was, now = (side.held(side.graph.components.values()) for side in (self.before, self.after))
@@ -276,6 +286,11 @@ def _named(
     for name, value in other.items():
         if name not in one:
             yield Change("added", what, name, f"{what} `{name}` ({text(value)}) is new", None, text(value))
+
+
+def _segments(by_trunk: Mapping[str, int]) -> str:
+    parts = [f"{n} segment{'s' * (n > 1)}" + f" of `{trunk}`" * (len(by_trunk) > 1) for trunk, n in by_trunk.items()]
+    return ", ".join(parts) or "none"
 
 
 def _shape(what: What) -> Callable[[str, str, str], Iterator[Change]]:

@@ -70,11 +70,17 @@ def resolve_patterns(spec: ModelSpec, components: Mapping[str, Component], repor
     return tuple(resolved)
 
 
-def frozen_modules(root: nn.Module, frozen: Iterable[str]) -> list[tuple[str, nn.Module]]:
-    """Modules that stand still: covered by a pattern, or holding only covered parameters of their own."""
+def frozen_modules(root: nn.Module, frozen: Iterable[str], path: str = "") -> list[tuple[str, nn.Module]]:
+    """Modules that are frozen: covered by a pattern, or with parameters of their own that are all covered.
+
+    Args:
+        root: the module to look through.
+        frozen: the patterns.
+        path: where `root` is in the names that the patterns are about; empty for the model itself.
+    """
     frozen = tuple(frozen)
     found = []
-    for name, module in root.named_modules():
+    for name, module in root.named_modules(prefix=path):
         own = [f"{name}.{p}" if name else p for p, _ in module.named_parameters(recurse=False)]
         covered = bool(name) and is_frozen(name, frozen)
         if covered or (own and all(is_frozen(p, frozen) for p in own)):

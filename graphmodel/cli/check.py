@@ -29,12 +29,13 @@ def check(
 
         module = compile(spec, device="meta", outputs=kept, returns=result.form(), allow_imports=source.allow_imports)
         graph = module.model_graph
+        notes = (*spec.notes, *graph.notes)
         shapes = {k: info_text(graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()}
 
     if form is options.FindingsFormat.json:
-        console.print_json({"ok": True, "outputs": shapes, "diagnostics": [d.to_dict() for d in spec.notes]})
+        console.print_json({"ok": True, "outputs": shapes, "diagnostics": [d.to_dict() for d in notes]})
         return
-    console.print_diagnostics(spec.notes, form.value)
+    console.print_diagnostics(notes, form.value)
     if form is options.FindingsFormat.text:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         console.print_text(f"{' + '.join(source.specs)}: ok, {len(graph.nodes)} calls; outputs: {listed}")

@@ -69,8 +69,9 @@ def compile_command(
         spec = source.load()
         made = _compile(spec, source, weights, result, output)
 
+    notes = (*spec.notes, *made.report.notes)
     if form is options.FindingsFormat.json:
-        data = {"ok": True, **made.report.to_dict(), "diagnostics": [d.to_dict() for d in spec.notes]}
+        data = {"ok": True, **made.report.to_dict(), "diagnostics": [d.to_dict() for d in notes]}
         if made.loaded is not None:
             data["weights"] = asdict(made.loaded)
         console.print_json({**data, "seed": weights.seed, "files": [str(f) for f in made.files]})
@@ -79,7 +80,7 @@ def compile_command(
         print_report(made.report)
         if made.loaded is not None:
             console.print_text(f"\nweights     {made.loaded}")
-    console.print_diagnostics(spec.notes, form.value)
+    console.print_diagnostics(notes, form.value)
     if form is options.FindingsFormat.text:
         for file in made.files:
             console.print_text(f"wrote {file}")
@@ -181,5 +182,5 @@ def totals(result: Report) -> Iterator[str]:
         f"{memory(result.bytes)} with buffers"
     )
     yield f"FLOPs       {amount(result.flops)} per sample (forward, a multiply-add is two)"
-    for saved in result.saved:
-        yield f"pass        {saved}"
+    for done in result.summary:
+        yield f"pass        {done}"

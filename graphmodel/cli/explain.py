@@ -34,7 +34,7 @@ def explain(
 ) -> None:
     """Explain a diagnostic code, or the plan for a spec.
 
-    The plan says what is built and run, what is frozen, what is pruned, and what each pass saved.
+    The plan says what is built and run, what is frozen, what is pruned, and what each pass did.
     """
     if re.fullmatch(r"(?i)gm\d{3}", source.specs[0]):
         _explain_codes([code.upper() for code in source.specs], form)
@@ -76,12 +76,13 @@ def _explain_spec(source: options.SpecOptions, form: options.Format) -> None:
 
         module = compile(spec, device="meta", seed=0, allow_imports=source.allow_imports)
         plan = _plan(module, report(module.model_graph))
+        notes = (*spec.notes, *module.model_graph.notes)
     if form is options.Format.json:
-        console.print_json({"ok": True, **plan, "diagnostics": [d.to_dict() for d in spec.notes]})
+        console.print_json({"ok": True, **plan, "diagnostics": [d.to_dict() for d in notes]})
         return
     for line in plan_text(plan):
         console.print_text(line)
-    console.print_diagnostics(spec.notes)
+    console.print_diagnostics(notes)
 
 
 def _plan(module: CompiledModel, result: Report) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _plan(module: CompiledModel, result: Report) -> dict[str, Any]:
         "frozen": list(graph.frozen),
         "totals": data["totals"],
         "passes": data["passes"],
-        "saved": data["saved"],
+        "summary": data["summary"],
     }
 
 
@@ -154,5 +155,5 @@ def plan_text(plan: dict[str, Any]) -> list[str]:
     lines.append(f"  {amount(count['pruned'])} are never built")
     lines.append(f"  {memory(plan['totals']['bytes'])} of memory with buffers")
     lines += ["", f"FLOPs  {amount(plan['totals']['flops_per_sample'])} per sample (forward, a multiply-add is two)"]
-    lines += ["", f"passes  {', '.join(plan['passes'])}", *(f"  {s}" for s in plan["saved"] or ["nothing to save"])]
+    lines += ["", f"passes  {', '.join(plan['passes'])}", *(f"  {s}" for s in plan["summary"] or ["nothing to do"])]
     return lines

@@ -23,7 +23,7 @@ class Facts:
         in_place: a later call changes the value in place, or the call reads such a value: its order is fixed.
         changed_by: names of the calls that change the value in place.
         frozen: every parameter behind the call is frozen.
-        checkpoint: its activations are computed again in the backward pass.
+        checkpoint: the number of its segment, whose activations are computed again in the backward pass; 0 for none.
     """
 
     features: tuple[str, ...] = field(default=(), metadata=_OF_VALUE)
@@ -32,7 +32,7 @@ class Facts:
     in_place: bool = field(default=False, metadata=_ORDER)
     changed_by: tuple[str, ...] = field(default=(), metadata=_ORDER)
     frozen: bool = False
-    checkpoint: bool = False
+    checkpoint: int = 0
 
     def stated(self) -> dict[str, Any]:
         """The facts that say something, by name.

@@ -14,7 +14,7 @@ from torch import nn
 
 from graphmodel.components.structure import leaves, map_structure
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.diagnostics import Span
+from graphmodel.diagnostics import Diagnostic, Span
 from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.spec.display import Displayed
 from graphmodel.spec.model import HeadSpec, InputSpec, ModelSpec
@@ -166,7 +166,8 @@ class ModelGraph(Displayed):
         spec: the spec it was built from.
         frozen: name patterns of what stands still, in this module's names.
         history: names of the passes that ran.
-        saved: what passes report of themselves.
+        summary: what each pass did, in a few words.
+        notes: what passes declined to do and why.
     """
 
     nodes: Mapping[str, Node]
@@ -177,7 +178,8 @@ class ModelGraph(Displayed):
     spec: ModelSpec
     frozen: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
-    saved: tuple[str, ...] = ()
+    summary: tuple[str, ...] = ()
+    notes: tuple[Diagnostic, ...] = ()
 
     @property
     def network(self) -> nx.MultiDiGraph[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from graphmodel.graph.types import ModelGraph
-from graphmodel.lower.checkpointing import enable_checkpointing
-from graphmodel.lower.emit import emit
+from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import freeze_modules
-from graphmodel.lower.materialise import materialise
+from graphmodel.lower.materialise import build_modules
 from graphmodel.lower.module import CompiledModel, assemble
 
 __all__ = ["CompiledModel", "lower"]
@@ -32,8 +31,7 @@ def lower(
     Raises:
         CompileError: GM501 if the result cannot have that form.
     """
-    code = emit(graph, returns)
-    root = materialise(graph, device, seed, move_given=move_given)
+    code = emit_code(graph, returns)
+    root = build_modules(graph, device, seed, move_given=move_given)
     freeze_modules(root, graph.frozen)
-    enable_checkpointing(root, [str(n.target) for n in graph.nodes.values() if n.facts.checkpoint])
     return assemble(code, root, {"graph": graph, "returns": returns, "seed": seed})

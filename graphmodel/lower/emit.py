@@ -8,6 +8,7 @@ from torch import fx
 
 from graphmodel.diagnostics import CompileError, Diagnostic
 from graphmodel.graph.types import ModelGraph, Node, Output, Ref, map_values
+from graphmodel.lower.codegen import ModelCode
 
 FORMS = ("dict", "tuple", "list", "tensor")
 """Forms of the result."""
@@ -15,7 +16,7 @@ FORMS = ("dict", "tuple", "list", "tensor")
 OPS = {"module": "call_module", "function": "call_function", "method": "call_method", "attribute": "get_attr"}
 
 
-def emit(graph: ModelGraph, returns: str) -> fx.Graph:
+def emit_code(graph: ModelGraph, returns: str) -> fx.Graph:
     """The fx graph.
 
     Args:
@@ -35,27 +36,8 @@ def emit(graph: ModelGraph, returns: str) -> fx.Graph:
             made[node.name] = _call(out, node, made)
     out.output(_result(graph, returns, made))
     out.lint()
-    out.on_generate_code(lambda _: look_up_once)
+    out.set_codegen(ModelCode())
     return out
-
-
-CONTAINERS = ("trunk", "trunks", "heads")
-"""The root's own children; no node or input takes these names."""
-
-
-def look_up_once(lines: list[str]) -> list[str]:
-    """Generated code that looks each container of the root up once: `trunk = self.trunk`, then `trunk.layer1(x)`.
-
-    A module's attribute costs about a microsecond, which shows in models of a few layers.
-    """
-    body = "".join(lines)
-    used = [name for name in CONTAINERS if f"self.{name}." in body]
-    if not used:
-        return lines
-    for name in used:
-        body = body.replace(f"self.{name}.", f"{name}.")
-    names, values = ", ".join(used), ", ".join(f"self.{name}" for name in used)
-    return [f"{names} = {values}\n", body]
 
 
 def _call(out: fx.Graph, node: Node, made: dict[str, fx.Node]) -> fx.Node:
@@ -65,6 +47,8 @@ def _call(out: fx.Graph, node: Node, made: dict[str, fx.Node]) -> fx.Node:
     args, kwargs = map_values(node.args, value), map_values(dict(node.kwargs), value)
     call = out.create_node(OPS[node.call], node.target, args, kwargs, name=node.name)
     call.meta["graphmodel"] = {"span": str(node.span) if node.span else "", "kind": node.kind}
+    if node.facts.checkpoint:
+        call.meta["graphmodel"]["segment"] = f"{node.scope or 'trunk'}_segment{node.facts.checkpoint}"
     return call
 
 

@@ -12,7 +12,7 @@ from graphmodel.components.construct import component_seed, seeded
 from graphmodel.graph.types import ModelGraph, path_inside
 
 
-def materialise(graph: ModelGraph, device: torch.device, seed: int, *, move_given: bool = True) -> nn.Module:
+def build_modules(graph: ModelGraph, device: torch.device, seed: int, *, move_given: bool = True) -> nn.Module:
     """A root module whose children are the trunk stages and heads that the graph calls, and nothing else.
 
     Args:

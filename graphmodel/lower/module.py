@@ -100,11 +100,11 @@ def assemble(graph: fx.Graph, root: nn.Module, record: dict[str, Any]) -> Compil
 
 
 def _rebuilt(record: dict[str, Any], state: dict[str, Any], extra: dict[str, Any]) -> CompiledModel:
-    from graphmodel.lower.emit import emit
+    from graphmodel.lower.emit import emit_code
 
     root = nn.Module()
     root.__dict__.update(state)
-    module = assemble(emit(record["graph"], record["returns"]), root, record)
+    module = assemble(emit_code(record["graph"], record["returns"]), root, record)
     for name, hooks in extra.items():
         module.__dict__[name].update(hooks)
     return module

@@ -10,7 +10,7 @@ from torch import nn
 
 from graphmodel.diagnostics import Collector, choices_help, fail
 from graphmodel.graph.types import ModelGraph
-from graphmodel.lower.emit import emit
+from graphmodel.lower.emit import emit_code
 from graphmodel.lower.materialise import attach, graft_tensor
 from graphmodel.lower.module import CompiledModel, assemble
 from graphmodel.passes.prune import Prune, reachable
@@ -72,7 +72,7 @@ def slice_graph(graph: ModelGraph, inputs: Sequence[str] | None, outputs: Sequen
         inputs={k: v for k, v in graph.inputs.items() if k in used},
         nodes={k: n for k, n in graph.nodes.items() if n.call != "placeholder" or k in used},
     )
-    return Prune().run(kept)
+    return Prune().run(kept).graph
 
 
 def _inputs_of(graph: ModelGraph, output: str) -> set[str]:
@@ -97,7 +97,7 @@ def slice_module(
     """A module for part of another; it holds the same submodules and parameters."""
     graph = slice_graph(module.model_graph, inputs, outputs)
     form = returns or module.returns
-    code = emit(graph, form)
+    code = emit_code(graph, form)
     root = nn.Module()
     wanted = {str(n.target) for n in graph.nodes.values() if n.call in ("module", "attribute")}
     for path, part in module.named_modules():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from graphmodel.graph.types import InvalidGraph, ModelGraph
 from graphmodel.graph.verify import verify
+from graphmodel.passes.result import PassResult
 
 
 class Pass(Protocol):
@@ -20,29 +22,34 @@ class Pass(Protocol):
     name: str
     requires: frozenset[str]
 
-    def run(self, graph: ModelGraph) -> ModelGraph:
-        """The changed graph; the given one is left as it is."""
+    def run(self, graph: ModelGraph) -> PassResult:
+        """The changed graph and a report; the given graph is left as it is."""
         ...
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:
-        """Raises `InvalidGraph` where the pass broke its promise."""
+        """Raises `InvalidGraph` if the pass broke its promise."""
         ...
 
 
 def run_passes(graph: ModelGraph, pipeline: Sequence[Pass]) -> ModelGraph:
-    """The graph after all passes.
+    """The graph after all passes; its `history`, `summary` and `notes` tell what they did.
 
     Raises:
-        InvalidGraph: where a pass lacks one that it requires, breaks an invariant or its own promise.
+        InvalidGraph: if a pass lacks one that it requires, breaks an invariant or its own promise.
     """
-    from dataclasses import replace
-
     for each in pipeline:
         missing = each.requires - set(graph.history)
         if missing:
             raise InvalidGraph(f"the pass `{each.name}` requires {', '.join(sorted(missing))} to have run before")
-        after = each.run(graph)
-        verify(after, f"the pass `{each.name}`")
-        each.check(graph, after)
-        graph = replace(after, history=(*after.history, each.name))
+        result = each.run(graph)
+        if not result.changed and result.graph is not graph:
+            raise InvalidGraph(f"the pass `{each.name}` says that it changed nothing and returns another graph")
+        verify(result.graph, f"the pass `{each.name}`")
+        each.check(graph, result.graph)
+        graph = replace(
+            result.graph,
+            history=(*graph.history, each.name),
+            summary=(*graph.summary, *([f"{each.name}: {result.summary}"] if result.summary else [])),
+            notes=(*graph.notes, *result.notes),
+        )
     return graph

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from graphmodel.graph.types import InvalidGraph, ModelGraph
+from graphmodel.passes.result import PassResult
 
 
 class Prune:
     """Keeps what the outputs reach, and inputs.
 
-    >>> # before: images -> conv1 -> layer1 -> layer2 -> unused;  output: layer1
-    >>> # after:  images -> conv1 -> layer1
+    Example:
+        >>> from dataclasses import replace
+        >>> from graphmodel.passes._example import example
+        >>> graph = example({"images": {"stage1": None, "stage2": None}})
+        >>> cut = replace(graph, outputs={"stage1": graph.outputs["stage1"]})
+        >>> print(cut)
+        graph example(images)
+          %images: N×3×8×8 = input
+          %conv: N×4×6×6 = trunk trunk.conv(%images)
+          %norm: N×4×6×6 = trunk trunk.norm(%conv)
+          %stage1: N×4×4×4 = trunk trunk.stage1(%norm) features=('stage1',)
+          %stage2: N×4×2×2 = trunk trunk.stage2(%stage1) features=('stage2',)
+          return stage1: stage1=%stage1
+        >>> print(Prune().run(cut).graph)
+        graph example(images)
+          %images: N×3×8×8 = input
+          %conv: N×4×6×6 = trunk trunk.conv(%images)
+          %norm: N×4×6×6 = trunk trunk.norm(%conv)
+          %stage1: N×4×4×4 = trunk trunk.stage1(%norm) features=('stage1',)
+          return stage1: stage1=%stage1
     """
 
     name = "prune"
     requires: frozenset[str] = frozenset()
 
-    def run(self, graph: ModelGraph) -> ModelGraph:
+    def run(self, graph: ModelGraph) -> PassResult:
         alive = reachable(graph)
         dead = [name for name, n in graph.nodes.items() if name not in alive and n.call != "placeholder"]
-        saved = (f"prune: {len(dead)} calls removed",) if dead else ()
-        return replace(graph.drop(dead), saved=(*graph.saved, *saved))
+        called = graph.called_components()
+        if not dead and len(called) == len(graph.components):
+            return PassResult(graph, changed=False)
+        return PassResult(graph.drop(dead), changed=True, summary=f"{len(dead)} calls removed" if dead else "")
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:
         dead = {n for n, node in after.nodes.items() if node.call != "placeholder"} - reachable(after)

@@ -1,4 +1,4 @@
-"""The report of a model as data: a row for each call, totals of parameters and operations, what passes saved."""
+"""The report of a model as data: a row for each call, totals of parameters and operations, what passes did."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.components.registry import find_trunk
+from graphmodel.diagnostics import Diagnostic
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph, Node
 from graphmodel.profile.flops import count_flops
@@ -67,7 +68,8 @@ class Report:
         bytes: memory of parameters and buffers.
         flops: floating-point operations per sample.
         passes: names of the passes that ran.
-        saved: what each of them says it saved.
+        summary: what each of them did.
+        notes: what they declined to do and why.
     """
 
     name: str
@@ -81,7 +83,8 @@ class Report:
     bytes: int
     flops: int
     passes: tuple[str, ...]
-    saved: tuple[str, ...]
+    summary: tuple[str, ...]
+    notes: tuple[Diagnostic, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The form that `--format json` prints."""
@@ -116,7 +119,7 @@ class Report:
                 "flops_per_sample": self.flops,
             },
             "passes": list(self.passes),
-            "saved": list(self.saved),
+            "summary": list(self.summary),
         }
 
 
@@ -162,7 +165,8 @@ def report(graph: ModelGraph) -> Report:
         bytes=sum(t.numel() * t.element_size() for t in (*counted.values(), *buffers.values())),
         flops=round(sum(flops.values(), Fraction(0))),
         passes=graph.history,
-        saved=graph.saved,
+        summary=graph.summary,
+        notes=graph.notes,
     )
 
 

@@ -167,7 +167,8 @@ class ModelSpec(Part, Displayed):
         freeze: name patterns over components, module paths and parameters.
         outputs: the nesting and order of the list form; names of `edges`' outputs.
         returns: the form of the module's result.
-        checkpoint: activation checkpointing; the number of segments per trunk, 0 for none.
+        checkpoint: activation checkpointing: the number of segments that each trunk is divided into, True for one per
+            stage, 0 for none.
     """
 
     name: str = "model"
@@ -180,7 +181,7 @@ class ModelSpec(Part, Displayed):
     freeze: tuple[str, ...] = ()
     outputs: tuple[Any, ...] = ()
     returns: Returns = "dict"
-    checkpoint: int = 0
+    checkpoint: bool | int = 0
     weights: WeightsSpec | None = None
 
     _document: Document = PrivateAttr(default_factory=lambda: Document({}))

@@ -52,10 +52,10 @@ def found(text: str, tmp_path: Path) -> set[str]:
     path.write_text(text, "utf-8")
     try:
         spec = graphmodel.load_spec(path)
-        graphmodel.compile(spec, device="meta")
+        graph = graphmodel.compile(spec, device="meta").model_graph
     except graphmodel.CompileError as error:
         return {d.code for d in error.diagnostics}
-    return {d.code for d in spec.notes}
+    return {d.code for d in (*spec.notes, *graph.notes)}
 
 
 @pytest.mark.parametrize("code", YAML, ids=lambda c: c.code)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from graphmodel.diagnostics.codes import names, reading, weights, wiring
+from graphmodel.diagnostics.codes import names, passes, reading, weights, wiring
 from graphmodel.diagnostics.codes.entry import Code
 
 __all__ = ["CODES", "GROUPS", "Code", "to_markdown"]
@@ -22,7 +22,7 @@ GROUPS = {
 }
 """Titles and descriptions of the groups of codes, by the digit after `GM`."""
 
-CODES: dict[str, Code] = dict(entry for group in (reading, names, wiring, weights) for entry in group.ENTRIES)
+CODES: dict[str, Code] = dict(entry for group in (reading, names, wiring, passes, weights) for entry in group.ENTRIES)
 """All codes, in order."""
 
 

@@ -250,7 +250,10 @@ class NativeSpec(YamlModel):
     returns: Returns = Field("dict", description="The form of the module's result.")
     checkpoint: Annotated[
         Annotated[Bool, Tag(BOOL)] | Annotated[Annotated[Int, Field(ge=0)], Tag(NUMBER)], BY_SHAPE
-    ] = Field(0, description="Activation checkpointing: segments per trunk.")
+    ] = Field(
+        0,
+        description="Activation checkpointing: the number of segments per trunk, or true for one per stage.",
+    )
     weights: WeightsYaml | None = None
 
     @field_validator("outputs")

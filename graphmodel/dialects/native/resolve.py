@@ -81,7 +81,7 @@ class _Resolver:
             freeze=tuple([surface.freeze] if isinstance(surface.freeze, str) else surface.freeze),
             outputs=outputs,
             returns=surface.returns,
-            checkpoint=int(surface.checkpoint),
+            checkpoint=surface.checkpoint,
             weights=None
             if weights is None
             else WeightsSpec(

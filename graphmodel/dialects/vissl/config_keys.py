@@ -16,7 +16,7 @@ HONOURED: dict[str, str] = {
     "INPUT_TYPE": "`trunk.input_type`",
     "MULTI_INPUT_HEAD_MAPPING": "`mapping:`, `inputs.*.with`",
     "SINGLE_PASS_EVERY_CROP": "`inputs.*.grouping: crop`",
-    "ACTIVATION_CHECKPOINTING": "`checkpoint:` (by stage; the number of splits only switches it on)",
+    "ACTIVATION_CHECKPOINTING": "`checkpoint:`, with the number of splits as the number of segments",
     "FEATURE_EVAL_SETTINGS.EVAL_MODE_ON": "with the FREEZE keys: `freeze:`",
     "FEATURE_EVAL_SETTINGS.FREEZE_TRUNK_ONLY": "`freeze: [trunk]`",
     "FEATURE_EVAL_SETTINGS.FREEZE_TRUNK_AND_HEAD": "`freeze: [trunk, heads]`",

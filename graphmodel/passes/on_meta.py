@@ -1,0 +1,58 @@
+"""Runs single calls of a graph on the meta device, for passes that need to know what a module does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphmodel.components.structure import map_structure, map_structures
+from graphmodel.components.tensors import Batch, Dim, TensorInfo
+from graphmodel.graph.types import Info, ModelGraph, Node, map_values
+
+
+def batch_size(graph: ModelGraph) -> int:
+    """A batch size that every call can take: heads that join rows want a multiple of them."""
+    multiples = [c.params.batch_multiple() for c in graph.components.values() if hasattr(c.params, "batch_multiple")]
+    return 2 * math.lcm(*multiples)
+
+
+def filled(graph: ModelGraph, arguments: Any, batch: int) -> Any:
+    """Arguments of a call with meta tensors in place of references, for a batch size."""
+
+    def tensor(leaf: Any) -> Any:
+        if not isinstance(leaf, TensorInfo):
+            return leaf
+        shape = [d.at(batch) if isinstance(d, Batch) else d for d in leaf.shape]
+        return torch.empty(shape, dtype=getattr(torch, leaf.dtype), device="meta")
+
+    return map_values(arguments, lambda ref: map_structure(tensor, graph.nodes[ref.node].info))
+
+
+def results_on_meta(graph: ModelGraph, node: Node, modules: Sequence[nn.Module]) -> list[Info]:
+    """What each of some modules returns that run one after the other on what a call reads."""
+    low, high = batch_size(graph), 2 * batch_size(graph)
+    values = [filled(graph, node.args, batch)[0] for batch in (low, high)]
+
+    def dim(first: int, second: int) -> Dim:
+        if first == second:
+            return first
+        scale = Fraction(second - first, high - low)
+        return Batch(scale, int(first - scale * low))
+
+    def info(first: Any, second: Any) -> Info:
+        if not isinstance(first, torch.Tensor):
+            return None
+        shape = tuple(dim(a, b) for a, b in zip(first.shape, second.shape, strict=True))
+        return TensorInfo(shape, str(first.dtype).removeprefix("torch."))
+
+    infos = []
+    with torch.no_grad(), torch.device("meta"):
+        for module in modules:
+            values = [module(value) for value in values]
+            infos.append(map_structures(info, *values))
+    return infos
