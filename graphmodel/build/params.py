@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from graphmodel.diagnostics import Collector
 from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import ModelSpec
-from graphmodel.spec.validate import diagnose
+from graphmodel.spec.validate import report_invalid
 
 
 def parse_params(
@@ -20,6 +20,5 @@ def parse_params(
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        for finding in error.errors(include_url=False):
-            report.add(diagnose(finding, model, spec.document, at))
+        report_invalid(error, model, spec.document, report, at)
     return None

@@ -111,10 +111,33 @@ def report_invalid(
     error: ValidationError, model: type[BaseModel], document: Document, report: Collector, at: KeyPath = ()
 ) -> None:
     """Reports Pydantic's findings; beyond `LIMIT` they are only counted, since looking up names takes time."""
-    found = error.errors(include_url=False)
+    found = _one_per_union(error.errors(include_url=False), document, at)
     for finding in found[:LIMIT]:
         report.add(diagnose(finding, model, document, at))
     report.omitted += max(0, len(found) - LIMIT)
+
+
+_VAGUE = ("literal_error", "none_required", "int_type", "float_type", "bool_type", "string_type", "list_type")
+"""Kinds of findings that say less than another about the same value: that it is not this member of a union."""
+
+
+def _one_per_union(found: list[Any], document: Document, at: KeyPath) -> list[Any]:
+    """Keeps one finding for each value: of `integer | auto`, Pydantic reports that -1 fits neither, one by one.
+
+    The one that is kept says most, and has the words that the others accept in its help.
+    """
+    groups: dict[KeyPath, list[Any]] = {}
+    for finding in found:
+        path = real_path(tuple(finding["loc"]), document, at)
+        # Only members of a union leave parts in the location that the document does not have.
+        alone = len(path) - len(at) == len(finding["loc"])
+        groups.setdefault((*path, len(groups)) if alone else path, []).append(finding)
+    kept = []
+    for group in groups.values():
+        best = min(group, key=lambda finding: finding["type"] in _VAGUE)
+        words = [str(f["ctx"]["expected"]) for f in group if f["type"] == "literal_error" and f is not best]
+        kept.append({**best, "help": f"or write {' or '.join(words)}".replace("'", "`")} if words else best)
+    return kept
 
 
 def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: KeyPath = ()) -> Diagnostic:
@@ -162,6 +185,7 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
             if prefix == "Input should be ":
                 text = f"should be {text}, not {_shown(value)}"
     message, _, help = text.partition("; help: ")
+    help = help or finding.get("help", "")
     joined = f"`{where}`: {message}" if where else f"the spec {message}"
     return Diagnostic("GM202", joined, document.span(path), help, path=where)
 
@@ -179,9 +203,13 @@ def real_path(location: tuple[str | int, ...], document: Document, at: KeyPath =
     """Pydantic's location without the union tags that the YAML does not have."""
     path: list[str | int] = list(at)
     value = document.get(at, None)
-    for part in location:
-        tagged = isinstance(part, str) and (part in _TAGS or part in ("[key]",))
-        if tagged and not (isinstance(value, Mapping) and part in value):
+    for i, part in enumerate(location):
+        inside = isinstance(value, Mapping) and part in value
+        # The first part is a field; below a scalar or a list, a word can only be the tag of a union.
+        tagged = isinstance(part, str) and (
+            part in _TAGS or part == "[key]" or (i > 0 and not isinstance(value, Mapping))
+        )
+        if tagged and not inside:
             continue
         path.append(part)
         value = document.get(path, None)
