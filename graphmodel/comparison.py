@@ -10,7 +10,7 @@ from graphmodel.api import graph_of
 from graphmodel.build.locked_spec import resolved_spec
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.text import info_text
-from graphmodel.graph.types import Component, ModelGraph, trunk_path
+from graphmodel.graph.types import Component, ModelGraph, head_name, trunk_path
 from graphmodel.profile.parameters import Parameters
 from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
 
@@ -106,7 +106,7 @@ class _Side:
         found: dict[str, list[Component]] = {}
         for name, component in self.graph.components.items():
             if component.kind == "head":
-                found.setdefault(name.split(".")[1], []).append(component)
+                found.setdefault(head_name(name), []).append(component)
         return found
 
     def outputs(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import graphmodel
+from graphmodel.build.describe import FeatureDescription, describe
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.registry import find_trunk
 
@@ -69,3 +70,13 @@ def disturb(module: nn.Module) -> nn.Module:
             elif value.is_floating_point() and value.dim() == 1:
                 value.add_(torch.randn(value.shape, generator=generator), alpha=0.1)
     return module
+
+
+def describe_trunk(name: str, shape: tuple[int, ...] | None = None) -> list[FeatureDescription]:
+    """The features of a trunk by name, on images of that shape or of the library's own."""
+    family = find_trunk(name)
+    assert family is not None
+    params = family.Params.model_validate({})
+    module = build_on_meta(lambda: family.pretrained(params, "rgb", False))
+    own = (getattr(module, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
+    return describe(module, family.features(params, module), shape or own)

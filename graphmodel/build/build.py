@@ -10,7 +10,7 @@ from graphmodel.build.bind import bind
 from graphmodel.build.freeze_patterns import resolve_patterns
 from graphmodel.build.graph_writer import GraphWriter
 from graphmodel.build.open import open_trunks
-from graphmodel.build.wire import wire
+from graphmodel.build.wire import select_outputs, wire
 from graphmodel.diagnostics import Collector
 from graphmodel.graph.types import ModelGraph
 from graphmodel.graph.verify import verify
@@ -40,6 +40,7 @@ def build_graph(
     writer = GraphWriter(bound.batches(), list(spec.inputs))
     opened = open_trunks(bound, writer, report)
     wired = wire(bound, opened, writer, report)
+    outputs = select_outputs(spec, wired.outputs, report)
     components = {**opened.components, **wired.components}
     frozen = resolve_patterns(spec, components, report)
     report.raise_errors()
@@ -47,7 +48,7 @@ def build_graph(
         nodes={n.name: n for n in writer.nodes},
         components=components,
         inputs=spec.inputs,
-        outputs=wired.outputs,
+        outputs=outputs,
         structure=spec.outputs,
         spec=spec,
         frozen=frozen,

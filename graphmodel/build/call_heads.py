@@ -17,8 +17,9 @@ from graphmodel.build.bind import BoundEdge, BoundModule
 from graphmodel.build.graph_writer import GraphWriter, Value, version
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.head import HeadMismatch
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Collector, first_line
-from graphmodel.graph.types import Component, head_path
+from graphmodel.graph.types import Component, head_path, tensor_infos
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import ModelSpec
 
@@ -96,7 +97,8 @@ class _HeadCall:
                 return None
             info = replace(info, layout="nhwc")
         try:
-            params = module.params.infer(info) if not isinstance(info, (list, dict)) else module.params
+            one = isinstance(info, TensorInfo)
+            params = module.params.infer(info) if one else module.params.infer_all(list(tensor_infos(info)))
         except HeadMismatch as error:
             self.report_mismatch(error)
             return None

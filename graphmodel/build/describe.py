@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx, nn
 
 from graphmodel.build.graph_writer import GraphWriter
-from graphmodel.components.construct import build_on_meta
 from graphmodel.components.features import Feature
-from graphmodel.components.registry import find_trunk
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.tracing.layout import FeatureLayout
 from graphmodel.tracing.proxy import TraceError
@@ -44,34 +41,6 @@ class FeatureDescription:
     layout: FeatureLayout
     shape: TensorInfo
     disagrees: tuple[str, ...] = ()
-
-
-def describe_trunk(
-    name: str, params: Mapping[str, Any] | None = None, shape: Sequence[int] | None = None
-) -> list[FeatureDescription]:
-    """The features of a trunk by name.
-
-    Args:
-        name: a registered trunk, `timm:NAME` or `torchvision:NAME`.
-        params: its parameters.
-        shape: per-sample input shape; the trunk's own, or (3, 224, 224), where None.
-
-    Raises:
-        KeyError: where there is no such trunk.
-        TraceError: where it cannot run on that shape.
-    """
-    family = find_trunk(name)
-    if family is None:
-        raise KeyError(name)
-    checked = family.Params.model_validate(dict(params or {}))
-    module = build_on_meta(lambda: family.pretrained(checked, "rgb", False))
-    return describe(module, family.features(checked, module), shape or own_shape(module))
-
-
-def own_shape(module: nn.Module) -> tuple[int, ...]:
-    """The input shape that a library's model names as its own, else (3, 224, 224)."""
-    config = getattr(module, "default_cfg", None) or {}
-    return tuple(config.get("input_size") or (3, 224, 224))
 
 
 def describe(module: nn.Module, features: Sequence[Feature], shape: Sequence[int]) -> list[FeatureDescription]:

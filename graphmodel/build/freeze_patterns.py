@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from graphmodel.build.vissl_names import VisslNames
+from graphmodel.build.vissl_state_dict_keys import VisslKeys
 from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.model import ModelSpec
@@ -52,7 +52,7 @@ def resolve_patterns(spec: ModelSpec, components: Mapping[str, Component], repor
     if not spec.freeze:
         return tuple(resolved)
     names = named(components)
-    vissl = VisslNames(spec, components, names)
+    vissl = VisslKeys(spec, components, names)
     for i, pattern in enumerate(spec.freeze):
         if pattern == "all":
             pattern = "*"

@@ -16,7 +16,7 @@ from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.diagnostics import Span
 from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.graph.text import info_text
-from graphmodel.graph.types import Info, Kind, Node, Ref
+from graphmodel.graph.types import FX_OPS, Info, Kind, Node, Ref
 from graphmodel.tracing.traced import TracedTrunk
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "uint8", "int64", "bool")}
@@ -211,12 +211,7 @@ class GraphWriter:
     ) -> dict[str, Value]:
         """Copies a traced trunk's calls into the graph; returns the value of each feature."""
         values: dict[fx.Node, Any] = {}
-        calls: dict[str, Any] = {
-            "call_module": "module",
-            "call_function": "function",
-            "call_method": "method",
-            "get_attr": "attribute",
-        }
+        calls = {op: call for call, op in FX_OPS.items()}
         for node in opened.graph.nodes:
             if node.op == "placeholder":
                 values[node] = inputs[node.meta["input"]]

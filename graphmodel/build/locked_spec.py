@@ -20,7 +20,7 @@ def resolved_spec(graph: ModelGraph) -> ModelSpec:
     what the slice holds.
     """
     spec = graph.spec
-    edges = [e for e in spec.edges if e.output in graph.outputs]
+    edges = [e for e in spec.edges if e.output in {o.mapped for o in graph.outputs.values()}]
     trunks = {s.trunk for e in edges for s in e.sources}
     heads = {e.head for e in edges}
     gone = (

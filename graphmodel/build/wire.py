@@ -14,9 +14,11 @@ from graphmodel.build.call_heads import HeadCaller
 from graphmodel.build.graph_writer import GraphWriter, Value
 from graphmodel.build.open import FeatureValues, OpenedModel
 from graphmodel.components.features import FeatureError
-from graphmodel.diagnostics import Collector
-from graphmodel.graph.types import Component, Output
+from graphmodel.components.structure import leaves
+from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.graph.types import Component, Output, find_output, output_names
 from graphmodel.spec.document import KeyPath, dotted
+from graphmodel.spec.model import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,25 @@ class _Wirer:
             item = self.writer.function("getitem", ops.getitem, (value, key), name=f"{output}_{name}", kind="head")
             parts[output if len(keys) == 1 else f"{output}.{name}"] = item.node
         return Output(output, parts, nested=True, head=edge.spec.head)
+
+
+def select_outputs(spec: ModelSpec, outputs: Mapping[str, Output], report: Collector) -> dict[str, Output]:
+    """The outputs that a spec names, in its order; a name may be one tensor of a head's result (`swav.prototypes0`).
+
+    Args:
+        spec: the spec.
+        outputs: all outputs of the mapping.
+        report: where unknown names go (GM209).
+    """
+    found: dict[str, Output] = {}
+    for name in leaves(spec.outputs):
+        output = find_output(outputs, name)
+        if output is None:
+            known = choices_help(name, output_names(outputs), "outputs")
+            report.error("GM209", f"unknown output `{name}`", spec.span(("outputs",)), known, "outputs")
+        else:
+            found[name] = output
+    return found
 
 
 def _until_none(values: Iterator[Value | None]) -> Iterator[Value]:

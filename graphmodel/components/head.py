@@ -50,6 +50,21 @@ class HeadParams(Params):
         """
         return self.with_width(self.width_field, vector_width(feature), feature) if self.width_field else self
 
+    def infer_all(self, features: Sequence[TensorInfo]) -> Self:
+        """These parameters for a head that reads a list of features (`combine: list`).
+
+        Raises:
+            HeadMismatch: if a width is `auto`: a list of features has several.
+        """
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value == "auto" or (isinstance(value, list) and value[:1] == ["auto"]):
+                widths = ", ".join(str(f) for f in features)
+                raise HeadMismatch(
+                    f"reads a list of features ({widths}), so `{name}` cannot be `auto`", (name,), f"write `{name}`"
+                )
+        return self
+
     def with_width(self, field: str, actual: int, feature: TensorInfo) -> Self:
         """These parameters with the width `actual` in a field, which may say `auto` or that width.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, create_model
+from pydantic import ConfigDict, ValidationError, create_model
 from torch import nn
 
 from graphmodel.components.family import TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
-from graphmodel.components.head import Auto, HeadParams, match_width, vector_width
+from graphmodel.components.head import Auto, HeadMismatch, HeadParams, match_width, vector_width
 from graphmodel.components.library.modules import default_of, features_of, naming_of
 from graphmodel.components.tensors import TensorInfo
 
@@ -30,10 +30,38 @@ class HeadSignature(HeadParams):
         names = [n for n in INFERRED if n in type(self).model_fields]
         if not names:
             return self
-        shape = feature.shape
-        channels = shape[-1 if feature.layout == "nhwc" else 1] if len(shape) == 4 else None
-        found = channels if isinstance(channels, int) else vector_width(feature)
+        found = _width(feature)
         return self.model_copy(update={n: match_width(getattr(self, n), found, (n,), feature) for n in names})
+
+    def infer_all(self, features: Sequence[TensorInfo]) -> Any:
+        """The same for a list of features: `in_channels` and the like become the list of their widths."""
+        names = [n for n in INFERRED if n in type(self).model_fields]
+        values = {n: getattr(self, n) for n in type(self).model_fields} | (self.model_extra or {})
+        shapes = ", ".join(str(f) for f in features)
+        for name in names:
+            widths = [_width(f) for f in features]
+            if values[name] == "auto":
+                values[name] = widths
+            elif isinstance(values[name], (list, tuple)) and list(values[name]) != widths:
+                raise HeadMismatch(
+                    f"wants {list(values[name])} and the features are {shapes}", (name,), f"write {widths}"
+                )
+        try:
+            return type(self).model_validate(values)
+        except ValidationError as error:
+            name = str(error.errors()[0]["loc"][0])
+            raise HeadMismatch(
+                f"reads a list of features ({shapes}) and its argument `{name}` takes one width",
+                (name,),
+                f"write `{name}`, or annotate it as a list to be given every width",
+            ) from None
+
+
+def _width(feature: TensorInfo) -> int:
+    """The channels of a map, else what a linear layer would read."""
+    shape = feature.shape
+    channels = shape[-1 if feature.layout == "nhwc" else 1] if len(shape) == 4 else None
+    return channels if isinstance(channels, int) else vector_width(feature)
 
 
 class OpenHeadSignature(HeadSignature):

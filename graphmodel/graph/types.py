@@ -26,6 +26,14 @@ class InvalidGraph(AssertionError):
 
 Kind = Literal["input", "trunk", "op", "head"]
 Call = Literal["placeholder", "module", "function", "method", "attribute"]
+FX_OPS: Mapping[Call, str] = {
+    "placeholder": "placeholder",
+    "module": "call_module",
+    "function": "call_function",
+    "method": "call_method",
+    "attribute": "get_attr",
+}
+"""What torch.fx calls each kind of call."""
 Info = Any
 """A `TensorInfo`, or a tuple, list or dict of them; None for values that are no tensors."""
 
@@ -151,6 +159,27 @@ class Output:
     parts: Mapping[str, str]
     nested: bool = False
     head: str | None = None
+
+    @property
+    def mapped(self) -> str:
+        """The output of the mapping that it is, or is a part of."""
+        return self.name.partition(".")[0]
+
+    def part(self, key: str) -> Output:
+        """One of its tensors as an output of its own."""
+        return Output(key, {key: self.parts[key]}, head=self.head)
+
+
+def find_output(outputs: Mapping[str, Output], name: str) -> Output | None:
+    """The output of that name, or one tensor of an output with several: `swav.prototypes0`."""
+    if name in outputs:
+        return outputs[name]
+    return next((output.part(name) for output in outputs.values() if name in output.parts), None)
+
+
+def output_names(outputs: Mapping[str, Output]) -> list[str]:
+    """Every name that `find_output` knows."""
+    return list(dict.fromkeys(n for name, output in outputs.items() for n in (name, *output.parts)))
 
 
 @dataclass(frozen=True)
@@ -329,6 +358,11 @@ def trunk_path(spec: ModelSpec, name: str) -> str:
 def head_path(head: HeadSpec, position: int = 0) -> str:
     """The path of a head's module from the root: `heads.NAME`, or `heads.NAME.POSITION` in a chain of several."""
     return f"heads.{head.name}" + (f".{position}" if len(head.chain) > 1 else "")
+
+
+def head_name(path: str) -> str:
+    """The head that a module's path belongs to: `jigsaw` for `heads.jigsaw.1`."""
+    return path.split(".")[1]
 
 
 def path_inside(path: str, component: str) -> str:

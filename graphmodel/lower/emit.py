@@ -7,13 +7,11 @@ from typing import Any
 from torch import fx
 
 from graphmodel.diagnostics import CompileError, Diagnostic
-from graphmodel.graph.types import ModelGraph, Node, Output, Ref, map_values
+from graphmodel.graph.types import FX_OPS, ModelGraph, Node, Output, Ref, map_values
 from graphmodel.lower.codegen import ModelCode
 
 FORMS = ("dict", "tuple", "list", "tensor")
 """Forms of the result."""
-
-OPS = {"module": "call_module", "function": "call_function", "method": "call_method", "attribute": "get_attr"}
 
 
 def emit_code(graph: ModelGraph, returns: str) -> fx.Graph:
@@ -45,7 +43,7 @@ def _call(out: fx.Graph, node: Node, made: dict[str, fx.Node]) -> fx.Node:
         return made[ref.node]
 
     args, kwargs = map_values(node.args, value), map_values(dict(node.kwargs), value)
-    call = out.create_node(OPS[node.call], node.target, args, kwargs, name=node.name)
+    call = out.create_node(FX_OPS[node.call], node.target, args, kwargs, name=node.name)
     call.meta["graphmodel"] = {"span": str(node.span) if node.span else "", "kind": node.kind}
     if node.facts.checkpoint:
         call.meta["graphmodel"]["segment"] = f"{node.scope or 'trunk'}_segment{node.facts.checkpoint}"

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from graphmodel.diagnostics import Collector, choices_help, fail
-from graphmodel.graph.types import ModelGraph
+from graphmodel.graph.types import ModelGraph, Output, find_output, output_names
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.materialise import attach, graft_tensor
 from graphmodel.lower.module import CompiledModel, assemble
-from graphmodel.passes.prune import Prune, reachable
+from graphmodel.passes.prune import Prune
 
 
 def names_in(argument: str, names: Any) -> None:
@@ -47,23 +47,27 @@ def slice_graph(graph: ModelGraph, inputs: Sequence[str] | None, outputs: Sequen
     names_in("inputs", inputs)
     names_in("outputs", outputs)
     report = Collector()
-    for what, names, known in (("input", inputs, graph.inputs), ("output", outputs, graph.outputs)):
+    for what, names, known in (("input", inputs, graph.inputs), ("output", outputs, output_names(graph.outputs))):
         for name in names or ():
             if name not in known:
                 report.error("GM502", f"unknown {what} `{name}`", None, choices_help(name, list(known), f"{what}s"))
     report.raise_errors()
     allowed = set(graph.inputs if inputs is None else inputs)
-    needs = {name: _inputs_of(graph, name) for name in graph.outputs}
-    chosen = [n for n in graph.outputs if needs[n] <= allowed] if outputs is None else list(outputs)
+    found = {name: find_output(graph.outputs, name) for name in (graph.outputs if outputs is None else outputs)}
+    needs = {name: _inputs_of(graph, output) for name, output in found.items() if output is not None}
+    chosen = [n for n in needs if outputs is not None or needs[n] <= allowed]
     for name in chosen:
         for missing in sorted(needs[name] - allowed):
             report.error("GM502", f"the output `{name}` needs the input `{missing}`, which the slice leaves out")
     if not chosen:
         report.error("GM502", "no output can be computed from these inputs", None, f"inputs: {', '.join(graph.inputs)}")
+    keys = [key for name in chosen if (output := found[name]) is not None for key in output.parts]
+    for name in dict.fromkeys(key for key in keys if keys.count(key) > 1):
+        report.error("GM502", f"the output `{name}` is named twice: alone and as a part of its head's result")
     report.raise_errors()
     kept = replace(
         graph,
-        outputs={n: graph.outputs[n] for n in chosen},
+        outputs={n: output for n, output in found.items() if n in chosen and output is not None},
         structure=tuple(chosen) if outputs is not None else _filtered(graph.structure, set(chosen)),
     )
     used = {n for name in chosen for n in needs[name]} if inputs is None else allowed
@@ -75,8 +79,8 @@ def slice_graph(graph: ModelGraph, inputs: Sequence[str] | None, outputs: Sequen
     return Prune().run(kept).graph
 
 
-def _inputs_of(graph: ModelGraph, output: str) -> set[str]:
-    alive = reachable(replace(graph, outputs={output: graph.outputs[output]}))
+def _inputs_of(graph: ModelGraph, output: Output) -> set[str]:
+    alive = graph.needed_by(output.parts.values())
     return {n for n in alive if graph.nodes[n].call == "placeholder"}
 
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from graphmodel.diagnostics import Span
 from graphmodel.graph.text import info_text, node_text
-from graphmodel.graph.types import ModelGraph, Node
+from graphmodel.graph.types import ModelGraph, Node, head_name
 from graphmodel.profile.parameters import Held, Parameters
 from graphmodel.spec.model import ModelSpec
 from graphmodel.visualize import words
-from graphmodel.visualize.cells import Cell, head_name
+from graphmodel.visualize.cells import Cell
 
 MOST = 200
 """Longer lists on a card are cut; the JSON form of the graph has them whole."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from graphmodel.graph.text import target_text
-from graphmodel.graph.types import ModelGraph, Node
+from graphmodel.graph.types import ModelGraph, Node, head_name
 from graphmodel.visualize.picture import BoxKind
 
 Sharing = Literal["merge", "split"]
@@ -181,11 +181,6 @@ class Cells:
             self.readers[source].add(first)
             self.sources[first].add(source)
         self.readers.pop(second)
-
-
-def head_name(component: str) -> str:
-    """`jigsaw` for `heads.jigsaw.1`."""
-    return component.split(".")[1]
 
 
 def head_frame(component: str) -> str:

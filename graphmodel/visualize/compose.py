@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from graphmodel.graph.text import info_text
-from graphmodel.graph.types import ModelGraph, Node, tensor_infos
+from graphmodel.graph.types import ModelGraph, Node, head_name, tensor_infos
 from graphmodel.profile.parameters import Parameters
 from graphmodel.visualize import cards, fold, words
-from graphmodel.visualize.cells import Cell, Cells, Sharing, head_name
+from graphmodel.visualize.cells import Cell, Cells, Sharing
 from graphmodel.visualize.flows import Flows
 from graphmodel.visualize.ghosts import with_ghosts
 from graphmodel.visualize.picture import Arrow, Box, Frame, Picture

@@ -8,8 +8,8 @@ from collections.abc import Callable, Hashable
 from torch import nn
 
 from graphmodel.graph.text import info_text
-from graphmodel.graph.types import ModelGraph, Node
-from graphmodel.visualize.cells import Cell, Cells, head_name
+from graphmodel.graph.types import ModelGraph, Node, head_name
+from graphmodel.visualize.cells import Cell, Cells
 
 GLUE = frozenset({"getitem", "size", "split", "cat", "getattr"})
 """Operations that only take values apart and put them together."""

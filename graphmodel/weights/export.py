@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from graphmodel.build.vissl_names import VisslNames
+from graphmodel.build.vissl_state_dict_keys import VisslKeys
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import fail
 from graphmodel.graph.types import Component, ModelGraph
@@ -44,7 +44,7 @@ def export_weights(
             message = f"the trunk `{component.family}` is {library}'s, not {layout}'s"
             raise fail("GM513", message, help=f"use `layout={library!r}`")
         return own
-    names = VisslNames(graph.spec, graph.components, state)
+    names = VisslKeys(graph.spec, graph.components, state)
     heads = {theirs: state[ours] for ours, theirs in names.head_names(state)}
     return {**_vissl_trunk(component, own, names), **heads}
 
@@ -68,7 +68,7 @@ def _trunk(graph: ModelGraph, name: str | None) -> Component:
     return found[0]
 
 
-def _vissl_trunk(component: Component, own: Tensors, names: VisslNames) -> Tensors:
+def _vissl_trunk(component: Component, own: Tensors, names: VisslKeys) -> Tensors:
     family = find_trunk(component.family)
     if family is None:
         message = f"the trunk `{component.family}` has no names in VISSL"

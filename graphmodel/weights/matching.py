@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from graphmodel.build.vissl_names import VisslNames
+from graphmodel.build.vissl_state_dict_keys import VisslKeys
 from graphmodel.graph.types import ModelGraph
 from graphmodel.spec.model import WeightsSpec
 from graphmodel.weights.reading import StateDict, Tensors
@@ -82,7 +82,7 @@ def _candidates(
 ) -> Iterator[KeyMap]:
     keys = list(state.tensors)
     everything = {f"{c.name}.{k}" for c in graph.components.values() for k in c.meta.state_dict()} | set(shapes)
-    vissl = VisslNames(graph.spec, graph.components, everything).translate
+    vissl = VisslKeys(graph.spec, graph.components, everything).translate
     if weights is not None and (weights.remove_prefix or weights.append_prefix):
         yield KeyMap(
             "vissl",

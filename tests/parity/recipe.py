@@ -146,11 +146,11 @@ def run(name: str, mode: str, expected: str | None = None) -> float:
 
 def check_statistics(case: dict[str, Any], module: nn.Module) -> None:
     """BatchNorm's running statistics after one training forward, as `[mean, L2 norm]` of each recorded buffer."""
-    from graphmodel.build.vissl_names import VisslNames
+    from graphmodel.build.vissl_state_dict_keys import VisslKeys
 
     graph = module.model_graph
     buffers = dict(module.named_buffers())
-    translate = VisslNames(graph.spec, graph.components, set(buffers)).translate
+    translate = VisslKeys(graph.spec, graph.components, set(buffers)).translate
     compared = 0
     recorded = case["outputs"]["train"].get("buffers_after") or {}
     for key, (mean, norm) in recorded.items():

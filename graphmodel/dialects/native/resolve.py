@@ -381,28 +381,32 @@ class _Resolver:
         return out
 
     def select_outputs(self, edges: list[Edge]) -> tuple[list[Edge], tuple[Any, ...]]:
+        """The edges that `outputs` keeps, in the order of the mapping, and the outputs in their own order."""
         wanted = self.surface.outputs
         by_name = {e.output: e for e in edges}
         if wanted is None:
             return edges, tuple(by_name)
-        chosen: list[Edge] = []
+        chosen: list[str] = []
 
         def pick(item: Any, path: KeyPath) -> Any:
             if isinstance(item, list):
                 return tuple(pick(child, (*path, i)) for i, child in enumerate(item))
-            if item not in by_name:
+            # `swav.prototypes0` is one tensor of a head with several, which are known only when the head is built.
+            edge = by_name.get(item) or by_name.get(item.partition(".")[0])
+            if edge is None or (item != edge.output and edge.head is None):
                 self.error("GM209", f"unknown output `{item}`", path, choices_help(item, list(by_name), "outputs"))
-            elif by_name[item] in chosen:
+            elif item in chosen or edge.output in chosen or (item in by_name and item in map(_mapped, chosen)):
                 self.error("GM209", f"the output `{item}` is named twice", path)
             else:
-                chosen.append(by_name[item])
+                chosen.append(item)
             return item
 
         nested = tuple(pick(item, ("outputs", i)) for i, item in enumerate(wanted))
+        kept = [edge for edge in edges if edge.output in map(_mapped, chosen)]
         for edge in edges:
-            if edge not in chosen:
+            if edge not in kept:
                 self.report.note("GM210", f"the output `{edge.output}` is not asked for and left out", None)
-        return chosen, nested
+        return kept, nested
 
     def used_inputs(self, edges: list[Edge]) -> dict[str, InputSpec]:
         names = {s.input for e in edges for s in e.sources}
@@ -426,3 +430,8 @@ class _Resolver:
                 self.report.warning(
                     "GM210", f"nothing reads the trunk `{name}`: it is left out", self.document.span(trunk.at)
                 )
+
+
+def _mapped(output: str) -> str:
+    """The output of the mapping that a name stands for: `swav` for `swav.prototypes0`."""
+    return output.partition(".")[0]

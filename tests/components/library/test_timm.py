@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import graphmodel
-from graphmodel.build.describe import describe_trunk
 from graphmodel.components.registry import find_trunk
-from tests.trunk_helpers import params_of
+from tests.trunk_helpers import describe_trunk, params_of
 
 
 def compiled(trunk: Any, *features: str, shape: tuple[int, ...] = (3, 64, 64), **options: Any) -> Any:

@@ -12,9 +12,9 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import graphmodel
-from graphmodel.build.describe import describe_trunk
 from graphmodel.components.library.torchvision_features import ROWS
 from graphmodel.components.registry import find_trunk
+from tests.trunk_helpers import describe_trunk
 
 
 def compiled(trunk: Any, *features: str, shape: tuple[int, ...] = (3, 64, 64), **options: Any) -> Any:

@@ -13,7 +13,7 @@ _INDEXED = re.compile(r"head(\d+)$")
 _WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
-class VisslNames:
+class VisslKeys:
     """The names of one model's tensors in VISSL.
 
     Args:
