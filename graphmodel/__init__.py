@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from graphmodel.spec.model import ModelSpec
     from graphmodel.visualize.api import draw
     from graphmodel.weights.export import export_weights
-    from graphmodel.weights.load import LoadReport, load_weights
+    from graphmodel.weights.load import load_weights
+    from graphmodel.weights.report import LoadReport
 
 __version__ = "0.1.0"
 
@@ -45,7 +46,7 @@ _LAZY = {
     "TensorInfo": "graphmodel.components.tensors",
     "TrunkFamily": "graphmodel.components.family",
     "CompiledModel": "graphmodel.lower.module",
-    "LoadReport": "graphmodel.weights.load",
+    "LoadReport": "graphmodel.weights.report",
     "ModelGraph": "graphmodel.graph.types",
     "ModelSpec": "graphmodel.spec.model",
 }

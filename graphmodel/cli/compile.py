@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from enum import Enum
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from warnings import catch_warnings, simplefilter
 
 import typer
 
 from graphmodel.cli import options
 
 if TYPE_CHECKING:
+    from graphmodel.lower.module import CompiledModel
     from graphmodel.profile.report import Report, Row
     from graphmodel.spec.model import ModelSpec
-    from graphmodel.weights.load import LoadReport
+    from graphmodel.weights.report import LoadReport
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("compile")(options.with_groups(compile_command))
+
+
+class Match(str, Enum):
+    """How the tensors of a checkpoint find theirs."""
+
+    names = "names"
+    order = "order"
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,52 @@ class WeightOptions:
     interpolate: Annotated[
         bool, typer.Option("--interpolate", help="Resize position embeddings of another size (bicubic).")
     ] = False
+    antialias: Annotated[
+        bool, typer.Option("--antialias", help="Resize position embeddings with antialiasing, as timm does.")
+    ] = False
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights-network",
+            metavar="NAME[=TRUNK]",
+            help="The network of the checkpoint to load, or the trunk (or head) that it fills. Repeatable with =.",
+        ),
+    ] = None
+    match: Annotated[
+        Match, typer.Option("--weights-match", help="Match tensors by name, or one by one in module order.")
+    ] = Match.names
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of the initial weights.")] = 0
+
+    def load(self, module: CompiledModel) -> LoadReport:
+        """Loads the checkpoint; its warnings are printed with the spec's own notes."""
+        from graphmodel.weights.load import load_weights
+
+        with catch_warnings():
+            simplefilter("ignore")
+            return load_weights(
+                module,
+                self.weights,
+                network=_networks(self.network or []),
+                match=self.match.value,
+                partial=self.partial,
+                interpolate=self.interpolate,
+                antialias=self.antialias,
+            )
+
+
+def _networks(given: list[str]) -> str | dict[str, list[str]] | None:
+    """`["teacher"]` as a name, `["student=a", "student=b"]` as a mapping."""
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    found: dict[str, list[str]] = {}
+    for item in given:
+        name, equals, target = item.rpartition("=")
+        if not equals:
+            raise typer.BadParameter(
+                f"`{item}`: several networks are given as NAME=TRUNK", param_hint="--weights-network"
+            )
+        found.setdefault(name, []).append(target)
+    return found or None
 
 
 @dataclass(frozen=True)
@@ -69,17 +124,18 @@ def compile_command(
         spec = source.load()
         made = _compile(spec, source, weights, result, output)
 
-    notes = (*spec.notes, *made.report.notes)
+    loaded = made.loaded
+    notes = [*spec.notes, *made.report.notes, *(loaded.warnings if loaded is not None else ())]
     if form is options.FindingsFormat.json:
         data = {"ok": True, **made.report.to_dict(), "diagnostics": [d.to_dict() for d in notes]}
-        if made.loaded is not None:
-            data["weights"] = asdict(made.loaded)
+        if loaded is not None:
+            data["weights"] = {**asdict(loaded), "warnings": [d.to_dict() for d in loaded.warnings]}
         console.print_json({**data, "seed": weights.seed, "files": [str(f) for f in made.files]})
         return
     if form is options.FindingsFormat.text:
         print_report(made.report)
-        if made.loaded is not None:
-            console.print_text(f"\nweights     {made.loaded}")
+        if loaded is not None:
+            console.print_text(f"\nweights     {loaded.summary}")
     console.print_diagnostics(notes, form.value)
     if form is options.FindingsFormat.text:
         for file in made.files:
@@ -112,9 +168,7 @@ def _compile(
     )
     loaded = None
     if weights.weights is not None:
-        from graphmodel.weights.load import load_weights
-
-        loaded = load_weights(module, weights.weights, partial=weights.partial, interpolate=weights.interpolate)
+        loaded = weights.load(module)
     files: list[Path] = []
     if output is not None:
         from graphmodel.artifact import save

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
+import stat
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +14,17 @@ from typing import Any
 
 import torch
 
-from graphmodel.diagnostics import CompileError, Diagnostic, Span
+from graphmodel.diagnostics import CompileError, Span, fail, first_line, printable
+from graphmodel.weights.stand_ins import Array, stand_ins
 
 Tensors = dict[str, torch.Tensor]
 MAX_NESTING = 6
+MAX_STATE_DICTS = 4096
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
+_UNPICKLER = re.compile(r"WeightsUnpickler error:\s*(.+)")
+_SAVE_AGAIN = (
+    "code in a checkpoint is never run; save it again with `torch.save(model.state_dict(), …)` or as safetensors"
+)
 
 
 @dataclass(frozen=True)
@@ -25,70 +36,132 @@ class StateDict:
 
     @property
     def name(self) -> str:
+        """The keys that lead to it, in words."""
         return ".".join(self.path) or "the checkpoint itself"
 
 
 def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     """The checkpoint's content; nothing in it is ever executed.
 
+    Plain data beside the tensors (an `argparse.Namespace`, numpy scalars, paths) is read as inert values.
+
     Raises:
-        CompileError: GM510 where it cannot be read as tensors and plain values.
+        CompileError: GM510 if it cannot be read as tensors and plain values.
     """
     if isinstance(source, Mapping):
         return source
     path = Path(source)
+    _check_is_a_file(path)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(str(path), device="cpu")
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise _unreadable(path, "no such file", "check the path") from None
+        loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
     except pickle.UnpicklingError as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        raise _unreadable(
-            path,
-            f"it holds more than tensors and plain values ({text[:160]})",
-            "save it again with `torch.save(state_dict, …)` or as safetensors; code in a checkpoint is never run",
-        ) from None
+        raise _not_plain(path, str(error)) from None
     except Exception as error:  # damaged archives raise many types
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _unreadable(path, text[:200], "the file may be damaged or of another kind") from None
+        for words, kind in (("TorchScript", "a TorchScript archive"), ("legacy .tar", "in torch's old tar format")):
+            if words in str(error):
+                raise _unreadable(
+                    path, f"it is {kind}, which cannot be read without running code", _SAVE_AGAIN
+                ) from None
+        raise _unreadable(path, _cut(first_line(error)), "the file may be damaged or of another kind") from None
     if not isinstance(loaded, Mapping):
         raise _unreadable(path, f"it holds a {type(loaded).__name__}, not a mapping of tensors", "")
     return loaded
 
 
+def _check_is_a_file(path: Path) -> None:
+    # Opening a FIFO waits for a writer, and a device may never end.
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise _unreadable(path, "no such file", "check the path") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, _cut(first_line(error)), "check the path") from None
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for matches, name in kinds if matches(mode)), "a device")
+        raise _unreadable(path, f"it is {kind}, not a file", "pass the path of a checkpoint file")
+
+
+def _load_safetensors(path: Path) -> Tensors:
+    from safetensors.torch import load_file
+
+    return load_file(str(path), device="cpu")
+
+
+def _load_torch(path: Path) -> Any:
+    with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins()):
+        warnings.simplefilter("ignore")  # torch's advice on protocols and TorchScript; an error follows if it matters
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _not_plain(path: Path, text: str) -> CompileError:
+    """The refusal of a pickle: it names the class or function that the file asks for."""
+    asked, said = _GLOBAL.search(text), _UNPICKLER.search(text)
+    if asked is not None:
+        why = f"it asks for `{_cut(asked[1])}`"
+    elif said is not None and said[1].startswith("Unsupported operand"):
+        why = "it was pickled with another protocol than `torch.save`'s"
+    else:
+        why = _cut(said[1] if said is not None else next(iter(text.split("\n")), ""))
+    return _unreadable(path, f"it holds more than tensors and plain values ({why})", _SAVE_AGAIN)
+
+
+def _cut(text: str, length: int = 160) -> str:
+    """A text of the file or about it, short and without control characters."""
+    plain = printable(re.sub(r"\x1b\[[0-9;]*m", "", text))
+    return plain if len(plain) <= length else f"{plain[:length]}…"
+
+
 def _unreadable(path: Path, why: str, help: str) -> CompileError:
-    return CompileError([Diagnostic("GM510", f"cannot load {path}: {why}", Span(str(path), 1, 1), help)])
+    return fail("GM510", f"cannot load {path}: {why}", Span(str(path), 1, 1), help)
 
 
 def state_dicts(content: Mapping[str, Any]) -> list[StateDict]:
     """Every state dict in a checkpoint; VISSL's `{trunk: …, heads: …}` counts as one with those prefixes."""
-    return list(_search(content, ()))
+    found = []
+    for state in _search(content, (), ()):
+        found.append(state)
+        if len(found) == MAX_STATE_DICTS:
+            break
+    return found
 
 
-def _search(content: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[StateDict]:
-    if len(path) > MAX_NESTING:
+def _search(content: Mapping[Any, Any], path: tuple[str, ...], above: tuple[int, ...]) -> Iterator[StateDict]:
+    if len(path) > MAX_NESTING or id(content) in above:
         return
+    above = (*above, id(content))
     parts = {k: content[k] for k in ("trunk", "heads") if isinstance(content.get(k), Mapping)}
     if parts:
         joined = {f"{part}.{k}": v for part, inner in parts.items() for k, v in _flat(inner)}
         if joined:
             yield StateDict(path, joined)
             return
-    own = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    own = {str(k): tensor for k, v in content.items() if (tensor := _tensor(v)) is not None}
     if own:
         yield StateDict(path, own)
     for key, value in content.items():
         if isinstance(value, Mapping):
-            yield from _search(value, (*path, str(key)))
+            yield from _search(value, (*path, str(key)), above)
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+def _flat(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
     for key, value in content.items():
-        if isinstance(value, torch.Tensor):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+        tensor = _tensor(value)
+        if tensor is not None:
+            yield f"{prefix}{key}", tensor
+        elif isinstance(value, Mapping) and depth < MAX_NESTING:
+            yield from _flat(value, f"{prefix}{key}.", depth + 1)
+
+
+def _tensor(value: Any) -> torch.Tensor | None:
+    """A tensor, or a numpy array as one."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, Array):
+        return value.tensor
+    if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":
+        try:
+            return torch.from_numpy(value.copy())
+        except TypeError:  # an array of objects or strings
+            return None
+    return None

@@ -8,7 +8,14 @@ import torch
 from torch.nn import functional as F
 
 
-def for_grid(embedding: torch.Tensor, stored: Sequence[int], wanted: Sequence[int], prefix: int = 0) -> torch.Tensor:
+def for_grid(
+    embedding: torch.Tensor,
+    stored: Sequence[int],
+    wanted: Sequence[int],
+    prefix: int = 0,
+    *,
+    antialias: bool = False,
+) -> torch.Tensor:
     """A learned position embedding for a grid of `wanted` patches.
 
     Where the grids agree it is the embedding itself. Elsewhere the part of the patches is resampled bicubically and
@@ -20,6 +27,7 @@ def for_grid(embedding: torch.Tensor, stored: Sequence[int], wanted: Sequence[in
         stored: rows and columns of the embedding's own grid.
         wanted: rows and columns of the grid it is for.
         prefix: how many tokens stand before the patches.
+        antialias: as in `torch.nn.functional.interpolate`; VISSL and DINO do without, timm's loader does not.
 
     Returns:
         `(1, prefix + h * w, C)`.
@@ -30,6 +38,6 @@ def for_grid(embedding: torch.Tensor, stored: Sequence[int], wanted: Sequence[in
         return embedding
     patches = embedding[:, prefix:] if prefix else embedding
     grid = torch.unflatten(patches, 1, tuple(stored)).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=tuple(wanted), mode="bicubic")
+    grid = F.interpolate(grid, size=tuple(wanted), mode="bicubic", antialias=antialias)
     patches = grid.flatten(2).transpose(1, 2)
     return torch.cat([embedding[:, :prefix], patches], dim=1) if prefix else patches

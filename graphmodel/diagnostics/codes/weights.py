@@ -55,8 +55,8 @@ ENTRIES = (
     code(
         "GM510",
         "the checkpoint cannot be read",
-        """There is no such file, it is no checkpoint, or it wants to run code while it is read (only tensors and
-            plain data are loaded).""",
+        """The file does not exist, is not a checkpoint, or would run code while it is read (only tensors and plain
+            data are loaded; the message names the class that the file asks for).""",
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
             graphmodel.load_weights(module, "no_such_file.safetensors")
@@ -67,7 +67,7 @@ ENTRIES = (
     code(
         "GM511",
         "the checkpoint does not fit at all",
-        "No key of the checkpoint names a tensor of the model with the same shape, in any known spelling.",
+        "No key of the checkpoint names a tensor of the model with the same shape, in any known layout.",
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
             graphmodel.load_weights(module, {"weight": torch.zeros(3)})
@@ -81,8 +81,8 @@ ENTRIES = (
     code(
         "GM512",
         "the checkpoint leaves the trunk partly random",
-        """Some tensors of the trunk are not in the checkpoint or have another shape there. That is a wrong
-            checkpoint more often than a wish; `partial=True` loads what fits.""",
+        """Some tensors of the trunk are not in the checkpoint or have another shape there. It is probably the wrong
+            checkpoint. `partial=True` loads what fits; `interpolate=True` resizes position embeddings.""",
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="cpu")
             some = {k: v for k, v in module.state_dict().items() if "layer4" not in k}
@@ -98,8 +98,8 @@ ENTRIES = (
     code(
         "GM513",
         "weights cannot be exported in that layout",
-        """A trunk of one library has no names in another's layout, and a trunk that VISSL does not know has none in
-            VISSL's. With several trunks say which one is meant.""",
+        """A trunk of one library cannot be written in another's layout, nor a trunk that VISSL does not have in
+            VISSL's. If the model has several trunks, pass `trunk`.""",
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="cpu")
             graphmodel.export_weights(module, "timm")
@@ -109,6 +109,71 @@ ENTRIES = (
             graphmodel.export_weights(module, "torchvision")
             """,
         "python",
+    ),
+    code(
+        "GM514",
+        "which network of the checkpoint is meant",
+        """A checkpoint may hold several networks of one architecture: student and teacher, query and key encoder,
+            weights and their moving average. If they fit equally well, one is chosen by its name and a warning lists
+            them all. If the model has several trunks, say which network fills which.""",
+        """
+            spec = {"trunk": {"name": "resnet", "depth": 18}, "inputs": {"images": [3, 64, 64]}}
+            module = graphmodel.compile(spec, seed=0)
+            student, teacher = module.state_dict(), graphmodel.compile(spec, seed=1).state_dict()
+            graphmodel.load_weights(module, {"student": student, "teacher": teacher}, network="techer")
+            """,
+        """
+            spec = {"trunk": {"name": "resnet", "depth": 18}, "inputs": {"images": [3, 64, 64]}}
+            module = graphmodel.compile(spec, seed=0)
+            student, teacher = module.state_dict(), graphmodel.compile(spec, seed=1).state_dict()
+            graphmodel.load_weights(module, {"student": student, "teacher": teacher}, network="teacher")
+            """,
+        "python",
+    ),
+    code(
+        "GM515",
+        "a tensor of the checkpoint cannot be loaded",
+        """It is sparse, quantised, nested, distributed or without data, or its values are booleans, integers or complex
+            numbers where the model has floating-point ones. Nothing is loaded.""",
+        """
+            module = graphmodel.compile({"trunk": {"name": "resnet", "depth": 18}, "inputs": {"images": [3, 64, 64]}})
+            state = dict(module.state_dict())
+            state["trunk.bn1.weight"] = state["trunk.bn1.weight"].to_sparse()
+            graphmodel.load_weights(module, state)
+            """,
+        """
+            module = graphmodel.compile({"trunk": {"name": "resnet", "depth": 18}, "inputs": {"images": [3, 64, 64]}})
+            state = dict(module.state_dict())
+            state["trunk.bn1.weight"] = state["trunk.bn1.weight"].to_sparse().to_dense()
+            graphmodel.load_weights(module, state)
+            """,
+        "python",
+    ),
+    code(
+        "GM516",
+        "the tensors of the checkpoint have another order",
+        """`match="order"` pairs the tensors of a checkpoint with those of the trunk one by one, so every shape must
+            agree. The first pair that does not is named.""",
+        """
+            module = graphmodel.compile({"trunk": {"name": "resnet", "depth": 18}, "inputs": {"images": [3, 64, 64]}})
+            state = dict(reversed(module.state_dict().items()))
+            graphmodel.load_weights(module, state, match="order")
+            """,
+        """
+            module = graphmodel.compile({"trunk": {"name": "resnet", "depth": 18}, "inputs": {"images": [3, 64, 64]}})
+            state = {key.replace("layer", "stage"): tensor for key, tensor in module.state_dict().items()}
+            graphmodel.load_weights(module, state, match="order")
+            """,
+        "python",
+    ),
+    code(
+        "GM517",
+        "the weights deserve a second look",
+        """A warning: values that are not finite, a tensor that is given twice with different values, or a position
+            embedding with as many patches as the model's in what may be another grid. The weights are loaded.""",
+        "graphmodel compile spec.yaml --weights diverged.pth",
+        "",
+        "shell",
     ),
     code(
         "GM520",

@@ -1,0 +1,277 @@
+"""Chooses which network of a checkpoint fills a model, and says so if others would do as well.
+
+The order of keys in a file never decides. Networks that fit the trunk equally well and hold different values are
+ranked by their names, the same way for every file, and the report warns and lists them all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from graphmodel.diagnostics import CompileError, Diagnostic, choices_help, fail
+from graphmodel.graph.types import ModelGraph
+from graphmodel.weights.reading import StateDict
+from graphmodel.weights.readings import Reading
+
+FIRST = ("teacher", "ema")
+LAST = ("student", "target", "momentum", "encoder_k", "k", "key")
+
+HOW_SEVERAL = 'pass `network={"NAME": "TRUNK", …}` (`--weights-network NAME=TRUNK`, repeated)'
+
+Under = Callable[[str], list[Reading]]
+Networks = str | Mapping[str, "str | Sequence[str]"] | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A reading, and a warning if the checkpoint does not decide for it."""
+
+    reading: Reading
+    warning: Diagnostic | None = None
+
+
+@dataclass
+class _Group:
+    """Readings that take the same tensors for the trunk: one network of the checkpoint."""
+
+    readings: list[Reading]
+    trunk: dict[str, str]
+    total: int = 0
+
+    @property
+    def label(self) -> str:
+        return max((r.label for r in self.readings), key=len)
+
+    def tensor(self, ours: str) -> torch.Tensor:
+        return self.readings[0].state.tensors[self.trunk[ours]]
+
+
+class Chooser:
+    """Chooses readings for one model.
+
+    Args:
+        graph: the model's graph.
+        shapes: the shapes of the module's floating-point tensors.
+    """
+
+    def __init__(self, graph: ModelGraph, shapes: Mapping[str, torch.Size]) -> None:
+        self.trunks = [c.name for c in graph.components.values() if c.kind == "trunk"]
+        self.targets = [*self.trunks, *(f"heads.{name}" for name in graph.spec.heads)]
+        self.shapes = shapes
+        self._most = sum(name.startswith("trunk") for name in shapes)
+
+    def choose(self, whole: list[Reading], under: Under, networks: Networks = None) -> Choice | None:
+        """The reading that covers the trunks best, or None if no tensor fits.
+
+        Args:
+            whole: readings for the whole model.
+            under: lists the readings for one trunk or head.
+            networks: the network to take, or the trunk (or head) that each network fills.
+
+        Raises:
+            CompileError: GM514 if a network is not there, or if it cannot be decided which network fills which trunk.
+        """
+        if networks is not None and not isinstance(networks, str):
+            return self._by_map(under, networks)
+        parts = {t: under(t) for t in self.trunks}
+        if networks is not None:
+            self._check_exists(networks, [*whole, *(r for part in parts.values() for r in part)])
+            whole = [r for r in whole if _is_called(r.label, networks)]
+            parts = {t: [r for r in part if _is_called(r.label, networks)] for t, part in parts.items()}
+        if len(self.trunks) == 1:
+            return self._settle(self._best(self._groups([*whole, *parts[self.trunks[0]]])), self.trunks[0])
+        own = self._best(self._groups(whole))
+        covered = max((_covered(g)[0] for g in own), default=0)
+        several = None if covered == self._most else self._assign(parts)
+        if several is None or covered >= len(self._trunk_of(several.reading)):
+            return self._settle(own)
+        return several
+
+    def _trunk_of(self, reading: Reading) -> dict[str, str]:
+        return {ours: key for ours, key in reading.matches(self.shapes).items() if ours.startswith("trunk")}
+
+    def _groups(self, readings: Iterable[Reading]) -> list[_Group]:
+        """The networks of a checkpoint that fit at all."""
+        groups: dict[frozenset[tuple[tuple[str, ...], str]], _Group] = {}
+        for reading in readings:
+            matched = reading.matches(self.shapes)
+            if not matched:
+                continue
+            trunk = {o: k for o, k in matched.items() if o.startswith("trunk")} or matched
+            group = groups.setdefault(
+                frozenset((reading.state.path, k) for k in trunk.values()), _Group([], trunk, len(matched))
+            )
+            if len(matched) > group.total:
+                group.readings.insert(0, reading)  # the same trunk, and heads with it
+                group.trunk, group.total = trunk, len(matched)
+            else:
+                group.readings.append(reading)
+        return list(groups.values())
+
+    def _best(self, groups: list[_Group]) -> list[_Group]:
+        """The networks that cover as much of the trunk as any, in the order of preference."""
+        most = max((_covered(g) for g in groups), default=(0, 0))
+        return sorted((g for g in groups if _covered(g) == most), key=lambda g: (-g.total, _rank(g.label), g.label))
+
+    def _settle(self, best: list[_Group], trunk: str = "trunk") -> Choice | None:
+        """The preferred one of networks that fit equally well."""
+        if not best:
+            return None
+        named = _called_like(best, trunk)
+        if len(named) == 1:
+            return Choice(named[0].readings[0])
+        taken = best[0]
+        others = [g for g in best[1:] if not _same_values(taken, g)]
+        if not others or _is_vissls_own(taken.label):
+            return Choice(taken.readings[0])
+        listed = ", ".join(f"{_shown(g.label)} ({len(g.trunk)} tensors)" for g in best)
+        message = (
+            f"the checkpoint is ambiguous: {len(others) + 1} networks fit equally well: {listed}; "
+            f"{_shown(taken.label)} was chosen"
+        )
+        instead = _short(others[0].label, [g.label for g in best])
+        help = f'to load that one instead, pass `network="{instead}"` (`--weights-network {instead}`)'
+        return Choice(taken.readings[0], Diagnostic("GM514", message, None, help, "warning"))
+
+    def _assign(self, parts: Mapping[str, list[Reading]]) -> Choice | None:
+        """A network for each of several trunks: by its name, or if only one fits and it fits no other trunk."""
+        chosen: dict[str, _Group] = {}
+        unnamed: dict[str, _Group] = {}
+        for trunk, readings in parts.items():
+            best = self._best(self._groups(readings))
+            named = _called_like(best, trunk)
+            if len(named) == 1 or (best and all(_same_values(best[0], g) for g in best[1:])):
+                (chosen if len(named) == 1 else unnamed)[trunk] = (named or best)[0]
+            elif best:
+                raise self._undecided(trunk, named or best)
+        for trunk, group in unnamed.items():
+            taken = [t for t, g in {**chosen, **unnamed}.items() if t != trunk and g.label == group.label]
+            if taken:
+                raise self._undecided(trunk, [group], taken)
+        return self._combined({**chosen, **unnamed})
+
+    def _undecided(self, trunk: str, groups: list[_Group], others: Sequence[str] = ()) -> CompileError:
+        listed = ", ".join(f"{_shown(g.label)} ({len(g.trunk)} tensors)" for g in groups)
+        if others:
+            message = f"the network {listed} fits `{trunk}` and {', '.join(f'`{o}`' for o in others)} equally well"
+        else:
+            message = f"{len(groups)} networks of the checkpoint fit `{trunk}` equally well: {listed}"
+        return fail("GM514", message, help=f"say which network fills which trunk: {HOW_SEVERAL}")
+
+    def _combined(self, groups: Mapping[str, _Group]) -> Choice | None:
+        """One reading of the networks that were chosen, each for its target."""
+        if not groups:
+            return None
+        if len(groups) == 1:
+            return Choice(next(iter(groups.values())).readings[0])
+        tensors: dict[str, torch.Tensor] = {}
+        keys: dict[str, str] = {}
+        duplicates: dict[str, str] = {}
+        for group in groups.values():
+            reading = group.readings[0]
+            start = ".".join(reading.state.path)
+            names = {key: f"{start}.{key}" if start else key for key in reading.state.tensors}
+            tensors |= {names[key]: tensor for key, tensor in reading.state.tensors.items()}
+            duplicates |= {names[key]: names[taken] for key, taken in reading.duplicates.items()}
+            for key, ours in reading.keys.items():
+                # One network may fill several trunks: each tensor then needs a key of its own.
+                name = names[key] if names[key] not in keys else f"{names[key]} -> {ours}"
+                tensors[name], keys[name] = reading.state.tensors[key], ours
+        text = "; ".join(f"`{t}` from {_shown(g.label)}: {g.readings[0].description}" for t, g in groups.items())
+        return Choice(Reading("several", text, StateDict((), tensors), "", keys, duplicates))
+
+    def _by_map(self, under: Under, networks: Mapping[str, str | Sequence[str]]) -> Choice | None:
+        chosen: dict[str, _Group] = {}
+        for network, given in networks.items():
+            for name in [given] if isinstance(given, str) else given:
+                target = next((t for t in (name, f"trunks.{name}", f"heads.{name}") if t in self.targets), None)
+                if target is None:
+                    message = f"the model has no trunk or head `{name}`"
+                    raise fail("GM514", message, help=choices_help(name, self.targets))
+                readings = under(target)
+                self._check_exists(network, readings)
+                groups = self._groups(r for r in readings if _is_called(r.label, network))
+                groups = [g for g in groups if any(o.startswith(f"{target}.") for o in g.trunk)]
+                if not groups:
+                    raise fail("GM511", f"no tensor of the network `{network}` fits `{target}`")
+                best = self._best(groups)
+                if not all(_same_values(best[0], g) for g in best[1:]):
+                    raise self._undecided(target, best)
+                if target in chosen:
+                    raise fail("GM514", f"two networks are given for `{target}`", help="give one for each")
+                chosen[target] = best[0]
+        return self._combined(chosen)
+
+    def _check_exists(self, network: str, readings: Iterable[Reading]) -> None:
+        readings = list(readings)
+        if not any(_is_called(r.label, network) for r in readings):
+            labels = sorted({g.label for g in self._groups(readings)} - {""})
+            message = f"the checkpoint has no network `{network}` that fits"
+            raise fail("GM514", message, help=choices_help(network, labels, "networks"))
+
+
+def _covered(group: _Group) -> tuple[int, int]:
+    """How much of the trunk a network covers; one that fits heads alone covers none."""
+    in_trunk = sum(ours.startswith("trunk") for ours in group.trunk)
+    return in_trunk, 0 if in_trunk else group.total
+
+
+def _rank(label: str) -> int:
+    words = set(re.split(r"[._]", label.lower())) | set(label.lower().split("."))
+    if words & set(FIRST):
+        return 0
+    return 2 if words & set(LAST) else 1
+
+
+def _is_vissls_own(label: str) -> bool:
+    """Whether it is what VISSL itself loads from its training checkpoints, beside what its losses keep."""
+    return "classy_state_dict.base_model.model" in label
+
+
+def _is_called(label: str, name: str) -> bool:
+    """Whether a network's dotted name has the words of `name` one after the other; the top level's name is empty."""
+    if not name:
+        return not label
+    return f".{name.strip('.')}." in f".{label}."
+
+
+def _called_like(groups: list[_Group], trunk: str) -> list[_Group]:
+    """The networks that have the name of a trunk of the spec: as a part of their own, else as a word of one."""
+    name = trunk.removeprefix("trunks.")
+    if name == trunk:
+        return []
+    exact = [g for g in groups if _is_called(g.label, name)]
+    return exact or [g for g in groups if f"_{name}_" in f"_{g.label.replace('.', '_')}_"]
+
+
+def _same_values(a: _Group, b: _Group) -> bool:
+    if a.trunk.keys() != b.trunk.keys():
+        return False
+    return all(same_values(a.tensor(ours), b.tensor(ours)) for ours in a.trunk)
+
+
+def same_values(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are one, or equal dense tensors."""
+    return a is b or (_is_plain(a) and _is_plain(b) and torch.equal(a, b))
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested)
+
+
+def _shown(label: str) -> str:
+    return f"`{label}`" if label else "its top level"
+
+
+def _short(label: str, labels: Sequence[str]) -> str:
+    """The shortest part of a network's name that no other network has."""
+    others = [other for other in labels if other != label]
+    parts = label.split(".")
+    for part in parts:
+        if part and not any(_is_called(other, part) for other in others):
+            return part
+    return label

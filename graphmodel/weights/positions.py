@@ -1,0 +1,92 @@
+"""Position embeddings of a checkpoint, resized to the model's own grid of patches."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from graphmodel.components.trunks._position import for_grid
+
+Grid = tuple[int, int]
+MAX_PREFIX_TOKENS = 32
+
+
+def is_position_embedding(key: str) -> bool:
+    """Whether the last part of a key is the name of a learned position embedding."""
+    return "pos_embed" in key.rpartition(".")[2]
+
+
+def grid_of(root: nn.Module, key: str, tokens: int) -> Grid | None:
+    """Rows and columns of patches that a position embedding is for.
+
+    Args:
+        root: the trunk.
+        key: the embedding's key in the trunk.
+        tokens: how many tokens the embedding has, class and register tokens included.
+
+    Returns:
+        The grid that the trunk says (`patch_embed.grid_size`, or `image_size` and `patch_size` as in torchvision),
+        else that of a square image; None if neither fits the number of tokens.
+    """
+    path = key.split(".")[:-1]
+    for end in range(len(path), -1, -1):
+        try:
+            owner = root.get_submodule(".".join(path[:end]))
+        except AttributeError:
+            continue
+        grid = getattr(getattr(owner, "patch_embed", None), "grid_size", None)
+        image, patch = getattr(owner, "image_size", None), getattr(owner, "patch_size", None)
+        if grid is None and isinstance(image, int) and isinstance(patch, int) and patch:
+            grid = (image // patch, image // patch)
+        if isinstance(grid, (tuple, list)) and len(grid) == 2 and 0 <= tokens - grid[0] * grid[1] <= MAX_PREFIX_TOKENS:
+            return int(grid[0]), int(grid[1])
+    for prefix in (0, 1, 2):
+        side = isqrt(max(tokens - prefix, 0))
+        if side and side * side == tokens - prefix:
+            return side, side
+    return None
+
+
+def resize(
+    tensor: torch.Tensor, shape: torch.Size, grid: Grid | None, stored: Grid | None, antialias: bool
+) -> torch.Tensor | None:
+    """A position embedding for another grid of patches (bicubic); class and register tokens are kept.
+
+    Args:
+        tensor: `(1, tokens, C)`, or `(1, H, W, C)` or `(1, C, H, W)` without further tokens.
+        shape: the shape that is wanted, of the same form.
+        grid: rows and columns that are wanted; not needed for the forms with four dimensions.
+        stored: rows and columns of `tensor`; a square if None.
+        antialias: as in `torch.nn.functional.interpolate`.
+
+    Returns:
+        The embedding in the tensor's dtype, or None if the two do not differ by their grids alone. For three
+        dimensions it equals `timm.layers.resample_abs_pos_embed` with the same `antialias`.
+    """
+    if tensor.ndim != len(shape) or not tensor.is_floating_point() or tensor.numel() == 0:
+        return None
+    if len(shape) == 4:
+        return _resize_map(tensor, shape, antialias)
+    if len(shape) != 3 or (tensor.shape[0], tensor.shape[2]) != (shape[0], shape[2]) or shape[0] != 1 or grid is None:
+        return None
+    prefix = shape[1] - grid[0] * grid[1]
+    patches = tensor.shape[1] - prefix
+    side = isqrt(max(patches, 0))
+    stored = stored or (side, side)
+    if patches <= 0 or stored[0] * stored[1] != patches:
+        return None
+    return for_grid(tensor.float(), stored, grid, prefix, antialias=antialias).to(tensor.dtype)
+
+
+def _resize_map(tensor: torch.Tensor, shape: torch.Size, antialias: bool) -> torch.Tensor | None:
+    def resampled(maps: torch.Tensor, size: Grid) -> torch.Tensor:
+        return F.interpolate(maps.float(), size=size, mode="bicubic", antialias=antialias).to(tensor.dtype)
+
+    if tensor.shape[:2] == shape[:2]:
+        return resampled(tensor, (shape[2], shape[3]))
+    if (tensor.shape[0], tensor.shape[3]) == (shape[0], shape[3]):
+        return resampled(tensor.permute(0, 3, 1, 2), (shape[1], shape[2])).permute(0, 2, 3, 1)
+    return None
