@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from graphmodel.build.vissl_names import VisslNames
+from graphmodel.build.vissl_state_dict_keys import VisslKeys
 from graphmodel.graph.types import Component, ModelGraph
 from graphmodel.spec.model import WeightsSpec
 from graphmodel.weights.reading import StateDict
@@ -126,8 +126,8 @@ class Reader:
         for prefix in self._prefixes(state, trunk_of_vissl, target):
             yield self._read("vissl", f"VISSL's names, {_removed(prefix)}", state, prefix, trunk_of_vissl)
 
-    def _vissl(self, components: Mapping[str, Component]) -> VisslNames:
-        return VisslNames(self.graph.spec, components, self.everything)
+    def _vissl(self, components: Mapping[str, Component]) -> VisslKeys:
+        return VisslKeys(self.graph.spec, components, self.everything)
 
     def _read(self, layout: str, text: str, state: StateDict, prefix: str, translate: Translate) -> Reading:
         found: dict[str, list[str]] = {}
