@@ -33,5 +33,6 @@ def lower(
     """
     code = emit_code(graph, returns)
     root = build_modules(graph, device, seed, move_given=move_given)
-    freeze_modules(root, graph.frozen)
-    return assemble(code, root, {"graph": graph, "returns": returns, "seed": seed})
+    module = assemble(code, root, {"graph": graph, "returns": returns, "seed": seed})
+    freeze_modules(module, graph.frozen)
+    return module

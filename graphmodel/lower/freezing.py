@@ -1,31 +1,77 @@
-"""Holds frozen modules still: no gradient, and eval behaviour whatever `train()` is called on or around them."""
+"""Freezes modules: no gradient, and eval behaviour whatever `train()` is called on or is put in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from graphmodel.build.freeze_patterns import frozen_modules, is_frozen
 
 
-class StayInEval:
-    """Stands in for a frozen module's `train` method.
+class Keeper:
+    """Keeps a module, or frozen children of a module, in eval mode; stands in for `train` and `add_module`.
 
-    It lives in the module's own `__dict__`, so `train()` of any parent, deepcopy, pickle and wrappers all meet it,
-    and the module keeps its class and its state-dict keys (a `train` override on a GraphModule would be lost in
-    pickling, a plain `.eval()` is undone by the next `train()`).
+    The methods live in the module's own `__dict__`, so that `train()` of any parent, deepcopy, pickle and wrappers all
+    meet them, and the module keeps its class and its state-dict keys (a plain `.eval()` is undone by the next
+    `train()`).
+
+    Conversions such as `SyncBatchNorm.convert_sync_batchnorm` put another module in the place of a frozen one. The
+    parent's keeper freezes it in turn. A wrapper around a frozen module, such as a LoRA layer, is not frozen itself:
+    what it adds trains, and what it holds stays frozen.
+
+    Args:
+        module: the module.
+        frozen: whether it is frozen itself.
+        children: names of frozen parameters, by the name of each child that is frozen.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, frozen: bool, children: dict[str, frozenset[str]]) -> None:
+        self.module, self.frozen, self.children = module, frozen, children
 
-    def __call__(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> nn.Module:
+        """As `nn.Module.train`, for everything that is not frozen."""
+        for name in self.children:
+            self.freeze_again(name)
+        if self.frozen:
+            for child in self.module.children():
+                child.train(mode)
+        else:
+            type(self.module).train(self.module, mode)
         return self.module
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As `nn.Module.add_module`; what takes the place of a frozen module is frozen."""
+        type(self.module).add_module(self.module, name, module)
+        self.freeze_again(name)
+
+    def freeze_again(self, name: str) -> None:
+        """Freezes what was put in the place of a frozen child."""
+        child = self.module._modules.get(name)
+        if name not in self.children or child is None or any(is_kept(part) for part in child.modules()):
+            return
+        for path, parameter in child.named_parameters():
+            if path in self.children[name] or isinstance(child, _NormBase):
+                parameter.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in child.parameters()):
+            child.eval()
+            _keep(child, "", {path for path, _ in child.named_modules()})
+
+
+def is_kept(module: nn.Module) -> bool:
+    """Whether the module itself is kept in eval mode."""
+    keeper = getattr(module.__dict__.get("train"), "__self__", None)
+    return isinstance(keeper, Keeper) and keeper.frozen
 
 
 def freeze_modules(root: nn.Module, patterns: Iterable[str]) -> None:
-    """Freezes what the patterns cover: `requires_grad=False`, eval mode for good."""
+    """Freezes what the patterns cover: `requires_grad=False`, and eval mode for good.
+
+    Args:
+        root: the module whose names the patterns are about.
+        patterns: the graph's `frozen`.
+    """
     patterns = tuple(patterns)
     if not patterns:
         return
@@ -34,5 +80,26 @@ def freeze_modules(root: nn.Module, patterns: Iterable[str]) -> None:
             parameter.requires_grad_(False)
     for _, module in frozen_modules(root, patterns):
         module.eval()
-    for _, module in frozen_modules(root, patterns):
-        module.__dict__["train"] = StayInEval(module)
+    keep_frozen(root, patterns)
+
+
+def keep_frozen(root: nn.Module, patterns: Iterable[str]) -> None:
+    """Makes everything that the patterns cover stay frozen, without freezing it now."""
+    names = {name for name, _ in frozen_modules(root, tuple(patterns))}
+    if names:
+        _keep(root, "", names)
+
+
+def _keep(module: nn.Module, path: str, frozen: set[str]) -> bool:
+    """Gives keepers to the frozen modules and to their ancestors; whether there is one in here."""
+    children: dict[str, frozenset[str]] = {}
+    found = path in frozen
+    for name, child in module.named_children():
+        inner = f"{path}.{name}" if path else name
+        found = _keep(child, inner, frozen) or found
+        if inner in frozen:
+            children[name] = frozenset(n for n, p in child.named_parameters() if not p.requires_grad)
+    if found:
+        keeper = Keeper(module, path in frozen, children)
+        module.__dict__["train"], module.__dict__["add_module"] = keeper.train, keeper.add_module
+    return found

@@ -10,6 +10,7 @@ from torch import nn
 
 from graphmodel.components.construct import component_seed, seeded
 from graphmodel.graph.types import ModelGraph, path_inside
+from graphmodel.lower.containers import Container, HeadsContainer
 
 
 def build_modules(graph: ModelGraph, device: torch.device, seed: int, *, move_given: bool = True) -> nn.Module:
@@ -104,7 +105,7 @@ def container(root: nn.Module, path: str) -> nn.Module:
     current = root
     for part in path.split(".") if path else ():
         if part not in current._modules:
-            current.add_module(part, nn.ModuleDict() if current is root and part == "heads" else nn.Module())
+            current.add_module(part, HeadsContainer() if current is root and part == "heads" else Container())
         child = current._modules[part]
         assert child is not None
         current = child

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from torch import fx, nn
 
+from graphmodel.diagnostics import fail
 from graphmodel.graph.types import ModelGraph
+from graphmodel.lower.emit import emit_code
+from graphmodel.lower.packing import check_picklable, pack, unpack
 from graphmodel.spec.display import Displayed
 
 
@@ -15,7 +20,19 @@ class CompiledModel(fx.GraphModule, Displayed):
     """A compiled spec.
 
     `forward` takes one argument per input, in the order of the spec; an input with views takes a list or tuple of
-    tensors. State-dict keys are `trunk.<the library's own key>` and `heads.<head>.<key>`.
+    tensors. It returns the outputs in the form that `returns` names: by default a dict by output name. State-dict keys
+    are `trunk.<the library's own key>` and `heads.<head>.<key>`.
+
+    Copies (deepcopy, pickle, `torch.save`) keep edits of `graph`, hooks, and attributes that you set.
+
+    Example:
+        >>> import graphmodel, torch
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> model = graphmodel.compile({**spec, "heads": {"label": {"mlp": {"dims": ["auto", 10]}}}}, seed=0)
+        >>> model(torch.randn(2, 3, 64, 64))["label"].shape
+        torch.Size([2, 10])
+        >>> list(model.state_dict())[:2]
+        ['trunk.conv1.weight', 'trunk.bn1.weight']
 
     Attributes:
         model_graph: the graph it was lowered from.
@@ -24,9 +41,11 @@ class CompiledModel(fx.GraphModule, Displayed):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> CompiledModel:
         """fx makes a class for each module, named after its own helper: give it this class's name."""
-        module = super().__new__(cls, *args, **kwargs)
-        type(module).__name__ = type(module).__qualname__ = CompiledModel.__name__
-        type(module).__module__ = CompiledModel.__module__
+        base = vars(cls).get("_made_for", cls)
+        module: CompiledModel = super().__new__(base, *args, **kwargs)
+        own: Any = type(module)
+        own._made_for = base
+        own.__name__, own.__qualname__, own.__module__ = base.__name__, base.__qualname__, base.__module__
         return module
 
     @property
@@ -43,31 +62,37 @@ class CompiledModel(fx.GraphModule, Displayed):
     def slice(
         self, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None, returns: str | None = None
     ) -> CompiledModel:
-        """A module for some of the inputs and outputs that shares these parameters.
+        """A module for some of the inputs and outputs that shares these parameters and buffers.
+
+        What happens to the tensors happens in both: optimizer steps, `.to()`, `load_state_dict`, BatchNorm statistics.
+        Everything else is the slice's own: its modules have their own mode, so `slice().eval()` leaves this module in
+        training, and hooks that are registered later. Attributes set on the module are carried over, its own hooks are
+        not, since they were written for its inputs and outputs.
+
+        Example:
+            >>> import graphmodel
+            >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            >>> heads = {"label": {"mlp": {"dims": ["auto", 10]}}, "embedding": {"mlp": {"dims": ["auto", 64]}}}
+            >>> model = graphmodel.compile({**spec, "heads": heads}, seed=0)
+            >>> probe = model.slice(outputs=["label"]).eval()
+            >>> probe.trunk.bn1.weight is model.trunk.bn1.weight, model.trunk.bn1.training
+            (True, True)
 
         Args:
-            inputs: inputs that it takes; outputs that need another are left out. All where None.
-            outputs: names of outputs. All that the inputs allow where None.
-            returns: the form of the result; this module's own where None.
+            inputs: inputs that it takes; outputs that need another are left out. All if None.
+            outputs: names of outputs. All that the inputs allow if None.
+            returns: the form of the result; this module's own if None.
 
         Returns:
-            A new module; nothing is copied.
+            A new module; no tensor is copied.
 
         Raises:
-            CompileError: GM502 where a name is unknown or an output needs an input that is left out.
+            CompileError: GM502 if a name is unknown or an output needs an input that is left out, GM503 if a bare
+                string is given instead of a list of names, GM504 if the module's `graph` was edited.
         """
         from graphmodel.lower.slicing import slice_module
 
         return slice_module(self, inputs, outputs, returns)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        # fx's own pickling traces the code again and loses `meta`; this keeps the modules and emits the code again.
-        state = {k: v for k, v in self.__dict__.items() if k in ("_modules", "_parameters", "_buffers", "training")}
-        extra = {k: v for k, v in self.__dict__.items() if k.endswith("_hooks") and v}
-        return _rebuilt, (self.meta["graphmodel"], state, extra)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.__reduce__()
 
     def recompile(self) -> Any:
         code = super().recompile()
@@ -75,36 +100,76 @@ class CompiledModel(fx.GraphModule, Displayed):
         type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
         return code
 
-    def _deepcopy_init(self) -> Callable[..., None]:
-        def init(target: Any, root: Any, graph: fx.Graph) -> None:
-            _initialise(target, graph, root.__dict__)
+    # fx's own copying drops hooks and attributes; its pickling traces the code again and loses `meta`.
 
-        return init
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
+        copied = _blank(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self._state(), memo))
+        copied.graph = copy.deepcopy(self.graph)
+        for hook in copied._deepcopy_hooks:
+            hook(copied)
+        return copied
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        nodes = pack(self.graph)
+        check_picklable(nodes)
+        return _blank, (CompiledModel,), {"nodes": nodes, "state": self._state()}
 
-def _initialise(target: CompiledModel, graph: fx.Graph, state: dict[str, Any]) -> None:
-    fx.GraphModule.__init__(target, nn.Module(), fx.Graph(), class_name="CompiledModel")
-    target.__dict__["_modules"] = state["_modules"]
-    target.__dict__["_parameters"] = state.get("_parameters", {})
-    target.__dict__["_buffers"] = state.get("_buffers", {})
-    target.training = state["training"]
-    target.graph = graph
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state["state"])
+        self.graph = unpack(state["nodes"])
+
+    def _state(self) -> dict[str, Any]:
+        """Everything but the graph and its code: modules, hooks, `meta`, attributes that users set."""
+        return {key: value for key, value in self.__dict__.items() if key not in _of_code()}
 
 
 def assemble(graph: fx.Graph, root: nn.Module, record: dict[str, Any]) -> CompiledModel:
-    """A module around `root`'s children; `record` goes into `meta`, where it survives deepcopy."""
-    module = CompiledModel.__new__(CompiledModel, nn.Module(), fx.Graph())
-    _initialise(module, graph, root.__dict__)
+    """A module around `root`'s children.
+
+    Args:
+        graph: the code.
+        root: the module that holds what the code calls.
+        record: goes into `meta["graphmodel"]`: the model graph, the form of the result, the seed.
+    """
+    module = _blank(CompiledModel)
+    module.__dict__["_modules"] = root._modules
+    module.training = root.training
+    module.graph = graph
     module.meta["graphmodel"] = record
     return module
 
 
-def _rebuilt(record: dict[str, Any], state: dict[str, Any], extra: dict[str, Any]) -> CompiledModel:
-    from graphmodel.lower.emit import emit_code
+def check_unedited(module: CompiledModel, what: str) -> None:
+    """Refuses what is made from the model graph if the module's fx graph no longer says the same.
 
-    root = nn.Module()
-    root.__dict__.update(state)
-    module = assemble(emit_code(record["graph"], record["returns"]), root, record)
-    for name, hooks in extra.items():
-        module.__dict__[name].update(hooks)
+    Args:
+        module: the module.
+        what: what cannot be made, to be named in the message.
+
+    Raises:
+        CompileError: GM504.
+    """
+    if pack(module.graph) != pack(emit_code(module.model_graph, module.returns)):
+        message = f"{what} is made from the spec, and the graph of this module was edited after it was compiled"
+        help = "edit the graph afterwards, or keep the module with `copy.deepcopy` or `torch.save`"
+        raise fail("GM504", message, help=help)
+
+
+def _blank(cls: type[CompiledModel]) -> CompiledModel:
+    made: type[CompiledModel] = vars(cls).get("_made_for", cls)
+    module = made.__new__(made, nn.Module(), fx.Graph())
+    fx.GraphModule.__init__(module, nn.Module(), fx.Graph(), class_name="CompiledModel")
     return module
+
+
+@cache
+def _of_code() -> frozenset[str]:
+    """Attributes of a GraphModule that hold its graph and code."""
+    kept = {"meta", "_replace_hooks", "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks"}
+    graph_module: Callable[..., nn.Module] = fx.GraphModule
+    return frozenset(graph_module(nn.Module(), fx.Graph()).__dict__) - frozenset(nn.Module().__dict__) - kept

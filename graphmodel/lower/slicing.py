@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from graphmodel.diagnostics import Collector, choices_help, fail
 from graphmodel.graph.types import ModelGraph, Output, find_output, output_names
+from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import emit_code
-from graphmodel.lower.materialise import attach, graft_tensor
-from graphmodel.lower.module import CompiledModel, assemble
+from graphmodel.lower.freezing import keep_frozen
+from graphmodel.lower.module import CompiledModel, assemble, check_unedited
 from graphmodel.passes.prune import Prune
+
+STAND_INS = ("train", "add_module")
+"""Methods of a `Keeper` that live in a module's `__dict__` and belong to that module alone."""
 
 
 def names_in(argument: str, names: Any) -> None:
@@ -98,18 +104,66 @@ def _filtered(structure: tuple[Any, ...], keep: set[str]) -> tuple[Any, ...]:
 def slice_module(
     module: CompiledModel, inputs: Sequence[str] | None, outputs: Sequence[str] | None, returns: str | None
 ) -> CompiledModel:
-    """A module for part of another; it holds the same submodules and parameters."""
+    """A module for part of another, with module objects of its own around the same tensors.
+
+    Raises:
+        CompileError: GM502 and GM503 as for `slice_graph`, GM504 if the module's `graph` was edited.
+    """
+    names_in("inputs", inputs)
+    names_in("outputs", outputs)
+    check_unedited(module, "a slice")
     graph = slice_graph(module.model_graph, inputs, outputs)
     form = returns or module.returns
     code = emit_code(graph, form)
-    root = nn.Module()
     wanted = {str(n.target) for n in graph.nodes.values() if n.call in ("module", "attribute")}
-    for path, part in module.named_modules():
-        if path in wanted:
-            attach(root, path, part)
-    for path in wanted:
-        holder, _, leaf = path.rpartition(".")
-        graft_tensor(module.get_submodule(holder), leaf, root, holder)
-    for path, part in root.named_modules():
-        part.training = module.get_submodule(path).training
-    return assemble(code, root, {**module.meta["graphmodel"], "graph": graph, "returns": form})
+    root = _twin(module, "", wanted, _shared(module))
+    made = assemble(code, root, {**module.meta["graphmodel"], "graph": graph, "returns": form})
+    own = {key: value for key, value in module.__dict__.items() if key not in made.__dict__ and key not in STAND_INS}
+    made.__dict__.update(own)
+    keep_frozen(made, graph.frozen)
+    return made
+
+
+def _shared(module: nn.Module) -> dict[int, Any]:
+    """A memo for deepcopy that copies modules and shares what they hold.
+
+    Tensors, and the dicts that parameters and buffers are registered in, stand for themselves: what a module registers,
+    moves or replaces, its twin has too. Dicts of hooks are copied, so that a new hook stays on its side.
+    """
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            memo[id(held)] = held
+            memo.update((id(tensor), tensor) for tensor in held.values() if tensor is not None)
+        for key, value in part.__dict__.items():
+            if isinstance(value, torch.Tensor):
+                memo[id(value)] = value
+            elif "_hooks" in key and isinstance(value, dict):
+                memo[id(value)] = value.copy()
+    return memo
+
+
+def _twin(module: nn.Module, path: str, wanted: set[str], memo: dict[int, Any]) -> nn.Module:
+    """The module with those of its parts that are wanted; a part that is called is copied as a whole."""
+    start = f"{path}." if path else ""
+    inside = {name.removeprefix(start) for name in wanted if name.startswith(start)}
+    twin = Container() if not path else copy.copy(module)
+    parts = twin.__dict__
+    for key, value in module.__dict__.items() if path else ():
+        parts[key] = memo.get(id(value), value) if "_hooks" in key else value
+    for key in STAND_INS:
+        parts.pop(key, None)
+    parts["training"] = module.training
+    for key in ("_parameters", "_buffers"):
+        held = {name: value for name, value in module.__dict__[key].items() if name in inside}
+        parts[key] = module.__dict__[key] if len(held) == len(module.__dict__[key]) else held
+    parts["_modules"] = {}
+    for name, child in module._modules.items():
+        here = f"{path}.{name}" if path else name
+        if child is None:
+            continue
+        if here in wanted:
+            parts["_modules"][name] = copy.deepcopy(child, memo)
+        elif any(target.startswith(f"{here}.") for target in wanted):
+            parts["_modules"][name] = _twin(child, here, wanted, memo)
+    return twin

@@ -53,6 +53,26 @@ ENTRIES = (
         "python",
     ),
     code(
+        "GM504",
+        "the module's graph was edited",
+        """Slices and artifacts are made from the spec, and `module.graph` was edited after the module was compiled, so
+            that they would do something else. Slice first and edit the slice. `copy.deepcopy` and `torch.save` keep
+            edits; the functions that the edited graph calls must be importable for that.""",
+        """
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
+            next(node for node in module.graph.nodes if node.name == "layer4").target = "trunk.layer4.0"
+            module.recompile()
+            module.slice(outputs=list(module.model_graph.outputs))
+            """,
+        """
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
+            module = module.slice(outputs=list(module.model_graph.outputs))
+            next(node for node in module.graph.nodes if node.name == "layer4").target = "trunk.layer4.0"
+            module.recompile()
+            """,
+        "python",
+    ),
+    code(
         "GM510",
         "the checkpoint cannot be read",
         """The file does not exist, is not a checkpoint, or would run code while it is read (only tensors and plain
