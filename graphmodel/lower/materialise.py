@@ -57,7 +57,7 @@ def graft(
     itself does not have.
     """
     extras = extras or {}
-    inner = {path_inside(t, component) for t in targets}
+    inner = dict.fromkeys(path_inside(t, component) for t in targets)
     if "" in inner:
         attach(root, component, module)
         return

@@ -78,7 +78,8 @@ def _plan(graph: ModelGraph) -> tuple[dict[str, str], list[tuple[Node, str]]]:
 
 def call_key(node: Node, rename: Mapping[str, str]) -> Any:
     """What two calls must share to be one; None for calls that may not be merged."""
-    impure = node.call == "placeholder" or node.target in FACTORIES or node.facts.in_place
+    # A copy belongs to the one call that changes it in place.
+    impure = node.call == "placeholder" or node.target in FACTORIES or node.facts.in_place or bool(node.facts.copied)
     if impure or (node.call == "method" and str(node.target).endswith("_")):
         return None
     node = node.reading(rename)

@@ -100,6 +100,27 @@ def test_an_unknown_head_mentions_how_to_register_one(small: dict[str, Any]) -> 
         assert "--import" in found.help
 
 
+class Doubling(nn.Module):
+    """Changes what it reads in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "a")])
+def test_heads_that_change_one_feature_in_place_do_not_meet(small: dict[str, Any], names: tuple[str, str]) -> None:
+    graphmodel.register_head("doubling")(Doubling)
+    mapping = [{"from": "images.flatten", "head": name, "as": f"out{i}"} for i, name in enumerate(names)]
+    spec = {
+        **small,
+        "heads": dict.fromkeys(names, "doubling"),
+        "mapping": [*mapping, {"from": "images.flatten", "as": "x"}],
+    }
+    found = graphmodel.compile(spec, seed=0).eval()(torch.rand(2, 3, 64, 64))
+    assert torch.equal(found["out0"], 2 * found["x"])
+    assert torch.equal(found["out1"], 2 * found["x"])
+
+
 # -- lists of features ---------------------------------------------------------------------------------------------------
 
 

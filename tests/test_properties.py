@@ -1,0 +1,332 @@
+"""Random valid specs: outputs, gradients and batch statistics equal those of an independent interpreter.
+
+Each seed is one spec; a failure prints it. A few run in the fast suite and more are marked slow. For any others:
+
+    GRAPHMODEL_SEEDS=1000:2000 pytest tests/test_properties.py -m slow -k chosen
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pprint import pformat
+from typing import Any
+
+import pytest
+import torch
+
+import graphmodel
+from tests.interpreter import REGISTERED, TRUNKS, Custom, Interpreter, Spec, TrunkFeature, TrunkKind
+
+BATCH = 3
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------------------
+
+
+class Drawing:
+    """Draws one valid spec."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+
+    def spec(self) -> Spec:
+        """A spec in the long form, in which every output has a name."""
+        chance = self.chance
+        kinds = [chance.choice(list(TRUNKS)) for _ in range(chance.choice([1, 1, 1, 2]))]
+        self.kinds: dict[str, TrunkKind] = {}
+        spec: Spec = {"name": "drawn", "inputs": {}}
+        if len(kinds) == 1:
+            self.kinds = {"trunk": TRUNKS[kinds[0]]}
+            spec["trunk"] = self.trunk(kinds[0])
+        else:
+            self.kinds = {name: TRUNKS[kind] for name, kind in zip(("one", "two"), kinds, strict=True)}
+            spec["trunks"] = {name: self.trunk(kind) for name, kind in zip(("one", "two"), kinds, strict=True)}
+        sizes = [s for s in (32, 48, 64) if all(s in kind.sizes for kind in self.kinds.values())]
+        for i in range(chance.choice([1, 1, 2, 3])):
+            spec["inputs"][f"input{i}"] = self.input(sizes)
+        self.heads: dict[str, Any] = {}
+        self.reads: dict[str, tuple[Any, ...]] = {}
+        spec["mapping"] = [self.edge(spec, i) for i in range(chance.randint(1, 5))]
+        spec["heads"] = self.heads
+        used = {self.parsed(s)[0] for edge in spec["mapping"] for s in self.sources(edge)}
+        spec["inputs"] = {k: v for k, v in spec["inputs"].items() if k in used}
+        used = {self.parsed(s)[1] for edge in spec["mapping"] for s in self.sources(edge)}
+        if "trunks" in spec:
+            spec["trunks"] = {k: v for k, v in spec["trunks"].items() if k in used}
+            if len(spec["trunks"]) == 1:  # a source names its trunk only if there are several
+                return self.spec()
+        spec["freeze"] = self.freeze(spec)
+        if chance.random() < 0.5:
+            names = [edge["as"] for edge in spec["mapping"]]
+            spec["outputs"] = chance.sample(names, chance.randint(1, len(names)))
+            kept = [edge for edge in spec["mapping"] if edge["as"] in spec["outputs"]]
+            if not self.whole(spec, kept):
+                del spec["outputs"]
+        if chance.random() < 0.4:
+            spec["checkpoint"] = chance.choice([1, 2, 3, True])
+        return spec
+
+    def whole(self, spec: Spec, kept: list[Spec]) -> bool:
+        """Whether some outputs still need every input, trunk and frozen head, so that nothing of the spec is unused."""
+        parsed = [self.parsed(s) for edge in kept for s in self.sources(edge)]
+        trunks = {t for _, t, _ in parsed}
+        heads = {edge.get("head") for edge in kept}
+        frozen = {p.split(".")[1] for p in spec["freeze"] if p.startswith("heads.")}
+        return {i for i, _, _ in parsed} == set(spec["inputs"]) and trunks == set(self.kinds) and frozen <= heads
+
+    def trunk(self, kind: str) -> Spec:
+        trunk = dict(TRUNKS[kind].spec)
+        if self.chance.random() < 0.15:
+            trunk["freeze"] = True
+        if self.chance.random() < 0.15:
+            trunk["input_type"] = "bgr"
+        return trunk
+
+    def input(self, sizes: list[int]) -> Spec:
+        chance = self.chance
+        if chance.random() < 0.6:
+            return {"shape": [3, *[chance.choice(sizes)] * 2]}
+        views = [
+            {"count": chance.randint(1, 3), "shape": [3, *[chance.choice(sizes)] * 2]}
+            for _ in range(chance.randint(1, 3))
+        ]
+        return {"views": views, "grouping": chance.choice(["resolution", "consecutive", "crop"])}
+
+    def parsed(self, source: Any) -> tuple[str, str, str]:
+        text = source if isinstance(source, str) else source["from"]
+        name, _, rest = text.partition(".")
+        if "trunk" in self.kinds:
+            return name, "trunk", rest
+        trunk, _, feature = rest.partition(".")
+        return name, trunk, feature
+
+    def sources(self, edge: Spec) -> list[Any]:
+        return edge["from"] if isinstance(edge["from"], list) else [edge["from"]]
+
+    def source(self, spec: Spec, name: str, *, vector: bool) -> tuple[Spec, int | None]:
+        """A source, as a vector if asked for, and its width; None for anything that is no vector."""
+        chance = self.chance
+        trunk = chance.choice(list(self.kinds))
+        feature = chance.choice(list(self.kinds[trunk].features))
+        entry = self.kinds[trunk].features[feature]
+        text = f"{name}.{feature}" if trunk == "trunk" else f"{name}.{trunk}.{feature}"
+        source: Spec = {"from": text}
+        side = min(size(spec["inputs"][name]))
+        sizes = set(size(spec["inputs"][name]))
+        if entry.kind == "vector":
+            return source, entry.width
+        if entry.kind == "tokens":
+            return self.tokens(source, entry, vector=vector)
+        return self.map(source, entry, side // entry.stride, one_size=len(sizes) == 1, vector=vector)
+
+    def tokens(self, source: Spec, entry: TrunkFeature, *, vector: bool) -> tuple[Spec, int | None]:
+        how = self.chance.choice(["class", "mean", "map"] if vector else ["class", "mean", "map", "patch", "plain"])
+        if how in ("class", "mean"):
+            return {**source, "tokens": how}, entry.width
+        if how == "patch":
+            return {**source, "tokens": "patch"}, None
+        if how == "plain":
+            return source, None
+        source["layout"] = "nchw"
+        if vector or self.chance.random() < 0.5:
+            return {**source, "pool": {"adaptive_avg_pool2d": 1}, "flatten": True}, entry.width
+        return source, None
+
+    def map(
+        self, source: Spec, entry: TrunkFeature, side: int, *, one_size: bool, vector: bool
+    ) -> tuple[Spec, int | None]:
+        ops = ["adaptive_avg_pool2d", "adaptive_max_pool2d"]
+        chance = self.chance
+        if vector or not one_size or chance.random() < 0.5:
+            out = chance.choice([1, 1, 2])
+            return {**source, "pool": {chance.choice(ops): out}, "flatten": True}, entry.width * out * out
+        if side >= 2 and chance.random() < 0.5:
+            return {**source, "pool": {chance.choice(["avg_pool2d", "max_pool2d"]): 2}}, None
+        return source, None
+
+    def edge(self, spec: Spec, number: int) -> Spec:
+        chance = self.chance
+        edge: Spec = {"as": f"out{number}"}
+        name = chance.choice(list(spec["inputs"]))
+        if chance.random() < 0.25:
+            sources = [self.source(spec, name, vector=True) for _ in range(chance.choice([2, 2, 3]))]
+            widths = [w or 0 for _, w in sources]
+            ways = ["concat", "concat", "list"] + (["sum", "stack"] if len(set(widths)) == 1 else [])
+            edge |= {"from": [s for s, _ in sources], "combine": chance.choice(ways)}
+            if edge["combine"] == "list":
+                return edge | {"head": self.head("list", tuple(widths))}
+            if edge["combine"] != "stack" and chance.random() < 0.7:
+                total = sum(widths) if edge["combine"] == "concat" else widths[0]
+                edge["head"] = self.head("vector", (total,))
+            return edge
+        headed = chance.random() < 0.75
+        source, width = self.source(spec, name, vector=headed)
+        options = {k: v for k, v in source.items() if k != "from"}
+        edge |= {"from": source["from"], **options}
+        if headed:
+            assert width is not None
+            edge["head"] = self.head("vector", (width,))
+        elif chance.random() < 0.3:
+            edge["head"] = self.head("any", ())
+        return edge
+
+    def head(self, kind: str, reads: tuple[Any, ...]) -> str:
+        """A head that reads such a value: one that is there already, or a new one."""
+        same = [n for n, r in self.reads.items() if r == (kind, *reads)]
+        if same and self.chance.random() < 0.5:
+            return self.chance.choice(same)
+        name = f"head{len(self.heads)}"
+        self.reads[name] = (kind, *reads)
+        if kind == "list":
+            self.heads[name] = "property_lists"
+        elif kind == "any":
+            self.heads[name] = "property_in_place"
+        else:
+            self.heads[name] = self.chance.choice(
+                [
+                    "property_probe",
+                    {"property_probe": {"classes": 5}},
+                    {"mlp": {"dims": ["auto", 4]}},
+                    [{"mlp": {"dims": ["auto", 4]}}, "property_probe"],
+                    "property_two",
+                    "property_in_place",
+                    ["property_in_place", {"mlp": {"dims": ["auto", 4]}}],
+                ]
+            )
+        return name
+
+    def freeze(self, spec: Spec) -> list[str]:
+        chance, patterns = self.chance, []
+        for name, kind in self.kinds.items():
+            path = "trunk" if name == "trunk" else f"trunks.{name}"
+            if chance.random() < 0.4:
+                patterns.append(f"{path}.{chance.choice(kind.patterns)}")
+        with_parameters = [n for n, h in self.heads.items() if h != "property_in_place"]
+        if with_parameters and chance.random() < 0.3:
+            patterns.append(f"heads.{chance.choice(with_parameters)}")
+        return patterns
+
+
+def size(item: Spec) -> list[int]:
+    """The image sizes of an input."""
+    shapes = [view["shape"] for view in item["views"]] if "views" in item else [item["shape"]]
+    return [shape[-1] for shape in shapes]
+
+
+def samples(spec: Spec, seed: int) -> list[Any]:
+    """Random inputs, which take gradients too."""
+    made = torch.Generator().manual_seed(seed)
+    inputs: list[Any] = []
+    for item in spec["inputs"].values():
+        shapes = [v["shape"] for v in item["views"] for _ in range(v["count"])] if "views" in item else [item["shape"]]
+        tensors = [torch.randn(BATCH, *shape, generator=made).requires_grad_() for shape in shapes]
+        inputs.append(tensors if "views" in item else tensors[0])
+    return inputs
+
+
+# -- comparing ---------------------------------------------------------------------------------------------------------------
+
+
+def flat(inputs: list[Any]) -> list[torch.Tensor]:
+    return [t for item in inputs for t in (item if isinstance(item, list) else [item])]
+
+
+def assert_close(
+    found: torch.Tensor | None, expected: torch.Tensor | None, what: str, tolerance: float, floor: float = 1e-3
+) -> None:
+    """Equal up to rounding, relative to the largest number, or to `floor`: a bias before BatchNorm has no gradient."""
+    if expected is None or found is None:
+        none = [t for t in (found, expected) if t is not None]
+        assert not any(t.abs().max() > tolerance * floor for t in none), f"{what}: one has no gradient"
+        return
+    assert found.shape == expected.shape, what
+    assert found.dtype == expected.dtype, what
+    found, expected = found.detach(), expected.detach()
+    if not found.is_floating_point():
+        assert torch.equal(found, expected), what
+        return
+    scale = max(float(expected.abs().max()), floor)
+    assert float((found - expected).abs().max()) <= tolerance * scale, what
+
+
+def step(model: Any, inputs: list[Any], seed: int) -> dict[str, torch.Tensor]:
+    """A forward and a backward with fixed random weights of the outputs."""
+    found: dict[str, torch.Tensor] = model(*inputs)
+    made = torch.Generator().manual_seed(seed)
+    losses = [(v * torch.randn(v.shape, generator=made)).sum() for _, v in sorted(found.items())]
+    total = sum(losses, torch.zeros(()))
+    if total.requires_grad:
+        total.backward()  # type: ignore[no-untyped-call]
+    return found
+
+
+def compare(spec: Spec, seed: int) -> None:
+    """Compiles a spec and compares it with the interpreter in training mode, then in eval mode."""
+    model = graphmodel.compile(spec, seed=seed)
+    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    reference = Interpreter(spec, state)
+    for training in (True, False):
+        model.train(training)
+        reference.train(training)
+        ours, theirs = samples(spec, seed), samples(spec, seed)
+        found, expected = step(model, ours, seed), step(reference, theirs, seed)
+        assert list(found) == list(expected)
+        for name in expected:
+            assert_close(found[name], expected[name], f"output {name}, training={training}", 1e-4)
+        for i, (one, other) in enumerate(zip(flat(ours), flat(theirs), strict=True)):
+            assert_close(one.grad, other.grad, f"gradient of input {i}, training={training}", 2e-3, 0.1)
+        parameters = dict(model.named_parameters())
+        for path, module in reference.modules.items():
+            for name, parameter in module.named_parameters():
+                if f"{path}.{name}" in parameters:
+                    ours_ = parameters[f"{path}.{name}"]
+                    assert ours_.requires_grad == parameter.requires_grad, f"{path}.{name} trains"
+                    assert_close(
+                        ours_.grad, parameter.grad, f"gradient of {path}.{name}, training={training}", 2e-3, 0.1
+                    )
+                parameter.grad = None
+            for name, tensor in module.state_dict().items():
+                key = f"{path}.{name}"
+                if key in state:
+                    assert_close(model.state_dict()[key], tensor, f"{key} after a step, training={training}", 1e-4)
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    for name, head in REGISTERED.items():
+        graphmodel.register_head(name)(head)
+    graphmodel.register_trunk("property_custom")(Custom)
+
+
+def check(seed: int) -> None:
+    spec = Drawing(seed).spec()
+    try:
+        compare(spec, seed)
+    except Exception as error:
+        raise AssertionError(f"seed {seed}:\n{pformat(spec, sort_dicts=False)}") from error
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_drawn_specs_equal_the_interpreter(seed: int) -> None:
+    check(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5, 155))
+def test_more_drawn_specs_equal_the_interpreter(seed: int) -> None:
+    check(seed)
+
+
+def _chosen() -> range:
+    first, _, last = os.environ.get("GRAPHMODEL_SEEDS", "0:0").partition(":")
+    return range(int(first), int(last or int(first) + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _chosen(), reason="GRAPHMODEL_SEEDS=FIRST:LAST chooses seeds")
+def test_chosen_seeds_equal_the_interpreter() -> None:
+    for seed in _chosen():
+        check(seed)
