@@ -12,13 +12,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from graphmodel.diagnostics import CompileError, Diagnostic, fail
+from graphmodel.spec.names import LOCKED_SPEC
 
 if TYPE_CHECKING:
     import torch
 
     from graphmodel.lower.module import CompiledModel
 
-MODEL, WEIGHTS, LOCK = "model.py", "weights.safetensors", "spec.lock.yaml"
+MODEL, WEIGHTS, LOCK = "model.py", "weights.safetensors", LOCKED_SPEC
 _MARK = "# Written by graphmodel"
 
 

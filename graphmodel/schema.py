@@ -1,4 +1,4 @@
-"""JSON Schemas of the dialects, made of the Pydantic models and of every registered head's and trunk's parameters."""
+"""JSON Schemas of the dialects, from the Pydantic models and the parameters of every registered head and trunk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def native_schema() -> Schema:
         defs[part]["properties"]["pool"] = {"$ref": "#/$defs/Pool"}
     properties: Schema = schema["properties"]
     properties["extends"] = _EXTENDS
-    properties["trunk"] = {"description": "The trunk; `trunks` where there are several.", **trunk}
+    properties["trunk"] = {"description": "The trunk; use `trunks` for several.", **trunk}
     properties["trunks"] = {"type": "object", "minProperties": 1, "additionalProperties": trunk}
     properties["heads"] = {
         "description": "Heads by name: one module, or a list of modules that run one after the other.",
@@ -96,10 +96,10 @@ def write_schemas(directory: str | Path, dialects: Sequence[str] = ("native", "v
 
 
 def schema_path(dialect: str) -> Path:
-    """Where the schema file of a dialect lies, in an installed package or in a checkout.
+    """The schema file of a dialect, in an installed package or in a checkout.
 
     Raises:
-        FileNotFoundError: where neither has it.
+        FileNotFoundError: if neither has it.
     """
     here = Path(__file__).resolve().parent
     for folder in (here / "_schemas", here.parent / "schemas"):
@@ -133,7 +133,7 @@ class _Params:
 
 
 def _own(model: Any, defs: Schema) -> Schema:
-    """A model's schema; what it refers to goes into `defs`. An open mapping where a type has no schema."""
+    """A model's schema; what it refers to goes into `defs`. An open mapping if a type has no schema."""
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return {"type": "object", "properties": {}}
     try:
@@ -152,7 +152,7 @@ def _finished(schema: Schema, params: _Params, name: str, title: str) -> Schema:
 
 
 def _clean(value: Any, properties: bool = False) -> Any:
-    """Pydantic's schema without the noise: no generated titles, no null defaults, `minItems` where lists are meant."""
+    """Pydantic's schema without the noise: no generated titles, no null defaults, `minItems` for lists."""
     if isinstance(value, list):
         return [_clean(v) for v in value]
     if not isinstance(value, dict):
@@ -173,7 +173,7 @@ def _clean(value: Any, properties: bool = False) -> Any:
 
 
 def _trunk_names() -> list[Schema]:
-    """What a trunk may be called: registered names, and any name of a library whose models are trunks."""
+    """Valid trunk names: registered names, and any name of a library whose models are trunks."""
     names = trunk_names()
     open_ended = [n for n in names if _is_library(n)]
     out: list[Schema] = [{"enum": [n for n in names if n not in open_ended]}]
@@ -211,7 +211,7 @@ def _trunks(common: Schema, defs: Schema) -> list[Schema]:
     out.append(
         {
             "type": "object",
-            "description": "Imported code; only where the caller allows imports.",
+            "description": "Imported code; only if the caller allows imports.",
             "properties": {"module": module, **shared},
             "required": ["module"],
         }

@@ -1,4 +1,4 @@
-"""The command line. Each command is one file here with a `register(app)`; heavy imports wait until they are needed."""
+"""The command line. Each command is one file here with a `register(app)`; heavy imports happen only when needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMANDS = ("compile", "check", "show", "convert", "explain", "visualize", "trun
 
 
 class Group(TyperGroup):
-    """A group that answers an unknown command with those that there are."""
+    """A group that answers an unknown command with the list of commands."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:

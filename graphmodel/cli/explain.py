@@ -86,7 +86,7 @@ def _explain_spec(source: options.SpecOptions, form: options.Format) -> None:
 
 
 def _plan(module: CompiledModel, result: Report) -> dict[str, Any]:
-    """What will be built and run, and what will not."""
+    """What is built and run, and what is not."""
     graph = module.model_graph
     data = result.to_dict()
     runs: dict[str, int] = {}
@@ -137,7 +137,7 @@ def _is_used(stage: str, built: set[str]) -> bool:
 
 
 def plan_text(plan: dict[str, Any]) -> list[str]:
-    """The plan in words."""
+    """The plan as text."""
     from graphmodel.cli.console import amount, memory
 
     lines = [f"{plan['name']}: forward({', '.join(plan['inputs'])}) returns a {plan['returns']}"]
@@ -148,11 +148,11 @@ def plan_text(plan: dict[str, Any]) -> list[str]:
         lines += ["", f"{part['name']}: {part['family']}", *(f"  {text}" for text in _runs(part))]
         if part["pruned"]:
             names = ", ".join(s.removeprefix(part["name"] + ".") for s in part["pruned"])
-            lines.append(f"  never built, no output needs them: {names}")
+            lines.append(f"  not built, since no output needs them: {names}")
     count = plan["totals"]["parameters"]
     lines += ["", "parameters", f"  {amount(count['trained'])} train", f"  {amount(count['frozen'])} are frozen"]
     lines += [f"    {pattern}" for pattern in plan["frozen"]]
-    lines.append(f"  {amount(count['pruned'])} are never built")
+    lines.append(f"  {amount(count['pruned'])} are not built")
     lines.append(f"  {memory(plan['totals']['bytes'])} of memory with buffers")
     lines += ["", f"FLOPs  {amount(plan['totals']['flops_per_sample'])} per sample (forward, a multiply-add is two)"]
     lines += ["", f"passes  {', '.join(plan['passes'])}", *(f"  {s}" for s in plan["summary"] or ["nothing to do"])]

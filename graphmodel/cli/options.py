@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class Format(str, Enum):
-    """How data is printed."""
+    """The output format of data."""
 
     text = "text"
     json = "json"
 
 
 class FindingsFormat(str, Enum):
-    """How data and diagnostics are printed."""
+    """The output format of data and diagnostics."""
 
     text = "text"
     json = "json"
@@ -45,7 +45,8 @@ class Returns(str, Enum):
 
 
 Specs = Annotated[
-    list[str], typer.Argument(metavar="SPEC", help="A spec file; further files are overlays, the last one wins.")
+    list[str],
+    typer.Argument(metavar="SPEC", help="A spec file; further files are overlays, later ones take precedence."),
 ]
 Set = Annotated[
     list[str] | None,
@@ -80,9 +81,9 @@ Import = Annotated[
         "--import", metavar="MODULE", help="Import a Python module that registers heads or trunks. Repeatable."
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="The output format.")]
 FindingsOption = Annotated[
-    FindingsFormat, typer.Option("--format", help="How to print; github and sarif print the diagnostics only.")
+    FindingsFormat, typer.Option("--format", help="The output format; github and sarif print only diagnostics.")
 ]
 
 
@@ -175,7 +176,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence[str] | None) -> ModelSpec:
-    """The spec of the command line; imports no torch, so that a malformed file is answered at once.
+    """The spec of the command line; imports no torch, so that a malformed file is reported at once.
 
     Raises:
         CompileError: everything that is wrong with the files and the overrides.

@@ -1,4 +1,4 @@
-"""`graphmodel schema`: the JSON Schemas that let an editor complete and check specs."""
+"""`graphmodel schema`: JSON Schemas, with which editors complete and check specs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def schema(
-    dialect: Annotated[str | None, typer.Argument(help="native or vissl; both where left out.")] = None,
+    dialect: Annotated[str | None, typer.Argument(help="native or vissl; both if left out.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write DIR/NAME.schema.json instead.")
     ] = None,
@@ -25,7 +25,7 @@ def schema(
 ) -> None:
     """Print or write JSON Schemas for editors.
 
-    With --import, heads and trunks that you registered are in them.
+    With --import they include your own heads and trunks.
     """
     from graphmodel.cli import console
 
@@ -34,7 +34,7 @@ def schema(
     from graphmodel.schema import SCHEMAS, schema_text, write_schemas
 
     if dialect is not None and dialect not in SCHEMAS:
-        raise typer.BadParameter(f"`{dialect}` is no dialect; there are {' and '.join(SCHEMAS)}")
+        raise typer.BadParameter(f"`{dialect}` is not a dialect; choose {' or '.join(SCHEMAS)}")
     names = [dialect] if dialect is not None else list(SCHEMAS)
     if output is not None:
         with console.findings(form.value, usage=True):

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphmodel.cli import options
+from graphmodel.spec.names import LOCKED_SPEC
 
 if TYPE_CHECKING:
     from graphmodel.graph.types import ModelGraph
     from graphmodel.visualize import Options, Picture
-
-
-LOCK = "spec.lock.yaml"
-"""The spec that `graphmodel compile -o DIR` leaves beside a model."""
 
 
 class Sharing(str, Enum):
@@ -176,9 +173,11 @@ def _spec_of(path: str) -> str:
 
     if not Path(path).is_dir():
         return path
-    lock = Path(path) / LOCK
+    lock = Path(path) / LOCKED_SPEC
     if not lock.is_file():
-        raise fail("GM100", f"{path} is a directory without {LOCK}", help="name a spec, or what `compile -o` wrote")
+        raise fail(
+            "GM100", f"{path} is a directory without {LOCKED_SPEC}", help="name a spec, or what `compile -o` wrote"
+        )
     return str(lock)
 
 

@@ -1,4 +1,4 @@
-"""Writes the native twin of a spec in another dialect, each line with the place that it comes from."""
+"""Writes a spec of another dialect in the native format, each line with a comment that says where it comes from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import ModelSpec
 
 DEEPEST = {"trunk": 2, "inputs": 2, "heads": 2, "mapping": 2, "freeze": 2, "head_defaults": 2, "weights": 2}
-"""How deep comments go under a top-level key: what stands below comes from the same lines."""
+"""How deep comments go under a top-level key: deeper values come from the same lines."""
 
 
 def convert(spec: ModelSpec, schema: str = "") -> str:
@@ -18,11 +18,11 @@ def convert(spec: ModelSpec, schema: str = "") -> str:
 
     Args:
         spec: a spec of any dialect, as `load_spec` returned it.
-        schema: a path or address for the `yaml-language-server` line; none where empty.
+        schema: a path or address for the `yaml-language-server` line; none if empty.
 
     Returns:
         YAML that `load_spec` reads into the same model. Comments name the file and line of each part; warnings and
-        notes of the dialect stand at the top.
+        notes of the dialect are at the top.
     """
     data = dict(spec.document.data)
     files = [Path(f).name for f in spec.origin.files] or ["a mapping in memory"]

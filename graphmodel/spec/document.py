@@ -1,4 +1,4 @@
-"""Reads YAML into plain data in which every key and value still knows its place in the file."""
+"""Reads YAML into plain data, with the location of every key and value in the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 4 * 1024 * 1024
 """Larger files are refused: the largest real configuration is under 50 KB."""
 MAX_NODES = 200_000
-"""Most values one file may expand to, aliases resolved; an alias bomb passes it after a few lines."""
+"""The most values one file may expand to with aliases resolved; an alias bomb exceeds it after a few lines."""
 MAX_DEPTH = 100
 
 _UNTAGGED = "untagged"
@@ -40,7 +40,7 @@ _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "fals
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands, and its key where it has one."""
+    """The location of a value, and of its key if it has one."""
 
     value: Span
     key: Span | None = None
@@ -48,11 +48,11 @@ class Place:
 
 @dataclass
 class Document:
-    """Plain data (dicts, lists, scalars) with the place of every value.
+    """Plain data (dicts, lists, scalars) with the location of every value.
 
     Attributes:
-        data: what the file says.
-        places: from the path of a value to its place; empty for data built in memory.
+        data: the contents.
+        places: from the path of a value to its location; empty for data built in memory.
         files: the files it was read from, first to last.
     """
 
@@ -67,7 +67,7 @@ class Document:
             if place is not None:
                 wants_key = key
                 if end < len(path):
-                    # A mapping's key stands for what it lacks; `trunk: resnet` lacks nothing, its value is the name.
+                    # What a mapping lacks is reported at its key; `trunk: resnet` is reported at its value, the name.
                     above = self.get(path[:end])
                     wants_key = above is None or isinstance(above, (dict, list))
                 return place.key if wants_key and place.key is not None else place.value
@@ -96,7 +96,7 @@ def read_file(path: str | Path) -> Document:
     """Reads one YAML file.
 
     Raises:
-        CompileError: GM100 where the file cannot be read, else as `read_text`.
+        CompileError: GM100 if the file cannot be read, else as `read_text`.
     """
     name = str(path)
     try:
@@ -112,14 +112,14 @@ def read_file(path: str | Path) -> Document:
             "GM104",
             f"{name} is larger than {MAX_BYTES // 1024 // 1024} MB, too large for a spec",
             Span(name, 1, 1),
-            "a spec describes a model; keep data and weights in files of their own",
+            "a spec describes a model; keep data and weights in separate files",
         )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise fail(
-            "GM101", f"{name} is not UTF-8 text (byte {error.start})", Span(name, line, 1), "save it as UTF-8"
+            "GM101", f"{name} is not UTF-8 text (byte {error.start})", Span(name, line, 1), "save the file as UTF-8"
         ) from None
     return read_text(text, name)
 
@@ -128,8 +128,8 @@ def read_text(text: str, name: str = "<string>") -> Document:
     """Reads YAML text.
 
     Raises:
-        CompileError: GM101 syntax, GM102 a repeated key, GM103 aliases that expand without bound, GM104 too large,
-            GM105 not a mapping, GM106 a tag or key that a spec cannot have. All that can be found are reported.
+        CompileError: GM101 syntax, GM102 a duplicate key, GM103 aliases that expand without bound, GM104 too large,
+            GM105 not a mapping, GM106 a tag or key that a spec cannot have. All of them are reported at once.
     """
     lines = text.splitlines()
     if len(text) > MAX_BYTES:
@@ -152,9 +152,9 @@ def read_text(text: str, name: str = "<string>") -> Document:
         mark = documents[1].start_mark
         raise fail(
             "GM105",
-            "the file holds more than one YAML document",
+            "the file contains more than one YAML document",
             _span(mark, mark, name, lines),
-            "keep one spec per file; overlays go into files of their own",
+            "keep one spec per file, and overlays in separate files",
         )
     reader = _Reader(name, lines)
     data = reader.convert(documents[0], (), None, 0)
@@ -162,7 +162,7 @@ def read_text(text: str, name: str = "<string>") -> Document:
     if not isinstance(data, dict):
         raise fail(
             "GM105",
-            f"a spec is a mapping, this is {kind_of(data)}",
+            f"a spec must be a mapping, not {kind_of(data)}",
             reader.places[()].value,
             "write `key: value` lines",
         )
@@ -174,7 +174,7 @@ def _refuse_depth(text: str, name: str, lines: list[str]) -> None:
     try:
         _count_depth(text, name, lines, _Loader)
     except yaml.MarkedYAMLError as error:
-        # libyaml 0.2.6 reads ahead to a limit of its own and gives up there; PyYAML's own scanner says where ours is.
+        # libyaml 0.2.6 reads ahead and stops at a limit of its own; PyYAML's own scanner finds the position of ours.
         if "nesting" not in str(error.problem):
             raise
         _count_depth(text, name, lines, yaml.SafeLoader)
@@ -188,13 +188,18 @@ def _count_depth(text: str, name: str, lines: list[str], loader: Any) -> None:
             depth += 1
             if depth > MAX_DEPTH:
                 span = _span(event.start_mark, event.start_mark, name, lines)
-                raise fail("GM104", f"nested more than {MAX_DEPTH} levels deep", span, "a spec is never that deep")
+                raise fail(
+                    "GM104",
+                    f"nested more than {MAX_DEPTH} levels deep",
+                    span,
+                    "flatten it: no model needs a spec that deep",
+                )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
 
 class _Reader:
-    """Turns PyYAML's nodes into data, keeping places and collecting what is wrong."""
+    """Turns PyYAML's nodes into data, recording locations and collecting errors."""
 
     def __init__(self, name: str, lines: list[str]) -> None:
         self.name, self.lines = name, lines
@@ -237,24 +242,23 @@ class _Reader:
                 merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
                 continue
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "":
-                self.collector.error("GM106", "a key of a spec is a word, not a list, mapping or nothing", span)
+                self.collector.error("GM106", "a key must be text, not a list, a mapping or empty", span)
                 continue
             name = key_node.value
             if name in seen:
                 first = seen[name]
                 self.collector.error(
                     "GM102",
-                    f"the key `{name}` stands twice in one mapping; the first is at line {first.line}, column "
-                    f"{first.column}",
+                    f"duplicate key `{name}`; it is already at line {first.line}, column {first.column}",
                     span,
-                    "YAML keeps only one of them: rename or delete the other",
+                    "YAML would keep only one of them: rename or delete the other",
                 )
                 continue
             seen[name] = span
             out[name] = self.convert(value_node, (*path, name), span, depth + 1)
         for source in merged:
             if not isinstance(source, yaml.MappingNode):
-                self.collector.error("GM106", "`<<` merges mappings only", self.span(source))
+                self.collector.error("GM106", "`<<` can only merge mappings", self.span(source))
                 continue
             kept = dict(self.places)
             extra = self.convert(source, path, None, depth + 1)
@@ -275,7 +279,7 @@ class _Reader:
         try:
             return convert[tag](node.value)
         except ValueError:
-            self.collector.error("GM106", f"`{node.value}` is not of the type `{node.tag}`", self.span(node))
+            self.collector.error("GM106", f"`{node.value}` is not a valid `{node.tag}`", self.span(node))
             return None
 
     def bad_tag(self, node: Any) -> None:
@@ -283,12 +287,12 @@ class _Reader:
             "GM106",
             f"the tag `{node.tag}` is not allowed in a spec",
             self.span(node),
-            "a spec is plain data (mappings, lists, numbers, text); it never names code to run",
+            "a spec is plain data: mappings, lists, numbers and text",
         )
 
 
 def plain_value(text: str) -> Any:
-    """What an unquoted scalar means under YAML 1.2's core schema: `1e-5` is a number, `no` is a word."""
+    """The value of an unquoted scalar in YAML 1.2's core schema: `1e-5` is a number, `no` is text."""
     lowered = text.lower()
     if lowered in _WORDS and (text == lowered or text == lowered.capitalize() or text == lowered.upper()):
         return _WORDS[lowered]
@@ -326,7 +330,7 @@ def _span(start: Any, end: Any, name: str, lines: list[str]) -> Span:
 def _syntax(error: yaml.MarkedYAMLError, name: str, lines: list[str]) -> tuple[str, Span, str]:
     mark = error.problem_mark or error.context_mark
     if mark is not None and mark.line >= len(lines) and error.context_mark is not None:
-        mark = error.context_mark  # at the end of the file: what was opened and never closed says more
+        mark = error.context_mark  # at the end of the file: where the unclosed bracket or quote was opened
     problem = (error.problem or "unreadable").strip()
     message = f"YAML syntax: {problem}" + (f" {error.context}" if error.context else "")
     hint = "check brackets, quotes, colons and indentation at and just above this line"

@@ -1,4 +1,4 @@
-"""Follows the `defaults:` list of a Hydra configuration, as far as the files it names are there.
+"""Follows the `defaults:` list of a Hydra configuration, as far as the files it names exist.
 
 Source: Hydra 1.3's defaults list (`_self_`, `group: option`, `optional`, `override`, `@package`, `/absolute`).
 """
@@ -17,25 +17,27 @@ ENDINGS = ("", ".yaml", ".yml")
 
 
 def has_defaults(document: Document) -> bool:
-    """Whether the document has a list that is Hydra's; a native spec has no such key."""
+    """Whether the document has a Hydra defaults list; a native spec has no such key."""
     return "graphmodel" not in document.data and isinstance(document.data.get("defaults"), list)
 
 
 def follow_defaults(document: Document, path: Path, report: Collector, chain: tuple[Path, ...] = ()) -> Document:
-    """The document with what its defaults list names beneath it, or where `_self_` stands in the list.
+    """The document merged over the files of its defaults list, or at the position of `_self_` in the list.
 
-    Files are looked for beside the file and in every folder above it. One that is not there is a warning: Hydra's
-    search path may hold what this machine does not.
+    Files are looked up in the folder of the file and in every folder above it. A missing one is a warning: it may be on
+    Hydra's search path on another machine.
 
     Raises:
-        CompileError: GM107 where files name each other in a circle, else as `read_file`.
+        CompileError: GM107 if files name each other in a circle, else as `read_file`.
     """
     if not has_defaults(document):
         return document
     here = path.resolve()
     if here in chain:
         circle = " -> ".join(p.name for p in (*chain, here))
-        raise fail("GM107", f"defaults name each other in a circle: {circle}", document.span(("defaults",)), "break it")
+        raise fail(
+            "GM107", f"defaults name each other in a circle: {circle}", document.span(("defaults",)), "break the circle"
+        )
     own = merge([document])
     entries = own.data.pop("defaults")
     parts: list[Document] = []
@@ -53,9 +55,9 @@ def follow_defaults(document: Document, path: Path, report: Collector, chain: tu
             elif not optional and "???" not in name:
                 report.warning(
                     "GM109",
-                    f"the defaults list names `{name}`, which is not there: it is left out",
+                    f"the defaults list names `{name}`, which does not exist; it is skipped",
                     document.span(place),
-                    "give that file before this one",
+                    "pass that file before this one",
                 )
     if not placed:
         parts.append(own)
@@ -63,7 +65,7 @@ def follow_defaults(document: Document, path: Path, report: Collector, chain: tu
 
 
 def _entries(items: list[Any]) -> Iterator[tuple[KeyPath, list[str], bool]]:
-    """Each entry's place, the files it names, and whether they may be missing."""
+    """Each entry's path, the files it names, and whether they may be missing."""
     for i, item in enumerate(items):
         place: KeyPath = ("defaults", i)
         if isinstance(item, str):
@@ -76,7 +78,7 @@ def _entries(items: list[Any]) -> Iterator[tuple[KeyPath, list[str], bool]]:
 
 
 def _plain(name: str) -> str:
-    """A name without Hydra's words before it and the package behind it."""
+    """A name without Hydra's keywords before it and the package after it."""
     for word in ("optional ", "override "):
         name = name.removeprefix(word)
     return name.strip().lstrip("+/").partition("@")[0]

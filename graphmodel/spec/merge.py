@@ -17,7 +17,7 @@ _INDEX = re.compile(r"\[(\d+)\]")
 def merge(documents: Sequence[Document]) -> Document:
     """Later documents over earlier ones: mappings merge key by key, everything else is replaced.
 
-    Every value keeps the place of the document it came from.
+    Every value keeps its location in the document it came from.
     """
     out = Document({}, {}, ())
     for document in documents:
@@ -59,7 +59,7 @@ def from_mapping(data: Any) -> Document:
     """A document for a mapping that is already in memory; the caller's object is never changed.
 
     Raises:
-        CompileError: GM106 where a key is not text.
+        CompileError: GM106 if a key is not text.
     """
 
     def check(value: Any, path: KeyPath) -> None:
@@ -77,10 +77,10 @@ def from_mapping(data: Any) -> Document:
 
 
 def read_extended(path: str | Path, chain: tuple[Path, ...] = ()) -> Document:
-    """Reads a file and everything that its `extends:` names, the file itself on top.
+    """Reads a file and the files that its `extends:` names, the file itself last.
 
     Raises:
-        CompileError: GM107 where files extend each other in a circle or `extends` is no path, else as `read_file`.
+        CompileError: GM107 if files extend each other in a circle or `extends` is not a path, else as `read_file`.
     """
     document = read_file(path)
     data: dict[str, Any] = document.data
@@ -100,7 +100,7 @@ def read_extended(path: str | Path, chain: tuple[Path, ...] = ()) -> Document:
             circle = " -> ".join(p.name for p in (*chain, target))
             raise fail("GM107", f"files extend each other in a circle: {circle}", at, "break the circle")
         if not target.is_file():
-            raise fail("GM107", f"`extends` names a file that is not there: {name}", at, f"looked for {target}")
+            raise fail("GM107", f"`extends` names a file that does not exist: {name}", at, f"looked for {target}")
         bases.append(read_extended(Path(path).parent / name, chain))
     del data["extends"]
     _drop_places(document, ("extends",))
@@ -117,13 +117,13 @@ def apply_overrides(document: Document, overrides: Sequence[str], prefixes: Sequ
     """Sets `path=value` items; the value is YAML. The result is a new document.
 
     Args:
-        document: what the files say.
+        document: the merged files.
         overrides: `a.b.c=value` items, applied in order.
         prefixes: where a path may start, tried in order: VISSL's own form starts at `config.`.
 
     Raises:
-        CompileError: GM108 where an item has no `=`, has no readable value, or steps into something that is no
-            mapping or list. All bad items are reported.
+        CompileError: GM108 if an item has no `=`, its value is not valid YAML, or its path goes through a value that is
+            not a mapping or list. All bad items are reported.
     """
     out = merge([document])
     problems = []
@@ -146,10 +146,10 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
     try:
         value = read_text(f"value: {text}" if text.strip() else "value:", SET_SOURCE).data["value"]
     except CompileError:
-        raise fail("GM108", f"the value of `{item}` is not readable as YAML", span) from None
+        raise fail("GM108", f"the value of `{item}` is not valid YAML", span) from None
     path = parse_path(name)
     if any(part == "" for part in path):
-        raise fail("GM108", f"`{name}` is no path: it has an empty part", span)
+        raise fail("GM108", f"`{name}` is not a valid path: a part of it is empty", span)
     for prefix in prefixes:
         if prefix and path[: len(prefix)] != prefix and document.get((*prefix, path[0])) is not None:
             path = (*prefix, *path)
@@ -164,7 +164,7 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
                 document.places[path[: i + 1]] = Place(span, span)
             target = target[str(part)]
         else:
-            raise fail("GM108", f"`{dotted(path[: i + 1])}` cannot be set: there is nothing to step into", span)
+            raise fail("GM108", f"`{dotted(path)}` cannot be set: `{dotted(path[:i])}` is not a mapping or list", span)
     last = path[-1]
     if isinstance(target, list):
         if not isinstance(last, int) or last >= len(target):
@@ -173,7 +173,7 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
     elif isinstance(target, dict):
         target[str(last)] = value
     else:
-        raise fail("GM108", f"`{dotted(path[:-1])}` is no mapping, so `{last}` cannot be set in it", span)
+        raise fail("GM108", f"`{dotted(path[:-1])}` is not a mapping, so `{last}` cannot be set in it", span)
     _drop_places(document, path)
     column = len(item) - len(text) + 1
     document.places[path] = Place(

@@ -1,4 +1,4 @@
-"""The resolved model specification: what every dialect becomes, and the only thing the graph is built from."""
+"""The resolved model specification: the result of every dialect, and the only input of the graph builder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 
 
 class Part(FrozenModel):
-    """A part of a resolved spec; `at` is its path in the document it was written in."""
+    """A part of a resolved spec; `at` is its path in the document."""
 
     at: KeyPath = Field((), exclude=True, repr=False)
 
@@ -32,7 +32,7 @@ class InputSpec(Part):
     """One input of the model.
 
     Attributes:
-        shape: per-sample shape, `(C, H, W)` for images; None where the file does not say.
+        shape: per-sample shape, `(C, H, W)` for images; None if the file has none.
         views: the shape of each tensor of a list input, in the order in which they come; None for a single tensor.
         dtype: the tensors' dtype.
         grouping: how views share trunk passes: one per `resolution`, one per run of `consecutive` equal shapes (as
@@ -52,13 +52,13 @@ class TrunkSpec(Part):
     """A trunk: a registered family, `torchvision:NAME`, `timm:NAME`, or a factory `package.module:Factory`.
 
     Attributes:
-        name: what the spec calls it; `trunk` where there is one.
+        name: its name in the spec; `trunk` if there is only one.
         family: the registered or library name.
         params: the family's own parameters.
-        freeze: no parameter trains, no statistic moves, nothing drops out.
+        freeze: no parameter is trained, no statistic updated, nothing dropped out.
         input_type: the channel order that the trunk expects of its `rgb` (or `lab`) input.
         pretrained: the library's published weights, or a file in the library's own layout.
-        imports: `family` names Python code to import, which the caller must allow.
+        imports: whether `family` names Python code to import, which the caller must allow.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Source(Part):
         trunk: the trunk's name; None reads the input itself.
         feature: a feature name or dotted module path; None is the trunk's default feature.
         pool: pooling before the head.
-        flatten: flatten everything behind the batch dimension.
+        flatten: flatten all dimensions after the batch.
         layout: reshape to this layout.
         tokens: which tokens of a token sequence.
         norm: apply (or not) the trunk's final norm to an intermediate feature; None leaves the feature's default.
@@ -119,7 +119,7 @@ class Source(Part):
 
 
 class Edge(Part):
-    """What one output is made of: one or several sources, a head or none."""
+    """One output: the sources it reads, and the head that maps them, if any."""
 
     sources: tuple[Source, ...]
     combine: Combine = "concat"
@@ -140,7 +140,7 @@ class VisslNaming(Part):
 
 
 class WeightsSpec(Part):
-    """Where weights come from, in VISSL's terms (`WEIGHTS_INIT`); nothing is loaded unless the caller asks.
+    """Where weights come from, as in VISSL's `WEIGHTS_INIT`; only `load_weights` loads them.
 
     Attributes:
         file: the checkpoint's path.
@@ -148,7 +148,7 @@ class WeightsSpec(Part):
         skip: keys that contain one of these are not loaded.
         remove_prefix: removed from every key that starts with it.
         append_prefix: put before every key.
-        vissl: how VISSL names this model's tensors; None if the spec did not come from VISSL and does not say.
+        vissl: how VISSL names this model's tensors; None if the spec did not come from VISSL.
     """
 
     file: str = ""
@@ -190,12 +190,12 @@ class ModelSpec(Part, Displayed):
 
     @property
     def document(self) -> Document:
-        """The native document that this spec was resolved from, with the places of what the user wrote."""
+        """The native document that this spec was resolved from, with the locations of what the user wrote."""
         return self._document
 
     @property
     def notes(self) -> tuple[Diagnostic, ...]:
-        """Warnings and notes that the dialect left."""
+        """Warnings and notes of the dialect."""
         return self._notes
 
     @property
@@ -204,5 +204,5 @@ class ModelSpec(Part, Displayed):
         return self._origin
 
     def span(self, path: KeyPath, *, key: bool = False) -> Span | None:
-        """The place of a path in the native document."""
+        """The location of a path in the native document."""
         return self._document.span(path, key=key)

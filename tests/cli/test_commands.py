@@ -109,7 +109,7 @@ def test_explain_says_what_runs_how_often_and_what_is_never_built(run, write, tw
     two_inputs["freeze"] = ["trunk.layer1"]
     path = write(two_inputs)
     out = run("explain", path).stdout
-    assert "never built, no output needs them: fc" in out
+    assert "not built, since no output needs them: fc" in out
     assert "runs 2 times in a forward: conv1" in out
     plan = json.loads(run("explain", path, "--format", "json").stdout)
     assert plan["frozen"] == ["trunk.layer1"]
@@ -210,7 +210,7 @@ def test_schema_prints_one_or_both_or_writes_files(run, tmp_path):
     assert json.loads(run("schema", "native").stdout) == both["native"]
     run("schema", "-o", tmp_path / "made")
     assert json.loads((tmp_path / "made" / "vissl.schema.json").read_text()) == both["vissl"]
-    assert "no dialect" in run("schema", "toml", code=2).stderr
+    assert "not a dialect" in run("schema", "toml", code=2).stderr
 
 
 def test_schemas_that_cannot_be_written_are_a_usage_error(run, tmp_path):

@@ -36,8 +36,8 @@ TABLE = [
     Bad("empty file", "", "GM105", 1, 1, ("empty",)),
     Bad("only a comment", "# nothing\n", "GM105", 1, 1, ("empty",)),
     Bad("two documents", f"{ROOT}---\ntrunk: resnet\n", "GM105", 4, 1, ("more than one",)),
-    Bad("a list", "- trunk: resnet\n", "GM105", 1, 1, ("this is a list",)),
-    Bad("a word", "resnet\n", "GM105", 1, 1, ("this is text",)),
+    Bad("a list", "- trunk: resnet\n", "GM105", 1, 1, ("not a list",)),
+    Bad("a word", "resnet\n", "GM105", 1, 1, ("not text",)),
     Bad("open bracket", f"{ROOT}heads: {{a: [1\n", "GM101", 3, 12),
     Bad("open quote", f"{ROOT}name: 'x\n", "GM101", 3, 7),
     Bad("tab", "trunk:\n\tname: resnet\n", "GM101", 2, 1, ("tab",)),
@@ -69,7 +69,7 @@ TABLE = [
     Bad("unknown tag", "trunk: !resnet {}\n", "GM106", 1, 8),
     # -- extends ------------------------------------------------------------------------------------------------------
     Bad("extends itself", "extends: spec.yaml\ntrunk: resnet\n", "GM107", 1, 10, ("circle",)),
-    Bad("extends nothing", "extends: base.yaml\ntrunk: resnet\n", "GM107", 1, 10, ("not there",)),
+    Bad("extends nothing", "extends: base.yaml\ntrunk: resnet\n", "GM107", 1, 10, ("does not exist",)),
     Bad("extends a directory", "extends: .\ntrunk: resnet\n", "GM107", 1, 10),
     Bad("extends a number", "extends: [3]\ntrunk: resnet\n", "GM107", 1, 11),
     # -- keys and values ----------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ TABLE = [
     Bad("VISSL: no head", VISSL, "GM222", 2, 3),
     Bad("VISSL: a head of another form", f"{VISSL}  HEAD: {{PARAMS: ['mlp']}}\n", "GM223", 3, 19),
     Bad("VISSL: repeated key", f"{VISSL}  TRUNK: {{NAME: resnet}}\n", "GM102", 3, 3),
-    Bad("VISSL: MODEL is no mapping", "MODEL: resnet\n", "GM202", 1, 8),
+    Bad("VISSL: MODEL is not a mapping", "MODEL: resnet\n", "GM202", 1, 8),
     Bad("VISSL: Detectron2", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}\n", "GM221", 1, 1),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The native dialect: the document is native already; shapes from the caller are put into it."""
+"""The native dialect: the document is native already, and only gets the input shapes of the caller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphmodel.spec.merge import merge
 
 
 def views_of(shapes: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    """Runs of equal shapes as `views` entries."""
+    """Shapes as `views` entries, one per run of equal shapes."""
     views: list[dict[str, Any]] = []
     for shape in shapes:
         if views and views[-1]["shape"] == list(shape):
@@ -23,12 +23,12 @@ def views_of(shapes: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
 
 
 def is_list_of_shapes(shape: Any) -> bool:
-    """Whether the caller means a list input: `[(3, 224, 224), (3, 96, 96)]`."""
+    """Whether these are the shapes of a list input: `[(3, 224, 224), (3, 96, 96)]`."""
     return isinstance(shape, (list, tuple)) and bool(shape) and isinstance(shape[0], (list, tuple))
 
 
 def mapped_inputs(mapping: Any) -> list[str]:
-    """The inputs that a `mapping` names, in either form; whether it is sound is seen later."""
+    """The inputs that a `mapping` names, in either form; it is validated later."""
     if isinstance(mapping, dict):
         return list(mapping)
     names: list[str] = []

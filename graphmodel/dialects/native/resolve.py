@@ -1,4 +1,4 @@
-"""Resolves a native document into a `ModelSpec`: names bound, sugar spelled out, everything wrong reported at once."""
+"""Resolves a native document into a `ModelSpec`: binds names, expands short forms, reports all errors at once."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ from graphmodel.spec.names import name_problem
 from graphmodel.spec.pools import POOLS
 
 
-def resolve(document: Document, surface: NativeSpec, report: Collector, dialect: Dialect) -> ModelSpec:
+def resolve(document: Document, contents: NativeSpec, report: Collector, dialect: Dialect) -> ModelSpec:
     """The spec that a native document describes.
 
     Args:
-        document: the document, for places.
-        surface: what it says.
+        document: the document, for locations.
+        contents: its validated contents.
         report: where findings go.
-        dialect: what it was written in.
+        dialect: the dialect it was written in.
 
     Raises:
         CompileError: GM2xx; every finding at once.
     """
-    return _Resolver(document, surface, report, dialect).run()
+    return _Resolver(document, contents, report, dialect).run()
 
 
 class _Resolver:
-    def __init__(self, document: Document, surface: NativeSpec, report: Collector, dialect: Dialect) -> None:
-        self.document, self.surface, self.report, self.dialect = document, surface, report, dialect
+    def __init__(self, document: Document, contents: NativeSpec, report: Collector, dialect: Dialect) -> None:
+        self.document, self.contents, self.report, self.dialect = document, contents, report, dialect
 
     def error(self, code: str, message: str, path: KeyPath, help: str = "", *, key: bool = False) -> None:
         self.report.error(code, message, self.document.span(path, key=key), help, dotted(path))
 
     def run(self) -> ModelSpec:
-        surface = self.surface
+        contents = self.contents
         self.trunks = self.resolve_trunks()
-        self.heads = {name: self.resolve_head(name, value) for name, value in surface.heads.items()}
+        self.heads = {name: self.resolve_head(name, value) for name, value in contents.heads.items()}
         self.inputs = self.resolve_inputs()
         edges = self.resolve_edges()
         self.check_companions()
@@ -65,23 +65,23 @@ class _Resolver:
         mapped = self.name_outputs(edges)
         edges, outputs = self.select_outputs(mapped)
         if not edges and not self.report.errors:
-            key = "outputs" if self.surface.outputs is not None else "mapping"
-            self.error("GM209", "the model has no output", (key,), "say which feature or head gives one", key=True)
+            key = "outputs" if self.contents.outputs is not None else "mapping"
+            self.error("GM209", "the model has no output", (key,), "map a feature or a head to an output", key=True)
         self.note_unused(edges, mapped)
         self.report.raise_errors()
-        weights = surface.weights
+        weights = contents.weights
         spec = ModelSpec(
-            name=surface.name,
+            name=contents.name,
             dialect=self.dialect.name,
             inputs=self.used_inputs(edges),
             trunks={n: t for n, t in self.trunks.items() if any(s.trunk == n for e in edges for s in e.sources)},
             heads={n: h for n, h in self.heads.items() if any(e.head == n for e in edges)},
-            head_defaults=dict(surface.head_defaults),
+            head_defaults=dict(contents.head_defaults),
             edges=tuple(edges),
-            freeze=tuple([surface.freeze] if isinstance(surface.freeze, str) else surface.freeze),
+            freeze=tuple([contents.freeze] if isinstance(contents.freeze, str) else contents.freeze),
             outputs=outputs,
-            returns=surface.returns,
-            checkpoint=surface.checkpoint,
+            returns=contents.returns,
+            checkpoint=contents.checkpoint,
             weights=None
             if weights is None
             else WeightsSpec(
@@ -111,10 +111,10 @@ class _Resolver:
             self.error("GM204", problem[0], path, problem[1], key=True)
 
     def resolve_trunks(self) -> dict[str, TrunkSpec]:
-        if self.surface.trunk is not None:
-            return {"trunk": self.resolve_trunk("trunk", self.surface.trunk, ("trunk",))}
+        if self.contents.trunk is not None:
+            return {"trunk": self.resolve_trunk("trunk", self.contents.trunk, ("trunk",))}
         trunks: dict[str, TrunkSpec] = {}
-        for name, value in (self.surface.trunks or {}).items():
+        for name, value in (self.contents.trunks or {}).items():
             self.check_name(name, "a trunk", ("trunks", name))
             trunks[name] = self.resolve_trunk(name, value, ("trunks", name))
         return trunks
@@ -144,17 +144,17 @@ class _Resolver:
         return HeadSpec(name=name, chain=tuple(chain), at=path)
 
     def resolve_inputs(self) -> dict[str, InputSpec]:
-        declared = self.surface.inputs
+        declared = self.contents.inputs
         if declared is None:
-            names = list(self.surface.mapping) if isinstance(self.surface.mapping, dict) else []
-            if isinstance(self.surface.mapping, list):
-                for edge in self.surface.mapping:
+            names = list(self.contents.mapping) if isinstance(self.contents.mapping, dict) else []
+            if isinstance(self.contents.mapping, list):
+                for edge in self.contents.mapping:
                     items = edge.from_ if isinstance(edge.from_, list) else [edge.from_]
                     names += [(i if isinstance(i, str) else i.from_).partition(".")[0] for i in items]
             declared = dict.fromkeys(names or ["images"])
         inputs: dict[str, InputSpec] = {}
         for name, value in declared.items():
-            path: KeyPath = ("inputs", name) if self.surface.inputs is not None else ("mapping", name)
+            path: KeyPath = ("inputs", name) if self.contents.inputs is not None else ("mapping", name)
             self.check_name(name, "an input", path)
             if not isinstance(value, InputYaml):
                 inputs[name] = InputSpec(name=name, shape=value, at=path)
@@ -179,7 +179,7 @@ class _Resolver:
                 if companion not in self.inputs or companion == name:
                     self.error(
                         "GM207",
-                        f"the input `{name}` names the companion `{companion}`, which is no other input",
+                        f"the companion `{companion}` of the input `{name}` is not another input",
                         ("inputs", name, "with", i),
                         choices_help(companion, [n for n in self.inputs if n != name], "other inputs"),
                     )
@@ -187,7 +187,7 @@ class _Resolver:
     # -- mapping ------------------------------------------------------------------------------------------------------
 
     def resolve_edges(self) -> list[Edge]:
-        mapping = self.surface.mapping
+        mapping = self.contents.mapping
         if mapping is None:
             return self.default_edges()
         edges: list[Edge] = []
@@ -215,13 +215,13 @@ class _Resolver:
                 "GM208",
                 "several inputs or trunks need a `mapping`",
                 (),
-                "say which head reads which feature, for example `mapping: {images: {res5: my_head}}`",
+                "map features to heads, for example `mapping: {images: {res5: my_head}}`",
             )
             return []
         followers = {c for i in self.inputs.values() for c in i.companions}
         mains = [name for name in self.inputs if name not in followers]
         if not mains:
-            self.error("GM207", "the spec has no input that a trunk could read", ("inputs",), key=True)
+            self.error("GM207", "the spec has no input for the trunk", ("inputs",), key=True)
             return []
         trunk = next(iter(self.trunks))
         source = Source(input=mains[0], trunk=trunk, any_layout=self.dialect.any_layout, at=("trunk",))
@@ -287,15 +287,15 @@ class _Resolver:
             return None
         trunk = next(iter(self.trunks), "trunk")
         first, _, tail = rest.partition(".")
-        # Where there is one trunk, nobody needs its name: `images.trunk` is then MobileNet's feature of that name.
+        # With a single trunk its name is not needed: `images.trunk` is then MobileNet's feature of that name.
         if first in self.trunks and (tail or len(self.trunks) > 1 or first != "trunk"):
             trunk, rest = first, tail
         elif len(self.trunks) > 1:
             self.error(
                 "GM205",
-                f"`{text}` does not say which trunk" if not first else f"unknown trunk `{first}` in `{text}`",
+                f"`{text}` does not name a trunk" if not first else f"unknown trunk `{first}` in `{text}`",
                 path,
-                choices_help(first, list(self.trunks), "there are several trunks, write `input.trunk.feature`; trunks"),
+                choices_help(first, list(self.trunks), "with several trunks, write `input.trunk.feature`; trunks"),
                 key=key,
             )
             return None
@@ -321,13 +321,15 @@ class _Resolver:
         elif isinstance(value, str):
             op, params = value, {}
         else:
-            self.error(
-                "GM202", f"`pool` takes one operation, this is {kind_of(value)}", path, "such as {avg_pool2d: 2}"
-            )
+            self.error("GM202", f"`pool` takes one operation, not {kind_of(value)}", path, "such as {avg_pool2d: 2}")
             return None
         if op not in POOLS:
             self.error(
-                "GM202", f"unknown pooling `{op}`", (*path, op), choices_help(op, list(POOLS), "known"), key=True
+                "GM202",
+                f"unknown pooling operation `{op}`",
+                (*path, op),
+                choices_help(op, list(POOLS), "known"),
+                key=True,
             )
             return None
         names = POOLS[op].parameters
@@ -339,14 +341,16 @@ class _Resolver:
                     "GM201", f"unknown key `{key}` in `{op}`", (*path, op, key), choices_help(key, names), key=True
                 )
         if names and names[0] not in params:
-            self.error("GM203", f"`{op}` lacks `{names[0]}`", (*path, op), f"add `{names[0]}`, such as {{{op}: 1}}")
+            self.error(
+                "GM203", f"missing key `{names[0]}` in `{op}`", (*path, op), f"add `{names[0]}`, such as {{{op}: 1}}"
+            )
         fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()}
         return None if op == "identity" else PoolSpec(op=op, params=fixed, at=path)
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
     def name_outputs(self, edges: list[Edge]) -> list[Edge]:
-        """Output names: what `as` says, else the head's (or feature's) name, made unique by input and feature."""
+        """Output names: `as`, or the head's (or feature's) name, made unique by input and feature."""
         several = len({s.input for e in edges for s in e.sources}) > 1
         names: list[str] = []
         for edge in edges:
@@ -370,7 +374,7 @@ class _Resolver:
             if edge.output:
                 self.check_name(name, "an output", edge.at)
                 if name in used:
-                    self.error("GM209", f"two outputs are called `{name}`", edge.at, "give one of them another `as`")
+                    self.error("GM209", f"two outputs are named `{name}`", edge.at, "rename one of them with `as`")
                 used[name] = 1
                 unique = name
             else:
@@ -382,7 +386,7 @@ class _Resolver:
 
     def select_outputs(self, edges: list[Edge]) -> tuple[list[Edge], tuple[Any, ...]]:
         """The edges that `outputs` keeps, in the order of the mapping, and the outputs in their own order."""
-        wanted = self.surface.outputs
+        wanted = self.contents.outputs
         by_name = {e.output: e for e in edges}
         if wanted is None:
             return edges, tuple(by_name)
@@ -396,7 +400,7 @@ class _Resolver:
             if edge is None or (item != edge.output and edge.head is None):
                 self.error("GM209", f"unknown output `{item}`", path, choices_help(item, list(by_name), "outputs"))
             elif item in chosen or edge.output in chosen or (item in by_name and item in map(_mapped, chosen)):
-                self.error("GM209", f"the output `{item}` is named twice", path)
+                self.error("GM209", f"the output `{item}` is listed twice", path)
             else:
                 chosen.append(item)
             return item
@@ -405,7 +409,7 @@ class _Resolver:
         kept = [edge for edge in edges if edge.output in map(_mapped, chosen)]
         for edge in edges:
             if edge not in kept:
-                self.report.note("GM210", f"the output `{edge.output}` is not asked for and left out", None)
+                self.report.note("GM210", f"the output `{edge.output}` is not in `outputs` and is left out", None)
         return kept, nested
 
     def used_inputs(self, edges: list[Edge]) -> dict[str, InputSpec]:
@@ -418,17 +422,17 @@ class _Resolver:
         for name, head in self.heads.items():
             if not any(e.head == name for e in mapped):
                 self.report.warning(
-                    "GM210", f"no feature is mapped to the head `{name}`: it is left out", self.document.span(head.at)
+                    "GM210", f"no feature is mapped to the head `{name}`; it is left out", self.document.span(head.at)
                 )
         for name, item in self.inputs.items():
             if name not in used:
                 self.report.warning(
-                    "GM210", f"nothing reads the input `{name}`: it is left out", self.document.span(item.at)
+                    "GM210", f"nothing reads the input `{name}`; it is left out", self.document.span(item.at)
                 )
         for name, trunk in self.trunks.items():
             if not any(s.trunk == name for e in edges for s in e.sources):
                 self.report.warning(
-                    "GM210", f"nothing reads the trunk `{name}`: it is left out", self.document.span(trunk.at)
+                    "GM210", f"nothing reads the trunk `{name}`; it is left out", self.document.span(trunk.at)
                 )
 
 

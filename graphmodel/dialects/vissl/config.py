@@ -1,4 +1,4 @@
-"""What a VISSL configuration file may say: every key of VISSL's MODEL block, typed, with VISSL's default.
+"""The contents of a VISSL configuration: every key of VISSL's MODEL block, typed, with VISSL's default.
 
 Source: VISSL 0.1.6 and its main branch, `vissl/config/defaults.yaml` (keys and default values).
 """
@@ -15,7 +15,7 @@ Block = dict[str, Any]
 
 
 class Trainer(YamlModel):
-    """A block that configures the trainer: any key goes, none is used here."""
+    """A block that configures the trainer: any key is accepted, none is used."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -100,7 +100,7 @@ class VisionTransformers(YamlModel):
     CHECKPOINT_MLP: Bool = False
     CHECKPOINT_BLOCK: Bool = False
     MASKED_IMAGE_MODELING: MaskedImageModeling = Field(default_factory=MaskedImageModeling)
-    CONVIT: Block | None = Field(None, description="VISSL ignores a CONVIT block in this place.")
+    CONVIT: Block | None = Field(None, description="VISSL ignores a CONVIT block here.")
 
 
 class XCiT(YamlModel):
@@ -245,26 +245,26 @@ class VisslModel(YamlModel):
 
 
 CARRIED: dict[str, str] = {
-    "AMP_PARAMS": "mixed precision is the trainer's choice (`torch.autocast`)",
+    "AMP_PARAMS": "mixed precision is up to the trainer (`torch.autocast`)",
     "BASE_MODEL_NAME": "every compiled model is the multi-input, multi-output one",
-    "CUDA_CACHE": "clearing the CUDA cache is the trainer's business",
-    "FSDP_CONFIG": "sharding is the trainer's plan (FSDP2's `fully_shard` on the module's stages)",
-    "GRAD_CLIP": "gradient clipping is the trainer's business",
-    "SHARDED_DDP_SETUP": "sharding is the trainer's plan",
+    "CUDA_CACHE": "clearing the CUDA cache is up to the trainer",
+    "FSDP_CONFIG": "sharding is up to the trainer (FSDP2's `fully_shard` on the module's stages)",
+    "GRAD_CLIP": "gradient clipping is up to the trainer",
+    "SHARDED_DDP_SETUP": "sharding is up to the trainer",
     "SYNC_BN_CONFIG": "convert the compiled module with `torch.nn.SyncBatchNorm.convert_sync_batchnorm` under DDP",
-    "TEMP_FROZEN_PARAMS_ITER_MAP": "freezing for some iterations is the training loop's business",
-    "_MODEL_INIT_SEED": "give the seed to `compile(seed=…)`",
-    "FEATURE_EVAL_SETTINGS.EVAL_TRUNK_AND_HEAD": "what is loaded is the caller's choice (`graphmodel.load_weights`)",
-    "FEATURE_EVAL_SETTINGS.ASSERT_HEAD_LAYER_SHAPE_INIT": "shapes are always compared when weights are loaded",
+    "TEMP_FROZEN_PARAMS_ITER_MAP": "freezing for some iterations is up to the training loop",
+    "_MODEL_INIT_SEED": "pass the seed to `compile(seed=…)`",
+    "FEATURE_EVAL_SETTINGS.EVAL_TRUNK_AND_HEAD": "what is loaded is up to the caller (`graphmodel.load_weights`)",
+    "FEATURE_EVAL_SETTINGS.ASSERT_HEAD_LAYER_SHAPE_INIT": "shapes are always checked when weights are loaded",
     "TRUNK.VISION_TRANSFORMERS.CHECKPOINT_MLP": "use `checkpoint:` of the native format",
     "TRUNK.VISION_TRANSFORMERS.CHECKPOINT_BLOCK": "use `checkpoint:` of the native format",
     "TRUNK.XCIT.CHECKPOINT_XCA_BLOCK": "use `checkpoint:` of the native format",
     "TRUNK.XCIT.CHECKPOINT_ATTN_BLOCK": "use `checkpoint:` of the native format",
 }
-"""Keys that are read and carried but not used, and why; the report lists those that a file sets."""
+"""Keys that are carried but not used, and why; the report lists those that a file sets."""
 
 IGNORED_BY_VISSL: dict[str, str] = {
-    "TRUNK.TRUNK_PARAMS": "VISSL ignores TRUNK_PARAMS; parameters go into the trunk's own block, such as TRUNK.RESNETS",
+    "TRUNK.TRUNK_PARAMS": "VISSL ignores TRUNK_PARAMS; parameters go into the trunk's block, such as TRUNK.RESNETS",
     "WEIGHTS_INIT.PARAM_FILE": "VISSL ignores PARAM_FILE; the key is PARAMS_FILE",
     "TRUNK.VISION_TRANSFORMERS.CONVIT": "VISSL ignores a CONVIT block here; it belongs beside VISION_TRANSFORMERS",
 }
@@ -272,7 +272,7 @@ IGNORED_BY_VISSL: dict[str, str] = {
 
 
 class VisslConfig(YamlModel):
-    """VISSL's `config:` mapping; all but MODEL is the trainer's."""
+    """VISSL's `config:` mapping; everything except MODEL is for the trainer."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     MODEL: VisslModel = Field(default_factory=VisslModel)

@@ -1,4 +1,4 @@
-"""Every key of VISSL's MODEL block and what becomes of it here: the table of the documentation and of its test."""
+"""Every key of VISSL's MODEL block and how it is handled: the table of the documentation and of its test."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ HONOURED: dict[str, str] = {
     "WEIGHTS_INIT.REMOVE_PREFIX": "`weights.remove_prefix`",
     "WEIGHTS_INIT.APPEND_PREFIX": "`weights.append_prefix`",
 }
-"""Keys that shape the model, and their native place; the longest prefix counts."""
+"""Keys that affect the model, and their native counterparts; the longest prefix applies."""
 
 
 def keys() -> list[str]:
-    """Every dotted key that the schema has, leaves only."""
+    """The dotted path of every key of the MODEL block, leaves only."""
     return list(_leaves(VisslModel, ""))
 
 
@@ -60,7 +60,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def disposition(key: str) -> tuple[str, str]:
-    """`honoured`, `carried` or `ignored by VISSL`, and where or why; the longest entry that covers the key counts."""
+    """`honoured`, `carried` or `ignored by VISSL`, and its counterpart or the reason; the longest entry applies."""
     for table, name in ((IGNORED_BY_VISSL, "ignored by VISSL"), (CARRIED, "carried")):
         for entry, text in table.items():
             if key == entry or key.startswith(f"{entry}."):
@@ -71,7 +71,7 @@ def disposition(key: str) -> tuple[str, str]:
 
 def to_markdown() -> str:
     """The table."""
-    lines = ["| key of MODEL | here | where or why |", "| --- | --- | --- |"]
+    lines = ["| key of MODEL | handling | counterpart or reason |", "| --- | --- | --- |"]
     for key in keys():
         name, text = disposition(key)
         lines.append(f"| `{key}` | {name} | {text} |")

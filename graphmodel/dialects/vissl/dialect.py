@@ -1,4 +1,4 @@
-"""Tells VISSL's files from others; the translation itself is imported for such files only."""
+"""Recognises VISSL's configurations; the translation itself is imported only for those."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Input shapes out of VISSL's data transforms: crop sizes, multi-crop views, PIRL's and Jigsaw's patches."""
+"""Input shapes from VISSL's data transforms: crop sizes, multi-crop views, the patches of PIRL and Jigsaw."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Source: VISSL 0.1.6, `vissl/data/ssl_transforms/img_patches_tensor.py`; Noroozi 
 
 @dataclass(frozen=True)
 class Found:
-    """A shape, or a list of shapes for views, and the transform that says so."""
+    """A shape, or a list of shapes for views, and the transform it comes from."""
 
     shape: Any
     path: KeyPath
 
 
 def shapes_from_transforms(document: Document, base: KeyPath, names: Sequence[str]) -> dict[str, Found]:
-    """Shapes of the named inputs, as far as the first split with transforms says."""
+    """Shapes of the named inputs, as far as the first split with transforms determines them."""
     for split in ("TRAIN", "TEST"):
         path: KeyPath = (*base, "DATA", split, "TRANSFORMS")
         transforms = document.get(path)

@@ -1,4 +1,4 @@
-"""VISSL's TRUNK block as a native trunk: which block belongs to which name, keys in lower case."""
+"""VISSL's TRUNK block as a native trunk: the block of each trunk name, with its keys in lower case."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "swin_transformer_official": ("SWIN_TRANSFORMER",),
     "convnext": ("CONVNEXT",),
 }
-"""Trunk names and the blocks of TRUNK that they read."""
+"""Trunk names and the blocks of TRUNK that VISSL reads for them."""
 
 ONE_RESULT = {"resnet_sk", "convnext", "convit", "classy_vit", "swin_transformer", "swin_transformer_official"}
-"""Trunks whose VISSL code ignores the names of features and gives one pooled vector."""
+"""Trunks whose VISSL code ignores feature names and returns one pooled vector."""
 
 REGNET_LADDER = {"depth", "w_0", "w_a", "w_m", "group_width", "bottleneck_multiplier"}
 REGNET_STAGES = {"depths", "widths", "group_widths", "bottleneck_multipliers", "strides"}
@@ -44,7 +44,7 @@ ALL_BLOCKS = sorted({b for blocks in BLOCKS.values() for b in blocks})
 
 
 def trunk_of(context: Context) -> tuple[Any, list[KeyPath]]:
-    """The native trunk, and blocks that the file fills in but this trunk does not read."""
+    """The native trunk, and the paths of blocks that the file sets but this trunk does not read."""
     trunk = context.model.TRUNK
     blocks = BLOCKS.get(trunk.NAME, ())
     native: dict[str, Any] = {"name": Located(trunk.NAME, context.path("TRUNK", "NAME"))}
@@ -71,12 +71,12 @@ def trunk_of(context: Context) -> tuple[Any, list[KeyPath]]:
 
 
 def used(key: str) -> bool:
-    """Whether a trunk's parameter describes the model (checkpointing inside of blocks is a trainer's matter)."""
+    """Whether a parameter of a trunk describes the model; checkpointing inside blocks is up to the trainer."""
     return not key.startswith("checkpoint_")
 
 
 def unread(trunk: str, given: Mapping[str, Any]) -> Collection[str]:
-    """Keys of a trunk's own block that VISSL does not read: base files and overlays leave such behind."""
+    """Keys of a trunk's own block that VISSL does not read; base files and overlays leave such keys behind."""
     if trunk == "mobilenetv3_tv":
         return {"TRUNK_ONLY"}
     if trunk == "mobilenetv3_timm":
