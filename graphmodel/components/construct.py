@@ -1,4 +1,4 @@
-"""Builds modules on the meta device without memory, and for real under a seed of their own."""
+"""Builds modules on the meta device without memory, and for real each with its own seed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def on_meta() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's CPU generator starts from `seed`; outside, the caller's state is as it was."""
+    """Inside, torch's CPU generator starts from `seed`; afterwards, the caller's state is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -58,9 +58,9 @@ def component_seed(seed: int, component: str) -> int:
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """The module on the meta device: without memory by either of two ways, else built for real and moved."""
+    """The module on the meta device, built without memory if one of two ways works, else built for real and moved."""
     with torch.random.fork_rng(devices=[]):
-        # Some constructors mix their parameters with tensors of their own, which must then be on meta too.
+        # Some constructors combine their parameters with other tensors, which must then be on meta too.
         for place in (on_meta(), torch.device("meta"), nullcontext()):
             try:
                 with place:
@@ -71,7 +71,7 @@ def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module on the meta device; no tensor is copied on the way."""
+    """A copy of a module on the meta device, made without copying any tensor."""
     memo: dict[int, Any] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
         moved = tensor.detach().to("meta")
@@ -88,15 +88,15 @@ def is_meta(module: nn.Module) -> bool:
 
 
 def load_file(module: nn.Module, path: str) -> nn.Module:
-    """The module with the weights of a file in its own layout; nothing may be missing or left over.
+    """The module with the weights of a file in its own layout; no key may be missing or unexpected.
 
     Args:
         module: what to load into.
         path: a `.safetensors` file, or a checkpoint of tensors and plain data, with or without `state_dict` or `model`.
 
     Raises:
-        OSError: where the file cannot be read.
-        RuntimeError: where a key is missing, left over, or of another shape.
+        OSError: if the file cannot be read.
+        RuntimeError: if a key is missing or unexpected, or a shape differs.
     """
     if str(path).endswith(".safetensors"):
         from safetensors.torch import load_file as read

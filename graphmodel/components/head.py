@@ -38,7 +38,7 @@ class HeadParams(Params):
     """
 
     any_layout: ClassVar[bool] = False
-    """Whether the head treats all dimensions alike, so that it does not matter where the channels are."""
+    """Whether the head treats all dimensions alike, so that the position of the channels does not matter."""
     width_field: ClassVar[str] = ""
     """The field that holds the width of the feature: a number or `auto`, or a list that begins with either."""
 

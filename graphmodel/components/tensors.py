@@ -36,12 +36,12 @@ class TensorInfo:
     shape: tuple[Dim, ...]
     dtype: str = "float32"
     layout: str = field(default="", compare=False)
-    """`nhwc` where the last dimension of four holds the channels, as far as is known."""
+    """`nhwc` if the last of four dimensions is known to be the channels."""
 
     def __str__(self) -> str:
         return "×".join(str(d) for d in self.shape) or "scalar"
 
     @property
     def sample(self) -> tuple[int, ...]:
-        """The fixed dimensions behind the batch."""
+        """The fixed dimensions after the batch."""
         return tuple(d for d in self.shape[1:] if isinstance(d, int))

@@ -120,11 +120,11 @@ REFUSED = {
         {"from": "block0", "tokens": "class", "layout": "nchw"}, VIT, (3, 160, 160), "tokens: class",
     ),
     "only the last stage of a pyramid is normed": (
-        {"from": "stage2", "norm": True}, SWIN, (3, 64, 64), "does not go with `stage2`",
+        {"from": "stage2", "norm": True}, SWIN, (3, 64, 64), "does not fit `stage2`",
     ),
     "a model may refuse norms": (
         {"from": "stage2", "norm": True}, {"name": "timm:hiera_tiny_224", "stages": [1, 1, 1, 1]}, (3, 224, 224),
-        "norms no stages",
+        "does not normalise its stages",
     ),
     "logits have no norm to leave out": (
         {"from": "logits", "norm": False}, VIT, (3, 160, 160), "without the final norm",

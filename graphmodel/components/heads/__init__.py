@@ -1,1 +1,1 @@
-"""One file per family of heads; importing the package registers none, the registry loads them by need."""
+"""One file per family of heads; the registry imports each when it is needed."""

@@ -26,12 +26,12 @@ class WeightNormLinear(nn.Module):
     """A linear layer without bias whose rows point along `weight_v` and are `weight_g` long.
 
     The same function as `torch.nn.utils.weight_norm` on `nn.Linear`, under the same names, which are those of DINO's
-    and VISSL's checkpoints. As a module of its own it pickles, which torch's parametrised form refuses.
+    and VISSL's checkpoints. As a separate module it can be pickled, which torch's parametrised form cannot.
 
     Args:
         in_features: width of the input.
         out_features: width of the output.
-        train_length: whether the lengths `weight_g`, which start at 1, train.
+        train_length: whether the lengths `weight_g`, which start at 1, are trained.
     """
 
     def __init__(self, in_features: int, out_features: int, train_length: bool) -> None:
@@ -63,7 +63,7 @@ class DinoParams(HeadParams):
     num_clusters: Annotated[
         list[PositiveInt], Field(min_length=1, max_length=1, description="One number of prototypes.")
     ]
-    use_bn: Bool = Field(False, description="BatchNorm behind the hidden linear layers.")
+    use_bn: Bool = Field(False, description="BatchNorm after the hidden linear layers.")
     normalize_last_layer: Bool = Field(True, description="Keep prototypes at length 1.")
     num_layers: PositiveInt = Field(3, description="Linear layers before the prototypes.")
     hidden_dim: PositiveInt = Field(2048, description="Width of the hidden layers.")

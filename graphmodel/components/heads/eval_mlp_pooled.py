@@ -24,8 +24,8 @@ class EvalMlpPooledParams(HeadParams):
 
     in_channels: Width = Field("auto", description="Width of the tokens.")
     dims: Annotated[list[Width], Field(min_length=2, description="Widths; the first may be `auto`.")]
-    use_bn: Bool = Field(False, description="BatchNorm behind hidden linear layers.")
-    use_relu: Bool = Field(False, description="ReLU behind hidden linear layers.")
+    use_bn: Bool = Field(False, description="BatchNorm after hidden linear layers.")
+    use_relu: Bool = Field(False, description="ReLU after hidden linear layers.")
     bn_eps: float = Field(1e-5, gt=0, description="Epsilon of batch normalisation.")
     bn_momentum: float = Field(0.1, description="Momentum of batch normalisation.")
 

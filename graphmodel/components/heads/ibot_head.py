@@ -104,10 +104,10 @@ class TokenMlp(nn.Sequential):
 
 
 class _TokenHead(nn.Module):
-    """Class-token outputs, and patch outputs where the feature has patches."""
+    """Class-token outputs, and patch outputs if the feature has patches."""
 
     def finish(self, params: TokenParams) -> None:
-        """The normalisation of the outputs, shared where the last layer is."""
+        """The normalisation of the outputs, shared if the last layer is."""
         name = params.last_norm
         self.last_norm = norm_of(name, params.out_dim, affine=False) if name else None
         own = name is not None and not params.shared_head

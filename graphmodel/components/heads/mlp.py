@@ -38,7 +38,7 @@ class MlpParams(NormParams):
     use_relu: Bool = Field(False, description="ReLU after that.")
     use_dropout: Bool = Field(False, description="Dropout (0.5) after that.")
     use_bias: Bool = Field(True, description="Whether linear layers have a bias.")
-    skip_last_layer_relu_bn: Bool = Field(True, description="Leave these out behind the last linear layer.")
+    skip_last_layer_relu_bn: Bool = Field(True, description="Leave these out after the last linear layer.")
 
     @field_validator("dims")
     @classmethod
@@ -105,7 +105,7 @@ class Mlp(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A linear block whose input is added where the widths agree."""
+    """A linear block whose input is added if the widths agree."""
 
     def __init__(self, params: MlpParams, fan_in: int, fan_out: int, full: bool) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class EvalMlpParams(NormParams):
     dims: Annotated[list[Width], Field(min_length=2, description="Widths; the first is the flattened feature's.")]
     use_bn: Bool = False
     use_relu: Bool = False
-    use_residual: Bool = Field(False, description="`mlp_res` instead of `mlp` behind the BatchNorm.")
+    use_residual: Bool = Field(False, description="`mlp_res` instead of `mlp` after the BatchNorm.")
 
     def infer(self, feature: TensorInfo) -> Self:
         shape = feature.shape

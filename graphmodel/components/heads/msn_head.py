@@ -28,7 +28,7 @@ class MsnParams(HeadParams):
     width_field = "in_dim"
     in_dim: PositiveInt | Auto = Field("auto", description="Width of the feature.")
     num_prototypes: PositiveInt = Field(description="Number of prototypes.")
-    use_bn: Bool = Field(False, description="BatchNorm behind the hidden linear layers.")
+    use_bn: Bool = Field(False, description="BatchNorm after the hidden linear layers.")
     hidden_dim: PositiveInt = Field(2048, description="Width of the hidden layers.")
     output_dim: PositiveInt = Field(256, description="Width of the query and the prototypes.")
     freeze_prototypes: Bool = Field(False, description="Prototypes do not train.")

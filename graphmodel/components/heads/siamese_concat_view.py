@@ -27,7 +27,7 @@ class SiameseParams(HeadParams):
 class SiameseConcatView(nn.Module):
     """`(N * num_towers, C)` or `(N * num_towers, C, 1, 1)` to `(N, num_towers * C)`.
 
-    A batch that is no multiple of `num_towers` raises `RuntimeError`.
+    A batch that is not a multiple of `num_towers` raises `RuntimeError`.
     """
 
     def __init__(self, params: SiameseParams) -> None:

@@ -29,7 +29,7 @@ class SwavParams(HeadParams):
     num_clusters: Annotated[list[PositiveInt], Field(description="Prototypes of each prototype layer.")]
     use_bias: Bool = True
     return_embeddings: Bool = Field(True, description="Return the normalised embedding too, first.")
-    skip_last_bn: Bool = Field(True, description="No BatchNorm and ReLU behind the last linear layer.")
+    skip_last_bn: Bool = Field(True, description="No BatchNorm and ReLU after the last linear layer.")
     normalize_feats: Bool = Field(True, description="L2-normalise the embedding.")
     activation_name: Literal["ReLU", "GELU"] = Field("ReLU", description="Activation between linear layers.")
     use_weight_norm_prototypes: Bool = Field(False, description="Prototypes with weight normalisation, gains at 1.")

@@ -1,1 +1,1 @@
-"""What is known of timm and torchvision: feature names, and any of their models as a trunk."""
+"""Knowledge about timm and torchvision: feature names, and any of their models as a trunk."""

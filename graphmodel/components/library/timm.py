@@ -1,4 +1,4 @@
-"""`timm:NAME`: any model of timm, with any keyword argument that `timm.create_model` takes.
+"""`timm:NAME`: any model of timm, with any keyword argument that `timm.create_model` accepts.
 
 Source: timm 1.0.31, `timm.create_model`.
 """
@@ -17,7 +17,7 @@ from graphmodel.components.registry import register_trunk
 from graphmodel.diagnostics import choices_help
 
 REFUSED = {
-    "pretrained": "write it as it is, beside `name`; it is no argument here",
+    "pretrained": "write it next to `name`; it is not a keyword argument",
     "features_only": "leave it out: every stage is a feature by name already",
     "out_indices": "leave it out: heads name the stages that they read",
 }
@@ -42,7 +42,7 @@ class TimmTrunk(LibraryTrunk):
     takes_channels = True
 
     def bind(self, variant: str) -> TimmTrunk | None:
-        """The family of one model (`convnext_tiny`, `convnext_tiny.in12k`), or None where timm has no such model."""
+        """The family of one model (`convnext_tiny`, `convnext_tiny.in12k`), or None if timm has no such model."""
         import timm
 
         known = variant.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(variant.partition(".")[0])
@@ -58,7 +58,9 @@ class TimmTrunk(LibraryTrunk):
         import timm
 
         if not self.variant:
-            raise InvalidTrunkParams("`timm` alone names no model", ("name",), "write for example `timm:convnext_tiny`")
+            raise InvalidTrunkParams(
+                "`timm` alone does not name a model", ("name",), "write for example `timm:convnext_tiny`"
+            )
         for name, help in REFUSED.items():
             if name in keywords:
                 raise InvalidTrunkParams(f"`{self.name}` cannot take `{name}`", (name,), help)
@@ -77,7 +79,7 @@ class TimmTrunk(LibraryTrunk):
             return
         tags = [name.partition(".")[2] for name in known if "." in name]
         help = choices_help(tag, tags, "tags") if tags else f"write `timm:{model}`"
-        raise InvalidTrunkParams(f"timm publishes no weights `{tag}` for `{model}`", ("name",), help)
+        raise InvalidTrunkParams(f"timm does not publish weights `{tag}` for `{model}`", ("name",), help)
 
     def keywords(self) -> dict[str, Any]:
         return {**super().keywords(), **dict.fromkeys(FACTORY)}
@@ -92,20 +94,20 @@ class TimmTrunk(LibraryTrunk):
         if not weights:
             return self.build(params, input_type)
         if isinstance(weights, str):
-            # timm's own loader reads the file: it translates foreign layouts and fits the classifier and first layer.
+            # timm's own loader reads the file: it translates other layouts and adapts classifier and first layer.
             overlay = dict(keywords.pop("pretrained_cfg_overlay", None) or {})
             keywords["pretrained_cfg_overlay"] = {**self.described(weights), **overlay, "file": weights}
         return self.constructed(lambda: self.make(keywords, input_type, pretrained=True), params)
 
     def described(self, path: str) -> dict[str, Any]:
-        """What timm's loader must know of a file beside its name: how many classes its classifier has."""
+        """What timm's loader must know about a file besides its name: how many classes its classifier has."""
         from timm.models import get_pretrained_cfg, load_state_dict
 
         config = get_pretrained_cfg(self.variant, allow_unregistered=True)
         names = config.classifier if config is not None else None
         try:
             state = load_state_dict(path, use_ema=False)
-        except Exception:  # no plain checkpoint: timm's loader will read it its own way, or say what is wrong
+        except Exception:  # not a plain checkpoint: timm's loader will read it in its own way, or report what is wrong
             return {}
         for name in [names] if isinstance(names, str) else names or ():
             weight = state.get(f"{name}.weight")
@@ -114,7 +116,7 @@ class TimmTrunk(LibraryTrunk):
         return {}
 
     def for_resolutions(self, params: LibraryParams, shapes: Sequence[Sequence[int]]) -> LibraryParams:
-        # timm's transformers take several sizes only where they are told so when they are built.
+        # timm's transformers accept several sizes only if they are built for that.
         if len({tuple(s) for s in shapes}) < 2 or "dynamic_img_size" in params.keywords():
             return params
         model = type(build_on_meta(lambda: self.make(_without(params.keywords(), WEIGHTS), "rgb")))

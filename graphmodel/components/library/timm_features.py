@@ -39,7 +39,7 @@ def published(trunk: Any) -> list[LibraryFeature]:
 
 
 def run(trunk: Any, features: Sequence[Feature], x: Any, extras: Mapping[str, Any], running: Running) -> dict[str, Any]:
-    """Runs a model of timm for features: one pass that gives the stages and everything behind them."""
+    """Runs a model of timm for features: one pass that gives the stages and everything after them."""
     library = [f for f in features if isinstance(f, LibraryFeature)]
     others = [f for f in features if not isinstance(f, LibraryFeature)]
     stages = [f for f in library if f.kind == "stage"]
@@ -78,7 +78,7 @@ def _normed(
     """The stages after the final norm.
 
     Raises:
-        FeatureError: where timm has no norm for a stage; most pyramids have one for the last alone.
+        FeatureError: if timm has no norm for a stage; most pyramids have one for the last stage only.
     """
     if not stages:
         return {}
@@ -86,17 +86,17 @@ def _normed(
     try:
         maps = intermediates(trunk, x, running, indices=indices, norm=True, intermediates_only=True, **extras)
         made = {i: running.raw(m) for i, m in zip(indices, maps, strict=True)}
-    except Exception as error:  # it ran without the norm, so the norm is what stands in the way
-        raise FeatureError(f"timm norms no stages of this model: {error}", NO_NORM, stages[0].name) from error
+    except Exception as error:  # it ran without the norm, so the norm is the cause
+        raise FeatureError(f"timm does not normalise its stages: {error}", NO_NORM, stages[0].name) from error
     for feature in stages:
         if running.same(made[feature.index], plain[feature.index]):
             name = feature.name.removesuffix(NORMED)
-            raise FeatureError(f"the final norm of this model does not go with `{name}`", NO_NORM, feature.name)
+            raise FeatureError(f"the final norm of this model does not fit `{name}`", NO_NORM, feature.name)
     return {f.name: made[f.index] for f in stages}
 
 
 def intermediates(trunk: Any, x: Any, running: Running, **options: Any) -> Any:
-    """timm's `forward_intermediates`: maps, or tokens where a model reads the size of its maps off tensors."""
+    """timm's `forward_intermediates`: maps, or tokens if a model reads the size of its maps from tensors."""
     try:
         return trunk.forward_intermediates(x, **options)
     except Exception:

@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: any model of torchvision, with any keyword argument that its constructor takes.
+"""`torchvision:NAME`: any model of torchvision, with any keyword argument that its constructor accepts.
 
 Source: torchvision 0.29, `torchvision.models.get_model`.
 """
@@ -28,7 +28,7 @@ class TorchvisionTrunk(LibraryTrunk):
     source = "torchvision.models"
 
     def bind(self, variant: str) -> TorchvisionTrunk | None:
-        """The family of one model, or None where torchvision has no such model."""
+        """The family of one model, or None if torchvision has no such model."""
         from torchvision import models
 
         return TorchvisionTrunk(f"torchvision:{variant}", variant) if variant in models.list_models() else None
@@ -44,7 +44,7 @@ class TorchvisionTrunk(LibraryTrunk):
 
         if not self.variant:
             raise InvalidTrunkParams(
-                "`torchvision` alone names no model", ("name",), "write for example `torchvision:resnet50`"
+                "`torchvision` alone does not name a model", ("name",), "write for example `torchvision:resnet50`"
             )
         if "weights" in keywords:
             help = f"write `pretrained: {keywords['weights']}`: `pretrained` takes names of weights, true and files"

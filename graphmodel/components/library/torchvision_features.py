@@ -1,4 +1,4 @@
-"""Features of torchvision's classification models: one row for each architecture says where they are.
+"""Features of torchvision's classification models: one row for each architecture with their paths.
 
 Source: torchvision 0.29, `torchvision.models`.
 """
@@ -30,13 +30,13 @@ class Row:
 
     Attributes:
         model: the class.
-        stages: module paths and strides; the first is the stem where its stride is 2 or less and `stem` says so.
+        stages: module paths and strides; the first is the stem if its stride is 2 or less and `stem` says so.
         last: the module whose output is the last map or token sequence.
-        pooled: the tap of the pooled vector, flattened where it is a map of one pixel.
-        pre_logits: the tap of what the last layer reads, where it is another vector than the pooled one.
+        pooled: the tap of the pooled vector, flattened if it is a map of one pixel.
+        pre_logits: the tap of what the last layer reads, if that is not the pooled vector.
         layout: how stages are arranged.
         norm: the final norm.
-        norm_fits_all: the final norm fits every stage, and not the last alone.
+        norm_fits_all: the final norm fits every stage, not only the last.
         stem: the first stage is the stem.
     """
 

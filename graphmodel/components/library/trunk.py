@@ -21,7 +21,7 @@ TWICE = re.compile(r"multiple values for keyword argument '(\w+)'")
 
 
 class LibraryParams(TrunkParams):
-    """Whatever keyword arguments the library's constructor takes."""
+    """Any keyword arguments of the library's constructor."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -49,7 +49,7 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         return self.constructed(lambda: self.make(params.keywords(), input_type), params)
 
     def constructed(self, make: Callable[[], nn.Module], params: LibraryParams) -> nn.Module:
-        """What `make` returns; an argument that the library refuses is refused by name."""
+        """What `make` returns; an argument that the library does not accept is reported by name."""
         try:
             return self.checked(make(), params)
         except InvalidTrunkParams:
@@ -59,10 +59,10 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
             raise
 
     def checked(self, module: nn.Module, params: LibraryParams) -> nn.Module:
-        """The model, unless a switch was given a word: YAML 1.2 reads `no` as text, and text counts as true.
+        """The model, unless a boolean argument is a string: YAML 1.2 reads `no` as text, and text counts as true.
 
         Raises:
-            InvalidTrunkParams: where that is so.
+            InvalidTrunkParams: if that is so.
         """
         switches = {k for k, default in keywords_of(type(module)).items() if isinstance(default, bool)}
         for name, value in params.keywords().items():
@@ -73,10 +73,10 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         return module
 
     def blame(self, error: Exception, params: LibraryParams) -> None:
-        """Refuses the argument that is unknown, that the model's name decides, or without which the model can be built.
+        """Refuses the argument that is unknown, that the model's name sets, or without which the model can be built.
 
         Raises:
-            InvalidTrunkParams: names the argument and what the library said of it.
+            InvalidTrunkParams: names the argument and gives the library's message.
         """
         written = params.keywords()
         decided, unknown = TWICE.search(str(error)), UNEXPECTED.search(str(error))
@@ -85,8 +85,8 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
             raise InvalidTrunkParams(f"`{self.name}` sets `{decided[1]}` itself", (decided[1],), help) from error
         if unknown is not None and unknown[1] in written:
             help = choices_help(unknown[1], list(self.keywords()), "the library takes")
-            raise InvalidTrunkParams(f"`{self.name}` takes no `{unknown[1]}`", (unknown[1],), help) from error
-        if self.can_make(written):  # then it is the weights that failed, which are not these arguments' fault
+            raise InvalidTrunkParams(f"`{self.name}` does not accept `{unknown[1]}`", (unknown[1],), help) from error
+        if self.can_make(written):  # then the weights failed, not these arguments
             return
         guilty = [name for name in written if self.can_make({k: v for k, v in written.items() if k != name})]
         if len(guilty) == 1:
@@ -101,7 +101,7 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         """Whether the library builds the model with these arguments."""
         try:
             build_on_meta(lambda: self.make(keywords, "rgb"))
-        except Exception:  # whatever it is, it did not build
+        except Exception:  # whatever the reason, it did not build
             return False
         return True
 
@@ -140,7 +140,7 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         return "; ".join(helps)
 
     def built_for(self, params: LibraryParams, trunk: Any) -> Sequence[int] | None:
-        """The input shape that the model is built for, where it is known."""
+        """The input shape that the model is built for, or None if it is not known."""
         return None
 
 
@@ -167,8 +167,8 @@ def _size_help(
     options = [f"`{n}: {v}`" for n, v in values.items() if n in names]
     built = f"it is built for {size[0]}×{size[1]} pixels"
     if several and options and not dynamic:
-        return [f"{built} and takes one size alone ({' or '.join(options)} for this one); give it inputs of one size"]
-    options = [f"{o} for this size alone" for o in options]
+        return [f"{built} and accepts one size only ({' or '.join(options)} for this one); give it inputs of one size"]
+    options = [f"{o} for this size only" for o in options]
     options += ["`dynamic_img_size: true` for any size"] if dynamic and not written.get("dynamic_img_size") else []
     return [f"{built}; write {' or '.join(options)}"] if options else []
 

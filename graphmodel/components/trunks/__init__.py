@@ -1,1 +1,1 @@
-"""One file per family of trunks; importing the package registers none, the registry loads them by need."""
+"""One file per family of trunks; the registry imports each when it is needed."""

@@ -18,7 +18,7 @@ def for_grid(
 ) -> torch.Tensor:
     """A learned position embedding for a grid of `wanted` patches.
 
-    Where the grids agree it is the embedding itself. Elsewhere the part of the patches is resampled bicubically and
+    If the grids agree it is the embedding itself. Otherwise the part of the patches is resampled bicubically and
     the tokens before it stay as they are. The sampling points are those of the exact ratio of the grids, as in VISSL;
     DINO's own code adds 0.1 to `wanted` in its scale factor, which moves them.
 
@@ -26,7 +26,7 @@ def for_grid(
         embedding: `(1, prefix + H * W, C)`.
         stored: rows and columns of the embedding's own grid.
         wanted: rows and columns of the grid it is for.
-        prefix: how many tokens stand before the patches.
+        prefix: the number of tokens before the patches.
         antialias: as in `torch.nn.functional.interpolate`; VISSL and DINO do without, timm's loader does not.
 
     Returns:

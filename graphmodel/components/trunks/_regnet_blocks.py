@@ -84,7 +84,7 @@ class ResBasicBlock(nn.Module):
 
 
 class ResBottleneckLinearBlock(nn.Module):
-    """A bottleneck with nothing behind the sum; the skip connection only where the shape stays (RegNetZ)."""
+    """A bottleneck with nothing after the sum; a skip connection only if the shape stays the same (RegNetZ)."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The feature names of trunks that carry a sequence of tokens, as VISSL and DINO spell them.
 
 `blkCLS3` is the class token behind block 3, `concatCLS4` those of the last four blocks side by side, `lastBLK` all
-tokens, `lastMAP` the patches as a map `(N, H, W, C)`, `lastPOOL` their mean. Every one has gone through the trunk's
-final norm, unless it is asked for without (`norm: false`).
+tokens, `lastMAP` the patches as a map `(N, H, W, C)`, `lastPOOL` their mean. Each has gone through the trunk's
+final norm, unless the spec says `norm: false`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import nn
 from graphmodel.components.features import Feature
 
 Grid = Callable[[Any, Any], Sequence[int]]
-"""Rows and columns of the patch grid, read off the trunk and the output of its `patch_embed`."""
+"""Rows and columns of the patch grid, read from the trunk and the output of its `patch_embed`."""
 
 _OPEN_ENDED = re.compile(r"(blkCLS|concatCLS|concatBLK|concatPOOL|stridePOOL_)(\d+)(?:_(\d+))?")
 
 
 def grid_of_map(trunk: Any, embedded: Any) -> Sequence[int]:
-    """The grid where `patch_embed` returns a map `(N, H, W, C)`."""
+    """The grid if `patch_embed` returns a map `(N, H, W, C)`."""
     return tuple(embedded.shape[1:3])
 
 
@@ -50,7 +50,7 @@ class TokenFeatures:
 
     @property
     def default(self) -> str:
-        """What a head reads where nothing is said."""
+        """The default feature."""
         return "lastCLS" if self.class_token else "lastPOOL"
 
     def named(self) -> list[Feature]:
@@ -60,7 +60,7 @@ class TokenFeatures:
         return [f for f in (*classes, *(self.find(name) for name in last)) if f is not None]
 
     def find(self, name: str, norm: bool = True) -> Feature | None:
-        """The feature of that name; None where there is none, such as a class token in a trunk without.
+        """The feature of that name; None if there is none, such as the class token of a trunk without one.
 
         Args:
             name: what specs call it.
@@ -106,7 +106,7 @@ class TokenFeatures:
         return Feature(name, taps, partial(_means, 1 if self.class_token else 0, norm=norm), layout="nc")
 
     def _blocks(self, kind: str, number: int, stride: int | None) -> list[int]:
-        """The blocks that a name speaks of, in the order in which they are put side by side."""
+        """The blocks that a name refers to, in the order of concatenation."""
         every = list(range(self.depth))
         if kind == "stridePOOL_":
             if number == 0 or stride == 0:
@@ -138,7 +138,7 @@ def as_map(skip: int, grid: Grid, trunk: nn.Module, embedded: torch.Tensor, toke
 
 
 def _classes(trunk: Any, *blocks: torch.Tensor, norm: bool) -> torch.Tensor:
-    # The norm acts on each token alone, so it is spared all tokens but the first.
+    # The norm acts on each token separately, so it is applied to the first token only.
     return _side_by_side([_normed(trunk, tokens.select(1, 0), norm) for tokens in blocks])
 
 

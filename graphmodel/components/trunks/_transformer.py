@@ -13,7 +13,7 @@ from graphmodel.spec.validate import Bool, PositiveInt
 Rate = Annotated[float, Field(ge=0, lt=1)]
 """A dropout rate."""
 Scale = Annotated[float | None, BeforeValidator(lambda value: None if value is False else value)]
-"""A number, or nothing, for which VISSL writes `False`."""
+"""A number or null, which VISSL writes as `False`."""
 
 _SIZES = ("patch_size", "num_layers", "num_heads", "hidden_dim", "mlp_dim")
 VARIANTS = {
@@ -40,7 +40,7 @@ class SizedViTParams(TrunkParams):
     num_heads: PositiveInt = Field(12, description="Attention heads of each block.")
     hidden_dim: PositiveInt = Field(768, description="Width of the tokens.")
     mlp_dim: PositiveInt = Field(3072, description="Width of the MLP in each block.")
-    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
+    dropout_rate: Rate = Field(0.0, description="Dropout after the embedding, attention and MLP.")
     attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
     classifier: Literal["token", "gap"] = Field(
         "token", description="The default feature: the class token, or the mean over tokens (`gap`)."

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 Table = Iterable[tuple[str, str]]
-"""Pairs of prefixes: VISSL's and ours. The first that fits decides, so a longer one stands before its beginning."""
+"""Pairs of prefixes: VISSL's and ours. The first match decides, so a longer prefix comes before its own beginning."""
 
 
 def from_vissl(key: str, table: Table) -> str:
-    """The key with VISSL's prefix replaced by ours; unchanged where none fits."""
+    """The key with VISSL's prefix replaced by ours; unchanged if none matches."""
     for theirs, ours in table:
         if key.startswith(theirs):
             return ours + key[len(theirs) :]
@@ -17,5 +17,5 @@ def from_vissl(key: str, table: Table) -> str:
 
 
 def to_vissl(key: str, table: Table) -> str:
-    """The key with our prefix replaced by VISSL's; unchanged where none fits."""
+    """The key with our prefix replaced by VISSL's; unchanged if none matches."""
     return from_vissl(key, [(ours, theirs) for theirs, ours in table])

@@ -4,7 +4,7 @@ torchvision has another AlexNet, without normalisation and groups, so these are 
 
 Source: Krizhevsky et al. 2012; Noroozi and Favaro 2016 (arXiv:1603.09246); Zhang et al. 2016 (arXiv:1603.08511); Caron
 et al. 2018 (arXiv:1807.05520); Gidaris et al. 2018 (arXiv:1803.07728); VISSL 0.1.6, `vissl/models/trunks/alexnet_*.py`,
-for widths, strides and where the normalisation is.
+for widths, strides and the place of the normalisation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Design:
         padding: its padding.
         grouped: the second, fourth and fifth convolution have two groups.
         batch_norm_from: the first convolution with BatchNorm; 6 for none.
-        response_norm: where local response normalisation is in the first two pooling layers.
+        response_norm: position of local response normalisation in the first two pooling layers.
         channels: channels that the first convolution reads.
         sobel: edges are found first, by a filter that does not train.
     """

@@ -29,7 +29,7 @@ class BeitParams(TrunkParams):
     num_heads: PositiveInt = Field(12, description="Attention heads of each block.")
     hidden_dim: PositiveInt = Field(768, description="Width of the tokens.")
     mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLP over `hidden_dim`.")
-    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
+    dropout_rate: Rate = Field(0.0, description="Dropout after the embedding, attention and MLP.")
     attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
     drop_path_rate: Rate = Field(0.0, description="Stochastic depth of the last block; it grows from 0.")
     qkv_bias: Bool = Field(False, description="Bias of queries and values.")
@@ -37,7 +37,7 @@ class BeitParams(TrunkParams):
     use_abs_pos_emb: Bool = Field(True, description="A learned position embedding.")
     use_rel_pos_bias: Bool = Field(False, description="A table of relative position biases in every block.")
     use_shared_rel_pos_bias: Bool = Field(False, description="One such table for all blocks.")
-    use_mean_pooling: Bool = Field(True, description="Leave the final norm out, as VISSL does where this is set.")
+    use_mean_pooling: Bool = Field(True, description="Leave the final norm out, as VISSL does if this is set.")
     init_values: Scale = Field(None, description="Initial layer scale; none by default.")
 
 

@@ -90,7 +90,7 @@ class RepeatedPositionsAttention(GPSA):
 
 
 class ResizingConvit(ConVit):
-    """timm's ConViT for images of other sizes, and with the class token where it is asked for.
+    """timm's ConViT for images of other sizes, and with the class token on request.
 
     Attributes:
         token_at: the layer before which the class token is put.
@@ -101,7 +101,7 @@ class ResizingConvit(ConVit):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(N, 3, H, W)` to normalised tokens, `(N, 1 + L, C)`.
 
-        As in timm and VISSL there is no class token where every layer is local.
+        As in timm and VISSL, there is no class token if every layer is local.
         """
         patch = self.patch_embed.patch_size
         tokens = self.patch_embed(whole_patches(x, patch))

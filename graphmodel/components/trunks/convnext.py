@@ -41,8 +41,8 @@ class ConvNeXtParams(TrunkParams):
 class ConvNeXtFamily(TrunkFamily[ConvNeXtParams]):
     """timm's ConvNeXt; every key of VISSL's CONVNEXT is used.
 
-    VISSL gives the pooled, normalised vector whatever feature is asked for; here it is `lastCLS` and the stages have
-    names of their own.
+    VISSL returns the pooled, normalised vector for every requested feature; here it is `lastCLS`, and each stage has
+    its own name.
     """
 
     Params = ConvNeXtParams

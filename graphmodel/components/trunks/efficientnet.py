@@ -85,7 +85,7 @@ class EfficientNetParams(TrunkParams):
     bn_epsilon: float = Field(1e-3, gt=0, description="Epsilon of every BatchNorm.")
     drop_connect_rate: float = Field(0.2, ge=0, lt=1, description="Stochastic depth of the last block.")
     width_divisor: PositiveInt = Field(8, description="Widths are multiples of it.")
-    min_width: PositiveInt | None = Field(None, description="The smallest width; `width_divisor` where not set.")
+    min_width: PositiveInt | None = Field(None, description="The smallest width; `width_divisor` if not set.")
     use_se: Bool = Field(True, description="Squeeze-and-excitation.")
 
     def width(self, width: int) -> int:
@@ -116,7 +116,7 @@ class _StageConfig(MBConvConfig):
 class EfficientNetFamily(TrunkFamily[EfficientNetParams]):
     """torchvision's EfficientNet with ClassyVision's widths; every key of VISSL's EFFICIENT_NETS is used.
 
-    The defaults are those of ClassyVision's predefined models: BatchNorm as in the paper's TensorFlow code, where
+    The defaults are those of ClassyVision's predefined models: BatchNorm as in the paper's TensorFlow code, while
     torchvision's B0 to B4 have PyTorch's. Initial weights are torchvision's either way.
     """
 
@@ -180,7 +180,7 @@ class EfficientNetFamily(TrunkFamily[EfficientNetParams]):
 
 
 def _blocks_and_stages(params: EfficientNetParams) -> Iterator[Feature]:
-    """VISSL's flat blocks, and behind the last one of a resolution its stage."""
+    """VISSL's flat blocks, and after the last one of a resolution its stage."""
     for number, (row, position) in enumerate(params.blocks()):
         yield Feature(f"block{number}", (f"features.{row}.{position}",))
         if row in PYRAMID and position == params.depths()[row - 1] - 1:

@@ -80,14 +80,14 @@ class MobileNetV3TimmParams(TrunkParams):
         "mobilenetv3_small_075",
         "mobilenetv3_small_100",
     ] = Field("mobilenetv3_large_100", description="The model.")
-    trunk_only: Bool = Field(True, description="Without the 1×1 convolution behind the pooling.")
+    trunk_only: Bool = Field(True, description="Without the 1×1 convolution after the pooling.")
 
 
 @register_trunk("mobilenetv3_timm")
 class MobileNetV3TimmFamily(TrunkFamily[MobileNetV3TimmParams]):
     """timm's MobileNetV3 without its classifier.
 
-    `flatten` is what timm's classifier would read: pooled, through the 1×1 convolution where there is one, through its
+    `flatten` is what timm's classifier would read: pooled, through the 1×1 convolution if there is one, through its
     activation. The default is the pooled vector with `trunk_only`, else `flatten`. Not used: `TIMM_BN`, since timm's
     model has timm's BatchNorm anyway. `PRETRAINED` is the trunk's own `pretrained`.
     """

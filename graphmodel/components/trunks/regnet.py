@@ -147,10 +147,11 @@ class RegNetParams(TrunkParams):
     bn_epsilon: float = Field(1e-5, gt=0, description="Epsilon of every BatchNorm.")
     bn_momentum: float = Field(0.1, description="Momentum of every BatchNorm.")
     stage_checkpoints: list[list[int]] = Field(
-        default_factory=list, description="Ends of VISSL's block groups; they name its keys, they change no number."
+        default_factory=list,
+        description="Ends of VISSL's block groups; they name its keys and change no numbers.",
     )
     stage_checkpointing: list[Any] = Field(
-        default_factory=list, description="Which groups VISSL checkpoints; not used, `checkpoint` of the spec says it."
+        default_factory=list, description="Which groups VISSL checkpoints; not used, use `checkpoint` in the spec."
     )
 
     @field_validator("variant")
@@ -166,7 +167,7 @@ class RegNetParams(TrunkParams):
 
     @model_validator(mode="after")
     def complete(self) -> RegNetParams:
-        """Each form needs its own keys and takes none of the others'."""
+        """Each form needs its own keys and accepts none of the others'."""
         set_here = {key for key in (*LADDER, *STAGES) if getattr(self, key) is not None}
         if self.variant in NAMED:
             fixed = set_here | (self.model_fields_set - {"variant", "stage_checkpoints", "stage_checkpointing"})
@@ -220,7 +221,7 @@ def _list(keys: Sequence[str]) -> str:
 class RegNetFamily(TrunkFamily[RegNetParams]):
     """torchvision's RegNet with ClassyVision's widths, blocks and stems.
 
-    `regnet_v2` and `regnet_fsdp` are the same model; VISSL shards and checkpoints them, which is the trainer's matter
+    `regnet_v2` and `regnet_fsdp` are the same model; VISSL shards and checkpoints them, which is up to the trainer
     here. Not used: `stage_checkpointing`, for that reason. `stage_checkpoints` only says how VISSL's own keys are
     spelled (`block1-part0.block1-0`).
     """

@@ -122,7 +122,7 @@ def _kaiming(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class _Widened(ResNet):
-    """torchvision's ResNet with wider stages and another last stride; unchanged where both are the default.
+    """torchvision's ResNet with wider stages and another last stride; unchanged if both are the default.
 
     torchvision fixes the first width at 64 and the strides at 2; both are read where `_make_layer` is called, so the
     arguments are changed on their way in and the library's own constructor and initialisation run as they are.

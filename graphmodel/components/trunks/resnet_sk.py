@@ -132,8 +132,8 @@ class ResNetSK(nn.Module):
 class ResNetSKFamily(TrunkFamily[ResNetSKParams]):
     """SimCLRv2's ResNet; every key of VISSL's RESNETS_SK is used, and more depths than its one.
 
-    VISSL gives the pooled vector whatever feature is asked for; here it is `flatten` and the stages have names of their
-    own. Initial weights are drawn as torchvision's ResNet draws them.
+    VISSL returns the pooled vector for every requested feature; here it is `flatten`, and each stage has its own
+    name. Initial weights are drawn as torchvision's ResNet draws them.
     """
 
     Params = ResNetSKParams

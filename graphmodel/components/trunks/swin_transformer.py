@@ -42,7 +42,7 @@ class SwinParams(TrunkParams):
     num_heads: list[PositiveInt] = Field([3, 6, 12, 24], min_length=1, description="Heads of each stage.")
     window_size: PositiveInt = Field(7, description="Side of a window, in patches.")
     mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLP over the stage's width.")
-    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
+    dropout_rate: Rate = Field(0.0, description="Dropout after the embedding, attention and MLP.")
     attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
     drop_path_rate: Rate = Field(0.1, description="Stochastic depth of the last block; it grows from 0.")
     qkv_bias: Bool = Field(True, description="Bias of queries, keys and values.")
@@ -117,7 +117,7 @@ class ResizingSwin(SwinTransformer):
     """timm's Swin Transformer for images of other sizes; its weights and their names are timm's.
 
     Attributes:
-        pos_drop: dropout behind the patch embedding, which timm's has not.
+        pos_drop: dropout after the patch embedding, which timm's does not have.
     """
 
     def __init__(self, pos_drop_rate: float, **options: Any) -> None:

@@ -62,7 +62,7 @@ class PatchMasking(nn.Module):
         self.masked_embed = nn.Parameter(torch.zeros(1, width))
 
     def forward(self, patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """`(N, L, C)` patches and a boolean mask `(N, H, W)` or `(N, L)`, true where a patch is hidden."""
+        """`(N, L, C)` patches and a boolean mask `(N, H, W)` or `(N, L)`, true for hidden patches."""
         return torch.where(mask.flatten(1).unsqueeze(-1), self.masked_embed.to(patches.dtype), patches)
 
 

@@ -38,7 +38,7 @@ class XcitParams(TrunkParams):
     num_layers: PositiveInt = Field(12, description="Number of blocks.")
     num_heads: PositiveInt = Field(8, description="Attention heads of each block.")
     mlp_ratio: float = Field(4.0, gt=0, description="Width of the MLP over `hidden_dim`.")
-    dropout_rate: Rate = Field(0.0, description="Dropout behind the embedding, attention and MLP.")
+    dropout_rate: Rate = Field(0.0, description="Dropout after the embedding, attention and MLP.")
     attention_dropout_rate: Rate = Field(0.0, description="Dropout of attention weights.")
     drop_path_rate: Rate = Field(0.05, description="Stochastic depth, the same for all blocks but the class attention.")
     eta: float = Field(1.0, description="Initial layer scale.")
@@ -76,7 +76,7 @@ class XcitFamily(TrunkFamily[XcitParams]):
 
     def build(self, params: XcitParams, input_type: str) -> nn.Module:
         model = ConcreteXcit(
-            # timm only checks that patches divide it; images of any size go in.
+            # timm only checks that it is a multiple of the patch size; images of any size are accepted.
             img_size=params.image_size // params.patch_size * params.patch_size or params.patch_size,
             patch_size=params.patch_size,
             in_chans=channels_of(input_type),
@@ -126,7 +126,7 @@ class XcitFamily(TrunkFamily[XcitParams]):
         return out
 
     def to_vissl_tensors(self, tensors: Mapping[str, torch.Tensor], params: XcitParams) -> dict[str, torch.Tensor]:
-        """The way back: three matrices of the class attention as one."""
+        """The inverse: three matrices of the class attention as one."""
         out: dict[str, torch.Tensor] = {}
         for key, tensor in tensors.items():
             match = _CLASS_Q_K_V.fullmatch(key)

@@ -31,7 +31,7 @@ def refused(trunk: str, tmp_path: Path, shape: str = "[3, 64, 64]", mapping: str
         ("timm:resnet_18", "timm:resnet_18", "did you mean `timm:resnet18`?"),
         ("{name: timm:resnet_18}", "timm:resnet_18", "did you mean `timm:resnet18`?"),
         ("timm:resnet50.a1_in2k", "timm:resnet50.a1_in2k", "did you mean `a1_in1k`?"),
-        ("{name: timm:resnet50.a1_in2k}", "timm:resnet50.a1_in2k", "publishes no weights `a1_in2k`"),
+        ("{name: timm:resnet50.a1_in2k}", "timm:resnet50.a1_in2k", "does not publish weights `a1_in2k`"),
         ("{name: timm:resnet18, num_class: 3}", "num_class", "did you mean `num_classes`?"),
         ("{name: timm:resnet18, norm_layer: groupnrm}", "norm_layer", "`norm_layer: groupnrm`: KeyError"),
         ("{name: timm:resnet18, act_layer: gelu, norm_layer: groupnrm}", "norm_layer", "groupnrm"),
@@ -69,8 +69,8 @@ def test_weights_that_fail_are_not_an_arguments_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trunk", "words"),
     [
-        ("{name: timm:cait_xxs24_224, depth: 1}", "takes one size alone (`img_size: 96` for this one)"),
-        ("{name: timm:pit_ti_224, depth: [1, 1, 1]}", "takes one size alone (`img_size: 96` for this one)"),
+        ("{name: timm:cait_xxs24_224, depth: 1}", "accepts one size only (`img_size: 96` for this one)"),
+        ("{name: timm:pit_ti_224, depth: [1, 1, 1]}", "accepts one size only (`img_size: 96` for this one)"),
         ("{name: timm:vit_small_patch14_dinov2, depth: 1}", "multiples of 14, such as 98×98"),
     ],
 )
