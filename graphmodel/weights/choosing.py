@@ -77,16 +77,17 @@ class Chooser:
         """
         if networks is not None and not isinstance(networks, str):
             return self._by_map(under, networks)
+        if len(self.trunks) == 1:
+            trunk = self.trunks[0]
+            return self._settle(self._best(self._named([*whole, *under(trunk)], networks)), trunk)
         parts = {t: under(t) for t in self.trunks}
         if networks is not None:
-            self._check_exists(networks, [*whole, *(r for part in parts.values() for r in part)])
-            whole = [r for r in whole if _is_called(r.label, networks)]
-            parts = {t: [r for r in part if _is_called(r.label, networks)] for t, part in parts.items()}
-        if len(self.trunks) == 1:
-            return self._settle(self._best(self._groups([*whole, *parts[self.trunks[0]]])), self.trunks[0])
-        own = self._best(self._groups(whole))
+            self._named([*whole, *(r for part in parts.values() for r in part)], networks)  # it is there at all
+        own = self._best(self._groups(whole, networks))
         covered = max((_covered(g)[0] for g in own), default=0)
-        several = None if covered == self._most else self._assign(parts)
+        if covered == self._most:
+            return self._settle(own)
+        several = self._assign({t: self._groups(part, networks) for t, part in parts.items()})
         if several is None or covered >= len(self._trunk_of(several.reading)):
             return self._settle(own)
         return several
@@ -94,8 +95,18 @@ class Chooser:
     def _trunk_of(self, reading: Reading) -> dict[str, str]:
         return {ours: key for ours, key in reading.matches(self.shapes).items() if ours.startswith("trunk")}
 
-    def _groups(self, readings: Iterable[Reading]) -> list[_Group]:
-        """The networks of a checkpoint that fit at all."""
+    def _named(self, readings: Iterable[Reading], name: str | None) -> list[_Group]:
+        """The networks that fit at all and have this name; there is one unless none fits."""
+        readings = list(readings)
+        found = self._groups(readings, name)
+        if not found and (others := self._groups(readings)):
+            labels = sorted({g.label for g in others} - {""})
+            message = f"the checkpoint has no network `{name}` that fits"
+            raise fail("GM514", message, help=choices_help(name, labels, "networks"))
+        return found
+
+    def _groups(self, readings: Iterable[Reading], name: str | None = None) -> list[_Group]:
+        """The networks of a checkpoint that fit at all; those of this name if there is one."""
         groups: dict[frozenset[tuple[tuple[str, ...], str]], _Group] = {}
         for reading in readings:
             matched = reading.matches(self.shapes)
@@ -110,12 +121,17 @@ class Chooser:
                 group.trunk, group.total = trunk, len(matched)
             else:
                 group.readings.append(reading)
-        return list(groups.values())
+        found = list(groups.values())
+        if name is None:
+            return found
+        exact = [g for g in found if any(r.label == name.strip(".") for r in g.readings)]
+        return exact or [g for g in found if any(_is_called(r.label, name) for r in g.readings)]
 
     def _best(self, groups: list[_Group]) -> list[_Group]:
         """The networks that cover as much of the trunk as any, in the order of preference."""
         most = max((_covered(g) for g in groups), default=(0, 0))
-        return sorted((g for g in groups if _covered(g) == most), key=lambda g: (-g.total, _rank(g.label), g.label))
+        best = [g for g in groups if _covered(g) == most]
+        return sorted(best, key=lambda g: (-g.total, _rank(g.label), g.label.count("."), g.label))
 
     def _settle(self, best: list[_Group], trunk: str = "trunk") -> Choice | None:
         """The preferred one of networks that fit equally well."""
@@ -137,12 +153,12 @@ class Chooser:
         help = f'to load that one instead, pass `network="{instead}"` (`--weights-network {instead}`)'
         return Choice(taken.readings[0], Diagnostic("GM514", message, None, help, "warning"))
 
-    def _assign(self, parts: Mapping[str, list[Reading]]) -> Choice | None:
+    def _assign(self, parts: Mapping[str, list[_Group]]) -> Choice | None:
         """A network for each of several trunks: by its name, or if only one fits and it fits no other trunk."""
         chosen: dict[str, _Group] = {}
         unnamed: dict[str, _Group] = {}
-        for trunk, readings in parts.items():
-            best = self._best(self._groups(readings))
+        for trunk, groups in parts.items():
+            best = self._best(groups)
             named = _called_like(best, trunk)
             if len(named) == 1 or (best and all(_same_values(best[0], g) for g in best[1:])):
                 (chosen if len(named) == 1 else unnamed)[trunk] = (named or best)[0]
@@ -192,26 +208,15 @@ class Chooser:
                 if target is None:
                     message = f"the model has no trunk or head `{name}`"
                     raise fail("GM514", message, help=choices_help(name, self.targets))
-                readings = under(target)
-                self._check_exists(network, readings)
-                groups = self._groups(r for r in readings if _is_called(r.label, network))
-                groups = [g for g in groups if any(o.startswith(f"{target}.") for o in g.trunk)]
-                if not groups:
-                    raise fail("GM511", f"no tensor of the network `{network}` fits `{target}`")
-                best = self._best(groups)
+                best = self._best(self._named(under(target), network))
+                if not best:
+                    raise fail("GM511", f"no tensor of the checkpoint fits `{target}`")
                 if not all(_same_values(best[0], g) for g in best[1:]):
                     raise self._undecided(target, best)
                 if target in chosen:
                     raise fail("GM514", f"two networks are given for `{target}`", help="give one for each")
                 chosen[target] = best[0]
         return self._combined(chosen)
-
-    def _check_exists(self, network: str, readings: Iterable[Reading]) -> None:
-        readings = list(readings)
-        if not any(_is_called(r.label, network) for r in readings):
-            labels = sorted({g.label for g in self._groups(readings)} - {""})
-            message = f"the checkpoint has no network `{network}` that fits"
-            raise fail("GM514", message, help=choices_help(network, labels, "networks"))
 
 
 def _covered(group: _Group) -> tuple[int, int]:

@@ -155,8 +155,13 @@ def _by_order(found: list[StateDict], graph: ModelGraph, own: Tensors) -> tuple[
 
 def _nothing_fits(found: list[StateDict], own: Tensors) -> CompileError:
     keys = [k for state in found for k in state.tensors][:4]
-    help = f"its keys look like {', '.join(keys)}; the model's like {', '.join(list(own)[:4])}"
-    return fail("GM511", "no tensor of the checkpoint fits the model", help=help if keys else "it has no tensors")
+    if not keys:
+        return fail("GM511", "the checkpoint has no tensors")
+    help = (
+        f"its keys look like {', '.join(keys)}; the model's like {', '.join(list(own)[:4])}; "
+        'if it has the same tensors in module order, pass `match="order"` (`--weights-match order`)'
+    )
+    return fail("GM511", "no tensor of the checkpoint fits the model", help=help)
 
 
 def _not_covered(report: LoadReport, lacking: list[str]) -> CompileError:

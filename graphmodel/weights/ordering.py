@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from graphmodel.diagnostics import CompileError, fail
-from graphmodel.weights.reading import StateDict
+from graphmodel.weights.reading import StateDict, shape_of
 from graphmodel.weights.readings import Reading, clean
 
 LEAVES = {"weight", "bias", "running_mean", "running_var"}
@@ -61,7 +61,7 @@ def in_order(state: StateDict, target: Target, prefix: str = "") -> Reading | Di
                 text = f"the checkpoint ends after {i} tensors; next is `{name}` {tuple(target.shapes[name])}"
                 return Disagreement(i, text)
             break
-        key, shape = plain[i], tuple(state.tensors[plain[i]].shape)
+        key, shape = plain[i], tuple(shape_of(state.tensors[plain[i]]) or ())
         kinds = {_leaf(key), _leaf(name)}
         if shape != tuple(target.shapes[name]) or (len(kinds) == 2 and kinds <= LEAVES):
             if i < needed:

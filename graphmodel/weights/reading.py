@@ -40,6 +40,11 @@ class StateDict:
         return ".".join(self.path) or "the checkpoint itself"
 
 
+def shape_of(tensor: torch.Tensor) -> torch.Size | None:
+    """A tensor's shape, None for a nested one, which has none."""
+    return None if tensor.is_nested else tensor.shape
+
+
 def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     """The checkpoint's content; nothing in it is ever executed.
 

@@ -11,7 +11,7 @@ import torch
 from graphmodel.build.vissl_state_dict_keys import VisslKeys
 from graphmodel.graph.types import Component, ModelGraph
 from graphmodel.spec.model import WeightsSpec
-from graphmodel.weights.reading import StateDict
+from graphmodel.weights.reading import StateDict, shape_of
 
 WRAPPERS = ("module", "model")
 """Segments that DDP and trainers put before every key."""
@@ -52,7 +52,9 @@ class Reading:
     def matches(self, shapes: Mapping[str, torch.Size]) -> dict[str, str]:
         """The checkpoint's key for each of our tensors of the same shape."""
         tensors = self.state.tensors
-        return {ours: key for key, ours in self.keys.items() if shapes.get(ours) == tensors[key].shape}
+        return {
+            ours: key for key, ours in self.keys.items() if ours in shapes and shapes[ours] == shape_of(tensors[key])
+        }
 
 
 class Reader:

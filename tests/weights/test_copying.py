@@ -1,0 +1,114 @@
+"""Everything is checked before the first tensor is copied, and doubtful values are reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+import graphmodel
+from graphmodel import CompileError
+
+ONE = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+LAST = "layer4.1.conv2.weight"
+
+
+def state(**changes: Any) -> dict[str, torch.Tensor]:
+    """A good checkpoint whose last convolution is changed: everything before it would be copied already."""
+    found = {k: v.clone() for k, v in resnet18().state_dict().items()}
+    return {**found, **changes}
+
+
+def unusable(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    scale = torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+    return {
+        "sparse": tensor.to_sparse(),
+        "sparse rows": tensor.reshape(512, -1).to_sparse_csr(),
+        "quantised": scale,
+        "nested": torch.nested.nested_tensor([tensor, tensor]),
+        "jagged": torch.nested.nested_tensor([tensor[0, 0], tensor[0, 0]], layout=torch.jagged),
+        "meta": tensor.to("meta"),
+        "bool": tensor > 0,
+        "int8": tensor.to(torch.int8),
+        "complex": tensor.to(torch.complex64),
+    }
+
+
+@pytest.mark.parametrize("kind", unusable(torch.zeros(512, 512, 3, 3)))
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_refused_load_changes_nothing(kind: str, partial: bool) -> None:
+    model = graphmodel.compile(ONE, seed=0)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    bad = unusable(torch.randn(512, 512, 3, 3))[kind]
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load_weights(model, state(**{LAST: bad}), partial=partial)
+    (found,) = caught.value.diagnostics
+    assert found.code == "GM515"
+    assert f"`{LAST}`" in found.message
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantised", "meta", "bool", "complex"])
+def test_so_does_one_from_a_file(kind: str, tmp_path: Any) -> None:
+    model = graphmodel.compile(ONE, seed=0)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.save(state(**{LAST: unusable(torch.randn(512, 512, 3, 3))[kind]}), tmp_path / "x.pth")
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load_weights(model, tmp_path / "x.pth")
+    assert [d.code for d in caught.value.diagnostics] == ["GM515"]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_many_are_cut() -> None:
+    model = graphmodel.compile(ONE, seed=0)
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load_weights(model, {k: v.to(torch.complex64) for k, v in state().items()})
+    assert 2 < len(caught.value.diagnostics) < 12
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_reported(value: float) -> None:
+    bad = state()
+    bad[LAST][3, 2, 1, 0] = value
+    model = graphmodel.compile(ONE, seed=0)
+    with pytest.warns(UserWarning, match="not finite"):
+        report = graphmodel.load_weights(model, bad)
+    (warning,) = report.warnings
+    assert (warning.code, warning.severity) == ("GM517", "warning")
+    assert LAST in warning.message
+    assert torch.equal(model.trunk.layer4[1].conv2.weight, bad[LAST]) or value != value
+
+
+def test_numbers_too_large_for_the_models_dtype_are_reported() -> None:
+    model = graphmodel.compile(ONE, seed=0).half()
+    bad = state()
+    bad["conv1.weight"][0, 0, 0, 0] = 1e6
+    with pytest.warns(UserWarning, match=r"not finite: `conv1\.weight`"):
+        graphmodel.load_weights(model, bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_dtypes_are_converted(dtype: torch.dtype) -> None:
+    model = graphmodel.compile(ONE, seed=0)
+    half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state().items()}
+    report = graphmodel.load_weights(model, half)
+    assert report.warnings == []
+    assert model.trunk.conv1.weight.dtype == torch.float32
+    assert torch.equal(model.trunk.conv1.weight, half["conv1.weight"].float())
+
+
+def test_unusable_tensors_that_the_model_does_not_need_do_not_matter() -> None:
+    model = graphmodel.compile(ONE, seed=0)
+    report = graphmodel.load_weights(
+        model, state(**{"fc.weight": torch.eye(4).to_sparse(), "other": torch.ones(2).bool()})
+    )
+    assert report.unexpected == ["other"]
+    assert sorted(report.pruned) == ["fc.bias", "fc.weight"]
+
+
+def test_a_load_on_meta_reports_and_copies_nothing() -> None:
+    model = graphmodel.compile(ONE, device="meta")
+    assert len(graphmodel.load_weights(model, state()).matched) == 120
+    assert model.trunk.conv1.weight.is_meta
