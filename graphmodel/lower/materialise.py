@@ -64,7 +64,10 @@ def graft(
     for path, _ in module.named_modules():
         if path in inner:
             attach(root, f"{component}.{path}", module.get_submodule(path))
-    for path in inner:
+    # Tensors keep the order of the library's own `state_dict`, whatever order the calls read them in.
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    own = {name: place for place, (name, _) in enumerate(tensors)}
+    for path in sorted(inner, key=lambda path: own.get(path, len(own))):
         extra = extras.get(path)
         if isinstance(extra, nn.Module):
             attach(root, f"{component}.{path}", copy.deepcopy(extra))

@@ -210,3 +210,19 @@ def test_inductor_gives_the_same_numbers(small: dict[str, Any]) -> None:
     compiled = torch.compile(model, fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(X)["head"], model(X)["head"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:coat_mini"])
+def test_state_dict_keeps_the_order_of_the_library(name: str) -> None:
+    import timm
+
+    spec = {
+        "inputs": {"images": [3, 224, 224]},
+        "trunk": {"name": name},
+        "mapping": {"images": {"output": {"as": "y"}}},
+    }
+    taps = {**spec, "mapping": {"images": {"blocks.1" if "vit" in name else "serial_blocks2.1": {"as": "y"}}}}
+    library = list(timm.create_model(name.removeprefix("timm:")).state_dict())
+    for each in (spec, taps):
+        keys = [k.removeprefix("trunk.") for k in graphmodel.compile(each, device="meta").state_dict()]
+        assert keys == [k for k in library if k in keys]
