@@ -15,7 +15,7 @@ from graphmodel.components.structure import map_structure
 from graphmodel.components.tensors import Layout
 from graphmodel.spec.model import Layout as RequestedLayout
 from graphmodel.spec.model import Tokens
-from graphmodel.tracing.proxy import MetaProxy
+from graphmodel.tracing.proxy import MetaProxy, SizeDecision, known
 
 Grid = tuple[int, int]
 
@@ -246,13 +246,42 @@ def _is_plain(chain: Sequence[fx.Node], arrangement: FeatureLayout) -> bool:
 # -- what a reader asked for ---------------------------------------------------------------------------------------
 
 
-def convert_layout(value: Any, have: FeatureLayout, request: FeatureRequest) -> tuple[Any, FeatureLayout]:
+def symbolic_grid(value: Any, have: FeatureLayout, image: MetaProxy) -> tuple[Any, Any] | None:
+    """Rows and columns of a sequence whose length depends on the image size, as multiples of a stride; else None.
+
+    Args:
+        value: the sequence.
+        have: how it is arranged.
+        image: the trunk's input.
+
+    Raises:
+        SizeDecision: if the sequence does not have one token for each step of a stride.
+    """
+    if not isinstance(value, MetaProxy) or have.layout != "nlc" or have.grid is None:
+        return None
+    first, *resized = [v for i, v in enumerate(known(value.values)) if i != 1]
+    if not resized or resized[0].shape[1] == first.shape[1]:
+        return None
+    before, after = (image.values[i].shape[-2:] for i in (0, 2))
+    strides = [size // steps for size, steps in zip(before, have.grid, strict=True)]
+    rows, columns = (size // stride for size, stride in zip(after, strides, strict=True))
+    if [size // stride for size, stride in zip(before, strides, strict=True)] != list(have.grid) or (
+        rows * columns + have.prefix != resized[0].shape[1]
+    ):
+        raise SizeDecision(f"the tokens of `{value.node.name}` form a grid that cannot be derived from the image size")
+    return image.size(-2) // strides[0], image.size(-1) // strides[1]
+
+
+def convert_layout(
+    value: Any, have: FeatureLayout, request: FeatureRequest, grid: tuple[Any, Any] | None = None
+) -> tuple[Any, FeatureLayout]:
     """A feature with the tokens and in the layout that were asked for.
 
     Args:
         value: the feature, a proxy or a tensor.
         have: how it is arranged.
         request: what its reader asked for.
+        grid: rows and columns of a sequence, if they are not those of `have`.
 
     Returns:
         The value, and how it is arranged.
@@ -290,15 +319,18 @@ def convert_layout(value: Any, have: FeatureLayout, request: FeatureRequest) -> 
         )
     result = replace(have, layout=request.layout, prefix=0, class_token=False)
     if request.layout == "nchw":
-        return to_map(value, have), result
+        return to_map(value, have, grid), result
     rows = value[:, have.prefix :] if have.prefix else value
     if have.layout == "nlc":
-        return rows.reshape(-1, *have.grid, _shape(value)[-1]), result  # type: ignore[index]
+        return rows.reshape(-1, *(grid or have.grid), _shape(value)[-1]), result  # type: ignore[index]
     return value.permute(0, 2, 3, 1).contiguous(), result
 
 
-def to_map(value: Any, have: FeatureLayout) -> Any:
-    """A value as a map `(N, C, H, W)`, contiguous; prefix tokens are dropped."""
+def to_map(value: Any, have: FeatureLayout, grid: tuple[Any, Any] | None = None) -> Any:
+    """A value as a map `(N, C, H, W)`, contiguous; prefix tokens are dropped.
+
+    `grid` has the rows and columns of a sequence, if they are not those of `have`.
+    """
     if have.layout == "nchw":
         return value
     if have.layout == "nhwc":
@@ -306,7 +338,7 @@ def to_map(value: Any, have: FeatureLayout) -> Any:
     assert have.grid is not None, "a sequence without a grid cannot be a map"
     rows = value[:, have.prefix :] if have.prefix else value
     channels = value.shape[-1]
-    return rows.reshape(-1, *have.grid, channels).permute(0, 3, 1, 2).contiguous()
+    return rows.reshape(-1, *(grid or have.grid), channels).permute(0, 3, 1, 2).contiguous()
 
 
 def _select(value: Any, have: FeatureLayout, request: FeatureRequest) -> tuple[Any, FeatureLayout]:

@@ -10,24 +10,8 @@ from torch import fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 
 from graphmodel.components.structure import hashable, leaves, map_structure
-from graphmodel.diagnostics import first_line
-from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.proxy import Failed
 from graphmodel.tracing.shape_only import ShapeOnlyOps
-
-
-class Failed:
-    """The value of a call that cannot run on these shapes; it matters only if a feature needs it.
-
-    A trunk's head may not fit the image while its stages do, and a classifier that helps training may want more pixels.
-    """
-
-    def __init__(self, error: Exception) -> None:
-        self.__dict__["reason"] = f"{type(error).__name__}: {first_line(error)}"
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise TraceError(self.__dict__["reason"])
 
 
 class MetaRuns:
@@ -55,8 +39,17 @@ class MetaRuns:
         self.active = False
 
     def values(self, kind: str, target: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
-        """The result of a call in each run."""
-        return tuple(self.value(kind, target, args, kwargs, which) for which in range(self.count))
+        """The result of a call in each run; `Failed` for whatever another image size breaks."""
+        found: list[Any] = [None] * self.count
+        # The first run comes last, so that what a module stores on itself is of the compiled size.
+        for which in reversed(range(self.count)):
+            try:
+                found[which] = self.value(kind, target, args, kwargs, which)
+            except Exception as error:  # the trunk's own code may raise anything
+                if which < 2:
+                    raise
+                found[which] = Failed(error)
+        return tuple(found)
 
     def value(self, kind: str, target: Any, args: Any, kwargs: Any, which: int) -> Any:
         """The result of a call in run `which`; `Failed` if an argument has no value or a closed module raises."""

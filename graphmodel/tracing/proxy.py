@@ -1,8 +1,12 @@
-"""Proxies that know their value: each carries the results of several runs on the meta device."""
+"""Proxies that know their value: each carries the results of several runs on the meta device.
+
+The first two runs differ in the batch size. A third one, if there is one, differs from the first in the image size.
+"""
 
 from __future__ import annotations
 
 import builtins
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +15,8 @@ import torch
 from torch import fx
 
 from graphmodel.components.structure import children, equal_structure, rebuilt
+from graphmodel.diagnostics import first_line
+from graphmodel.tracing.decisions import Closable, enclosing_function
 
 FACTORIES = frozenset(
     getattr(torch, name)
@@ -34,8 +40,36 @@ class TraceError(Exception):
         self.help = help
 
 
+class SizeDecision(TraceError):
+    """The trunk's code needs the number behind an image size, so the graph cannot follow the size.
+
+    Attributes:
+        function: the function of the trunk's library in which it happened; None if it was a module's own code. Recorded
+            as one call, it decides anew for every size.
+    """
+
+    def __init__(self, message: str, function: Closable | None = None) -> None:
+        super().__init__(message)
+        self.function = function
+
+
+class Failed:
+    """The value of a call that cannot run on these shapes; it matters only if a feature needs it.
+
+    A trunk's head may not fit the image while its stages do, and a classifier that helps training may want more pixels.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self.__dict__["reason"] = f"{type(error).__name__}: {first_line(error)}"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise TraceError(self.__dict__["reason"])
+
+
 class Size(tuple[Any, ...]):
-    """A shape whose batch-dependent dimensions are proxies."""
+    """A shape; dimensions that depend on the batch or the image size are proxies."""
 
     def numel(self) -> Any:
         """The product of all dimensions."""
@@ -50,24 +84,16 @@ class Size(tuple[Any, ...]):
 
 
 class MetaProxy(fx.Proxy):
-    """A proxy that knows its value on the meta device for two batch sizes.
+    """A proxy that knows its value on the meta device in each run.
 
-    What does not depend on the batch is a plain number to the traced code, so loops over it and branches on it resolve;
-    what does stays symbolic.
+    A number that is the same in all runs is a plain number to the traced code, so loops over it and branches on it
+    resolve; a number that differs remains symbolic, and so does whatever is computed from it.
     """
 
     @property
-    def values(self) -> tuple[Any, Any]:
-        pair: tuple[Any, Any] = self.node.meta["values"]
-        return pair
-
-    def constant(self) -> Any:
-        """The value, if it is a number that does not depend on the batch.
-
-        Raises:
-            TraceError: if it depends on the batch.
-        """
-        return constant(self)
+    def values(self) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = self.node.meta["values"]
+        return found
 
     @property
     def shape(self) -> Any:
@@ -85,16 +111,18 @@ class MetaProxy(fx.Proxy):
         return self.ndim
 
     def size(self, dim: int | None = None) -> Any:
-        first, second = (v.shape for v in self.values)
         if dim is not None:
-            return int(first[dim]) if first[dim] == second[dim] else self._size(dim)
-        return Size(int(a) if a == b else self._size(i) for i, (a, b) in enumerate(zip(first, second, strict=True)))
+            return self._size(dim)
+        return Size(self._size(i) for i in range(self.ndim))
 
     def _size(self, dim: int) -> Any:
-        return self.tracer.create_proxy("call_method", "size", (self, dim), {})
+        sizes = {int(v.shape[dim]) for v in known(self.values)}
+        return sizes.pop() if len(sizes) == 1 else self.tracer.create_proxy("call_method", "size", (self, dim), {})
 
     def __len__(self) -> int:
-        first, second = map(len, self.values)
+        first, second, *resized = map(len, known(self.values))
+        if any(length != first for length in resized):
+            raise _decision(f"len({self.node.name})")
         if first != second:
             raise TraceError(
                 f"control flow depends on `len({self.node.name})`, which changes with the batch",
@@ -112,30 +140,58 @@ class MetaProxy(fx.Proxy):
         raise TraceError(f"iteration over `{self.node.name}`")
 
     def __index__(self) -> int:
-        return int(self.constant())
+        return int(constant(self))
 
     def __int__(self) -> int:
-        return int(self.constant())
+        return int(constant(self))
 
     def __float__(self) -> float:
-        return float(self.constant())
+        return float(constant(self))
 
     def __bool__(self) -> bool:
-        return bool(self.constant())
+        return bool(constant(self))
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __trunc__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.trunc, (self,), {})
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
+
+
+def known(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of the runs that count: a call may fail at another image size."""
+    return tuple(v for i, v in enumerate(values) if i < 2 or not isinstance(v, Failed))
+
+
+def differs_by_size(values: tuple[Any, ...]) -> bool:
+    """Whether a number differs between two image sizes."""
+    return len(values) > 2 and isinstance(values[2], (int, float)) and bool(values[2] != values[0])
 
 
 def constant(proxy: fx.Proxy) -> Any:
-    """The value of a proxy, if it is a number that does not depend on the batch.
+    """The value of a proxy, if it is a number that depends neither on the batch nor on the image size.
+
+    A number that is computed from an image size is refused even if it is the same in all runs: `H % 32` may differ for
+    the next size.
 
     Raises:
+        SizeDecision: if it depends on the image size.
         TraceError: if it depends on the batch, or is a tensor.
     """
-    first, second = proxy.node.meta["values"]
+    first, second, *_ = proxy.node.meta["values"]
     if isinstance(first, torch.Tensor):
         raise TraceError(
             f"control flow depends on the numbers in the tensor `{proxy.node.name}`",
             "a graph cannot branch on data: use `torch.where` in the module's code",
         )
+    if proxy.node.meta["sized"]:
+        raise _decision(proxy.node.name)
     if first != second:
         raise TraceError(
             f"control flow depends on `{proxy.node.name}`, which changes with the batch",
@@ -146,12 +202,20 @@ def constant(proxy: fx.Proxy) -> Any:
 
 def unpacked(proxy: MetaProxy) -> Any:
     """A call's result with real tuples, lists, dicts and constants, so that the traced code can tell what it got."""
-    first, second = proxy.values
+    first = proxy.values[0]
     items = children(first)
     if items is not None:
-        return rebuilt(first, [unpacked(proxy[key]) for key, _ in items])
-    known = not isinstance(first, torch.Tensor) and bool(first == second)
-    return first if known else proxy
+        keys = [key for key, _ in items]
+        if any(keys != [key for key, _ in children(value) or ()] for value in known(proxy.values)[2:]):
+            raise _decision(f"len({proxy.node.name})")
+        return rebuilt(first, [unpacked(proxy[key]) for key in keys])
+    if isinstance(first, torch.Tensor) or proxy.node.meta["sized"]:
+        return proxy
+    return first if all(bool(value == first) for value in known(proxy.values)) else proxy
+
+
+def _decision(what: str) -> SizeDecision:
+    return SizeDecision(f"control flow depends on `{what}`, which changes with the image size", enclosing_function())
 
 
 def same_calls(node: fx.Node, other: fx.Node, seen: dict[tuple[fx.Node, fx.Node], bool]) -> bool:

@@ -1,7 +1,7 @@
-"""Normalisations and LSTMs on the meta device without their arithmetic: a trace asks for their shapes alone.
+"""Common operations on the meta device without their arithmetic: a trace asks for their shapes alone.
 
-On meta, batch normalisation runs as dozens of Python operations, two thirds of the time that tracing a ResNet takes,
-and an LSTM as a loop over its steps, nine tenths of the time of a Sequencer.
+On meta, a normalisation or a linear layer runs as dozens of Python operations, two thirds of the time that tracing a
+ResNet or a ViT takes, and an LSTM as a loop over its steps, nine tenths of the time of a Sequencer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHANNELS = {F.batch_norm: (1, 2, 3, 4), F.instance_norm: (1, 2, 3, 4)}
 
 
 class ShapeOnlyOps(TorchFunctionMode):
-    """A mode in which normalisations and LSTMs of meta tensors return empty tensors of the right shape.
+    """A mode in which normalisations, linear layers and LSTMs of meta tensors return empty tensors of the right shape.
 
     Calls whose arguments do not fit each other run as usual, and raise what they raise.
     """
@@ -28,12 +28,31 @@ class ShapeOnlyOps(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in CHANNELS and _agrees(args, kwargs, CHANNELS[func]):
             return torch.empty_like(args[0])
+        if func is F.layer_norm and _is_layer_norm(*args[:2], **kwargs):
+            return torch.empty_like(args[0], memory_format=torch.contiguous_format)
+        if func is F.linear and not kwargs and _is_linear(*args):
+            return args[0].new_empty((*args[0].shape[:-1], args[1].shape[0]))
         if func is torch.lstm and len(args) == 9 and not kwargs and _is_meta_sequence(*args[:3]):
             x, (hidden, cell), bidirectional = args[0], args[1], args[7]
             # A projection makes the hidden state narrower than the cell's, so the output's width is the hidden state's.
             width = hidden.shape[-1] * (2 if bidirectional else 1)
             return x.new_empty((*x.shape[:-1], width)), torch.empty_like(hidden), torch.empty_like(cell)
         return func(*args, **kwargs)
+
+
+def _is_layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, **options: Any) -> bool:
+    """Whether these are a meta tensor, its last dimensions, and one number per element of them."""
+    if not isinstance(x, torch.Tensor) or not x.is_meta or tuple(shape) != tuple(x.shape[-len(shape) :]):
+        return False
+    return all(t is None or (t.shape == x.shape[-len(shape) :] and t.dtype == x.dtype) for t in (weight, bias))
+
+
+def _is_linear(x: Any, weight: Any, bias: Any = None) -> bool:
+    """Whether these are a meta tensor, a matrix that fits its last dimension, and one number per row of that."""
+    if not isinstance(x, torch.Tensor) or not x.is_meta or x.ndim < 1 or weight.ndim != 2:
+        return False
+    fits = x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
+    return fits and {x.dtype} == {t.dtype for t in (weight, bias) if t is not None}
 
 
 def _is_meta_sequence(x: Any, state: Any, weights: Any) -> bool:

@@ -9,9 +9,10 @@ import torch
 from torch import fx, nn
 
 from graphmodel.components.features import items_of
+from graphmodel.tracing.image_sizes import Accepts
 from graphmodel.tracing.layout import FeatureLayout
-from graphmodel.tracing.meta_runs import Failed, version
-from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.meta_runs import version
+from graphmodel.tracing.proxy import Failed, SizeDecision, TraceError
 from graphmodel.tracing.trunk_tensors import relative
 
 
@@ -28,6 +29,8 @@ class TracedTrunk:
         layouts: how the dimensions of each requested feature are arranged.
         extras: what the graph calls and the trunk does not have, by path: modules without parameters in place of
             functions that depend on the mode, and tensors that the trunk keeps as plain attributes.
+        accepts: the per-sample shapes of each input that the graph serves; None marks a dimension that may have any
+            size that the trunk's own code takes.
     """
 
     graph: fx.Graph
@@ -35,6 +38,7 @@ class TracedTrunk:
     inputs: tuple[str, ...] = ()
     layouts: dict[str, FeatureLayout] = field(default_factory=dict)
     extras: dict[str, nn.Module | torch.Tensor] = field(default_factory=dict)
+    accepts: Mapping[str, Accepts] = field(default_factory=dict)
 
 
 def finish(
@@ -54,9 +58,11 @@ def finish(
     output = next(n for n in reversed(graph.nodes) if n.op == "output")
     wanted = dict(output.args[0])
     for name, node in wanted.items():
-        value = node.meta["values"][0] if isinstance(node, fx.Node) else node
+        value, *others = node.meta["values"] if isinstance(node, fx.Node) else [node]
         if isinstance(value, Failed):
             raise TraceError(value.reason)
+        if any(isinstance(other, Failed) for other in others[1:]):
+            raise SizeDecision(others[1].reason)
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
             raise TraceError(f"the feature `{name}` is not a tensor, it is {_kind(value)}", _parts_help(name, value))
     graph.erase_node(output)
@@ -71,6 +77,7 @@ def finish(
             node.target = relative(str(node.target))
             if node.target in constants:
                 extras[node.target] = constants[node.target]
+        node.meta["values"] = node.meta["values"][:2]
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     for node, name in zip(placeholders, names, strict=True):
         node.meta["input"] = name
@@ -102,11 +109,11 @@ def _protected(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def _alive(graph: fx.Graph, wanted: Sequence[fx.Node]) -> set[fx.Node]:
-    """What the wanted nodes need, calls that change a needed value in place included."""
+    """What the wanted nodes need; includes calls that change a needed value in place, and assertions about sizes."""
     alive: set[fx.Node] = set()
-    pending = list(wanted)
     order = {n: i for i, n in enumerate(graph.nodes)}
     last = max(order[n] for n in wanted)
+    pending = [*wanted, *(n for n in graph.nodes if n.meta.get("asserts") and order[n] <= last)]
     while pending:
         node = pending.pop()
         if node in alive:

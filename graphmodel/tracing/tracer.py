@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,19 +13,41 @@ from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
 from graphmodel.components.features import INPUT_OF, Feature, FeatureError, run_plain
+from graphmodel.components.structure import leaves
 from graphmodel.diagnostics import first_line
 from graphmodel.tracing.both_modes import for_both_modes, with_dropout_modules
-from graphmodel.tracing.layout import FeatureLayout, FeatureRequest, convert_layout, infer_layout, strip
+from graphmodel.tracing.decisions import Closable, recorded
+from graphmodel.tracing.image_sizes import Sample, fixed_sizes, resized_samples
+from graphmodel.tracing.layout import (
+    FeatureLayout,
+    FeatureRequest,
+    convert_layout,
+    infer_layout,
+    strip,
+    symbolic_grid,
+)
 from graphmodel.tracing.meta_runs import MetaRuns, version
-from graphmodel.tracing.proxy import FACTORIES, MetaProxy, TraceError, constant, same_calls, unpacked
+from graphmodel.tracing.proxy import (
+    FACTORIES,
+    Failed,
+    MetaProxy,
+    SizeDecision,
+    TraceError,
+    constant,
+    differs_by_size,
+    same_calls,
+    unpacked,
+)
 from graphmodel.tracing.traced import TracedTrunk, finish
 from graphmodel.tracing.trunk_tensors import ROOT, TrunkTensors, relative
 
-Sample = Mapping[str, tuple[Any, ...]]
-"""For each input, its meta tensor in each run."""
+MAX_RECORDED = 8
+"""How many functions that decide by the image size are recorded as calls before the size is taken as fixed."""
 
 
-def open_trunk(trunk: nn.Module, features: Sequence[Feature | FeatureRequest], sample: Sample) -> TracedTrunk:
+def open_trunk(
+    trunk: nn.Module, features: Sequence[Feature | FeatureRequest], sample: Sample, *, follow_sizes: bool = True
+) -> TracedTrunk:
     """Traces `trunk` for `features`, in eval and in training mode, so that the result acts as the trunk in both.
 
     Args:
@@ -31,6 +55,7 @@ def open_trunk(trunk: nn.Module, features: Sequence[Feature | FeatureRequest], s
         features: what is wanted of it.
         sample: meta tensors of two batch sizes for each input; the first is the trunk's main input, the others are
             passed by keyword.
+        follow_sizes: whether to find out which image sizes the graph serves; otherwise it serves that of the sample.
 
     Returns:
         The calls that the features need, nothing else.
@@ -41,48 +66,105 @@ def open_trunk(trunk: nn.Module, features: Sequence[Feature | FeatureRequest], s
         FeatureError: if a feature does not exist in the requested layout.
     """
     requests = [f if isinstance(f, FeatureRequest) else FeatureRequest(f) for f in features]
+    job = _Job(trunk, requests, {})
     before = [(m, m.training) for m in trunk.modules()]
     try:
-        return _in_both_modes(trunk, requests, sample)
-    except TraceError as error:
-        if any(r.feature.taps or r.feature.runner is not None for r in requests):
-            raise
-        # Nothing inside is wanted, so the trunk may stay closed as a whole: one call, its own code as it is.
-        try:
-            return _in_both_modes(trunk, requests, sample, closed=True)
-        except TraceError:
-            raise error from None
+        for resized, accepts in resized_samples(sample) if follow_sizes else ():
+            opened = job.at_all_sizes(resized)
+            if opened is not None:
+                return replace(opened, accepts=accepts)
+        return replace(job.at_one_size(sample), accepts=fixed_sizes(sample))
     finally:
         for module, mode in before:
             module.training = mode
 
 
-def _in_both_modes(
-    trunk: nn.Module, requests: Sequence[FeatureRequest], sample: Sample, closed: bool = False
-) -> TracedTrunk:
-    results: dict[Hashable, Any] = {}
-    train_trace = _traced(trunk.train(), requests, sample, results, closed)
-    try:
-        eval_trace = _traced(trunk.eval(), requests, sample, results, closed)
-    except NeverCalled:  # an auxiliary classifier exists in training mode only
-        return with_dropout_modules(train_trace, trunk)
-    return for_both_modes(eval_trace, train_trace, trunk)
+@dataclass(frozen=True)
+class _Job:
+    """What is traced, once or several times.
+
+    Attributes:
+        trunk: the trunk.
+        requests: the features that are wanted of it.
+        results: closed calls and what they returned.
+    """
+
+    trunk: nn.Module
+    requests: Sequence[FeatureRequest]
+    results: dict[Hashable, Any]
+
+    @property
+    def whole(self) -> bool:
+        """Nothing inside is wanted, so the trunk may stay closed as a whole: one call, its own code as it is."""
+        return not any(r.feature.taps or r.feature.runner is not None for r in self.requests)
+
+    def at_one_size(self, sample: Sample) -> TracedTrunk:
+        """A graph for the image size of the sample."""
+        try:
+            return self.in_both_modes(sample)
+        except TraceError as error:
+            if not self.whole:
+                raise
+            try:
+                return self.in_both_modes(sample, closed=True)
+            except TraceError:
+                raise error from None
+
+    def at_all_sizes(self, sample: Sample) -> TracedTrunk | None:
+        """A graph that follows the image size, checked with the third run of `sample`; None if there is none."""
+        functions: list[Closable] = []
+        stored = _stored_numbers(self.trunk)
+        try:
+            while len(functions) <= MAX_RECORDED:
+                try:
+                    opened = self.in_both_modes(sample, functions)
+                    # A size that a module stores on itself reaches other modules unseen.
+                    return opened if _stored_numbers(self.trunk) == stored else None
+                except SizeDecision as decision:
+                    if decision.function is None:
+                        break
+                    functions.append(decision.function)
+        except (TraceError, FeatureError):
+            pass
+        try:
+            return self.in_both_modes(sample, closed=True) if self.whole else None
+        except (TraceError, FeatureError):
+            return None
+
+    def in_both_modes(self, sample: Sample, functions: Sequence[Closable] = (), *, closed: bool = False) -> TracedTrunk:
+        """One graph of the traces in training and in eval mode."""
+        train_trace = self.traced(self.trunk.train(), sample, functions, closed)
+        try:
+            eval_trace = self.traced(self.trunk.eval(), sample, functions, closed)
+        except NeverCalled:  # an auxiliary classifier exists in training mode only
+            return with_dropout_modules(train_trace, self.trunk)
+        return for_both_modes(eval_trace, train_trace, self.trunk)
+
+    def traced(self, trunk: nn.Module, sample: Sample, functions: Sequence[Closable], closed: bool) -> TracedTrunk:
+        """One trace, in the mode that the trunk is in."""
+        main, *extras = sample
+        taps = [tap.removesuffix(INPUT_OF) for r in self.requests for tap in r.feature.taps]
+        inputs = {"x": sample[main], **{name: sample[name] for name in extras}}
+        tracer = StageTracer(None if closed else taps, inputs, self.results)
+        try:
+            with recorded(functions, tracer.call_function):
+                graph = tracer.trace(TracedRoot(trunk, self.requests, tracer))
+        except (TraceError, FeatureError):
+            raise
+        except Exception as error:  # the trunk's own code may raise anything
+            raise TraceError(f"{type(error).__name__}: {first_line(error)}") from error
+        return finish(graph, list(sample), tracer.layouts, tracer.tensors.constants)
 
 
-def _traced(
-    trunk: nn.Module, requests: Sequence[FeatureRequest], sample: Sample, results: dict[Hashable, Any], closed: bool
-) -> TracedTrunk:
-    """One trace, in the mode that the trunk is in."""
-    main, *extras = sample
-    taps = [tap.removesuffix(INPUT_OF) for r in requests for tap in r.feature.taps]
-    tracer = StageTracer(None if closed else taps, {"x": sample[main], **{n: sample[n] for n in extras}}, results)
-    try:
-        graph = tracer.trace(TracedRoot(trunk, requests, tracer))
-    except (TraceError, FeatureError):
-        raise
-    except Exception as error:  # the trunk's own code may raise anything
-        raise TraceError(f"{type(error).__name__}: {first_line(error)}") from error
-    return finish(graph, list(sample), tracer.layouts, tracer.tensors.constants)
+def _stored_numbers(trunk: nn.Module) -> list[dict[str, Any]]:
+    """The numbers and shapes that modules keep as plain attributes."""
+
+    def numbers(value: Any) -> bool:
+        return isinstance(value, int) or (isinstance(value, (tuple, list)) and all(isinstance(v, int) for v in value))
+
+    return [
+        {k: copy(v) for k, v in vars(module).items() if k != "training" and numbers(v)} for module in trunk.modules()
+    ]
 
 
 class NeverCalled(TraceError):
@@ -102,7 +184,7 @@ class TracedRoot(nn.Module):
         tracer = self._tracer[0]
         features = list(dict.fromkeys(r.feature for r in self._requests))
         runner = next((f.runner for f in features if f.runner is not None), run_plain)
-        size = tuple(x.shape[-2:]) if x.ndim == 4 else None
+        size = tuple(x.values[0].shape[-2:]) if x.ndim == 4 else None
         out: dict[str, Any] = {}
         with tracer.factories():
             values = runner(self.trunk, features, x, extras, tracer)
@@ -110,8 +192,9 @@ class TracedRoot(nn.Module):
                 value = values[request.feature.name]
                 node = getattr(value, "node", None)
                 have = tracer.known_layouts.get(node) or infer_layout(value, request.feature, self.trunk, size)
+                grid = symbolic_grid(value, have, x) if request.layout in ("nchw", "nhwc") else None
                 try:
-                    out[request.name], tracer.layouts[request.name] = convert_layout(value, have, request)
+                    out[request.name], tracer.layouts[request.name] = convert_layout(value, have, request, grid)
                 except FeatureError as error:
                     error.name = request.name
                     raise
@@ -257,10 +340,27 @@ class StageTracer(fx.Tracer):
         node = proxy.node
         inputs = node.all_input_nodes
         before = [version(n.meta["values"][0]) for n in inputs]
-        node.meta["values"] = self.runs.values(kind, target, args, kwargs)
-        node.meta["version"] = version(node.meta["values"][0])
+        node.meta["values"] = values = self.runs.values(kind, target, args, kwargs)
+        tensor = isinstance(values[0], torch.Tensor)
+        node.meta["sized"] = not tensor and (differs_by_size(values) or any(n.meta["sized"] for n in inputs))
+        if target is torch._assert and len(values) > 2:
+            self.check_assertion(node)
+        node.meta["version"] = version(values[0])
         node.meta["mutates"] = [n for n, old in zip(inputs, before, strict=True) if version(n.meta["values"][0]) != old]
         return proxy
+
+    def check_assertion(self, node: fx.Node) -> None:
+        """Keeps a library's assertion about the image size; it must hold at the other size for the graph to follow."""
+        values = node.meta["values"]
+        if isinstance(values[2], Failed):
+            raise SizeDecision(values[2].reason)
+        node.meta["asserts"] = any(n.meta["sized"] for n in node.all_input_nodes)
+
+    def call_function(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Records a function as one call, if a proxy is among its arguments."""
+        if self.runs.active or not any(isinstance(x, fx.Proxy) for x in leaves((args, kwargs))):
+            return function(*args, **kwargs)
+        return unpacked(self.create_proxy("call_function", function, args, kwargs))
 
     @contextmanager
     def factories(self) -> Iterator[None]:

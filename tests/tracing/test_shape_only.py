@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -48,3 +51,20 @@ def test_lstms_keep_their_shapes(options: dict[str, int]) -> None:
 def test_an_lstm_of_another_width_fails_as_it_does_for_real() -> None:
     with ShapeOnlyOps(), pytest.raises(RuntimeError, match=r"size|shape|dim"):
         nn.LSTM(8, 5).to("meta")(torch.empty(2, 6, 7, device="meta"))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 8), (2, 8), (8,)])
+@pytest.mark.parametrize("layer", [nn.LayerNorm(8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 3)])
+def test_layer_norms_and_linear_layers_keep_their_shapes(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    layer = copy.deepcopy(layer)
+    expected = layer(torch.randn(shape))
+    with ShapeOnlyOps():
+        out = layer.to("meta")(torch.empty(shape, device="meta"))
+    assert (out.shape, out.dtype, out.stride()) == (expected.shape, expected.dtype, expected.stride())
+    assert out.is_meta
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LayerNorm(4), lambda: nn.Linear(4, 3)])
+def test_wrong_widths_fail_as_they_do_for_real(make: Callable[[], nn.Module]) -> None:
+    with ShapeOnlyOps(), pytest.raises(RuntimeError):
+        make().to("meta")(torch.empty(2, 8, device="meta"))
