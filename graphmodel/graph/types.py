@@ -193,6 +193,8 @@ class ModelGraph(Displayed):
         outputs: its outputs by name.
         structure: nesting and order of the list form, names of outputs.
         spec: the spec it was built from.
+        accepts: for each input the per-sample shapes that the graph serves, one for each view; None marks a dimension
+            that may have any size.
         frozen: name patterns of what stands still, in this module's names.
         history: names of the passes that ran.
         summary: what each pass did, in a few words.
@@ -205,6 +207,7 @@ class ModelGraph(Displayed):
     outputs: Mapping[str, Output]
     structure: tuple[Any, ...]
     spec: ModelSpec
+    accepts: Mapping[str, tuple[tuple[int | None, ...], ...]] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from torch import fx
 from graphmodel.diagnostics import CompileError, Diagnostic
 from graphmodel.graph.types import FX_OPS, ModelGraph, Node, Output, Ref, map_values
 from graphmodel.lower.codegen import ModelCode
+from graphmodel.lower.guards import add_guards
 
 FORMS = ("dict", "tuple", "list", "tensor")
 """Forms of the result."""
@@ -29,6 +30,7 @@ def emit_code(graph: ModelGraph, returns: str) -> fx.Graph:
     made: dict[str, fx.Node] = {}
     for name in graph.inputs:
         made[name] = out.placeholder(name)
+    add_guards(out, graph, made)
     for node in graph.nodes.values():
         if node.call != "placeholder":
             made[node.name] = _call(out, node, made)

@@ -122,7 +122,7 @@ class MetaProxy(fx.Proxy):
     def __len__(self) -> int:
         first, second, *resized = map(len, known(self.values))
         if any(length != first for length in resized):
-            raise _decision(f"len({self.node.name})")
+            raise decision(self, f"len({self.node.name})")
         if first != second:
             raise TraceError(
                 f"control flow depends on `len({self.node.name})`, which changes with the batch",
@@ -191,7 +191,7 @@ def constant(proxy: fx.Proxy) -> Any:
             "a graph cannot branch on data: use `torch.where` in the module's code",
         )
     if proxy.node.meta["sized"]:
-        raise _decision(proxy.node.name)
+        raise decision(proxy, proxy.node.name)
     if first != second:
         raise TraceError(
             f"control flow depends on `{proxy.node.name}`, which changes with the batch",
@@ -207,15 +207,21 @@ def unpacked(proxy: MetaProxy) -> Any:
     if items is not None:
         keys = [key for key, _ in items]
         if any(keys != [key for key, _ in children(value) or ()] for value in known(proxy.values)[2:]):
-            raise _decision(f"len({proxy.node.name})")
+            raise decision(proxy, f"len({proxy.node.name})")
         return rebuilt(first, [unpacked(proxy[key]) for key in keys])
     if isinstance(first, torch.Tensor) or proxy.node.meta["sized"]:
         return proxy
     return first if all(bool(value == first) for value in known(proxy.values)) else proxy
 
 
-def _decision(what: str) -> SizeDecision:
-    return SizeDecision(f"control flow depends on `{what}`, which changes with the image size", enclosing_function())
+def decision(proxy: fx.Proxy, what: str) -> SizeDecision:
+    """The error for code that needs the number behind an image size.
+
+    The tracer remembers it: libraries catch errors and try another way.
+    """
+    found = SizeDecision(f"control flow depends on `{what}`, which changes with the image size", enclosing_function())
+    proxy.tracer.decisions.append(found)
+    return found
 
 
 def same_calls(node: fx.Node, other: fx.Node, seen: dict[tuple[fx.Node, fx.Node], bool]) -> bool:

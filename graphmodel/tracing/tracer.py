@@ -149,9 +149,12 @@ class _Job:
         try:
             with recorded(functions, tracer.call_function):
                 graph = tracer.trace(TracedRoot(trunk, self.requests, tracer))
+            tracer.raise_decision()
         except (TraceError, FeatureError):
+            tracer.raise_decision()
             raise
         except Exception as error:  # the trunk's own code may raise anything
+            tracer.raise_decision()
             raise TraceError(f"{type(error).__name__}: {first_line(error)}") from error
         return finish(graph, list(sample), tracer.layouts, tracer.tensors.constants)
 
@@ -212,6 +215,7 @@ class StageTracer(fx.Tracer):
     Attributes:
         layouts: how each requested feature is laid out.
         known_layouts: layouts of values that a library had reshaped.
+        decisions: what the trunk's code decided by the image size.
         tensors: the tensors that the trunk holds.
     """
 
@@ -223,6 +227,7 @@ class StageTracer(fx.Tracer):
         self.layouts: dict[str, FeatureLayout] = {}
         self.known_layouts: dict[fx.Node | None, FeatureLayout] = {}
         self.proxies: dict[str, Any] = {}
+        self.decisions: list[SizeDecision] = []
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.tensors = TrunkTensors(root)
@@ -348,6 +353,12 @@ class StageTracer(fx.Tracer):
         node.meta["version"] = version(values[0])
         node.meta["mutates"] = [n for n, old in zip(inputs, before, strict=True) if version(n.meta["values"][0]) != old]
         return proxy
+
+    def raise_decision(self) -> None:
+        """Raises the first decision that a function made by the image size, even if the trunk's code caught it."""
+        for found in self.decisions:
+            if found.function is not None:
+                raise found
 
     def check_assertion(self, node: fx.Node) -> None:
         """Keeps a library's assertion about the image size; it must hold at the other size for the graph to follow."""

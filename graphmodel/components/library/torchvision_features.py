@@ -136,7 +136,8 @@ ROWS = (
 
 def pooled(trunk: nn.Module, value: Any) -> Any:
     """A vector per sample: `(N, C, 1, 1)` flattened, a larger map averaged."""
-    if value.ndim == 4 and (value.shape[2] != 1 or value.shape[3] != 1):
+    # While tracing, a size that depends on the image is not an int, and is not always 1.
+    if value.ndim == 4 and any(not isinstance(size, int) or size != 1 for size in value.shape[2:]):
         value = nn.functional.adaptive_avg_pool2d(value, 1)
     return torch.flatten(value, 1) if value.ndim > 2 else value
 

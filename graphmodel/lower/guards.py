@@ -1,0 +1,199 @@
+"""Checks of what a compiled module is called with: one line for each input in the emitted code.
+
+A graph may depend on more than its code shows: a constant that stands for the compiled image size, the order and number
+of views. A wrong input then gives a wrong result without an error, so each input is checked first.
+
+Under `torch.compile` and `torch.export` the checks run while tracing and leave nothing in the traced code; they never
+read the batch size. `torch.fx` records each as one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.fx.node import has_side_effect
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
+
+from graphmodel.build.view_groups import groups_of
+from graphmodel.diagnostics import CompileError, Diagnostic
+from graphmodel.graph.types import ModelGraph
+
+Accepts = tuple[int | None, ...]
+"""A per-sample shape; None marks a dimension that may have any size."""
+
+FLOATS = ("float32", "float16", "bfloat16")
+
+
+class InputError(CompileError, ValueError):
+    """A compiled module was called with something else than it takes.
+
+    Attributes:
+        args: the diagnostic's code, message and help.
+    """
+
+    omitted = 0
+
+    if TYPE_CHECKING:
+
+        def __init__(self, code: str, message: str, help: str) -> None: ...
+
+    else:
+        # Exception's own constructor: `torch.compile` can follow it, so that its error shows the message.
+        __init__ = Exception.__init__
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:  # type: ignore[override]
+        """The one finding."""
+        code, message, help = self.args
+        return [Diagnostic(code, message, None, help)]
+
+
+@has_side_effect
+def check_input(x: Any, name: str, shape: Accepts, dtype: torch.dtype | None = None) -> None:
+    """Checks a tensor.
+
+    Args:
+        x: what was given.
+        name: the input's name.
+        shape: its per-sample shape; None marks a dimension that may have any size.
+        dtype: its dtype; None for any floating-point dtype.
+
+    Raises:
+        InputError: GM540 if it is not a tensor, GM541 if its shape is another, GM542 if its dtype is.
+    """
+    if has_torch_function_unary(x):  # a proxy of torch.fx, or another type that records calls
+        handle_torch_function(check_input, (x,), x, name, shape, dtype)
+        return
+    if torch.jit.is_tracing():  # sizes are tensors then, and comparing them would be recorded
+        return
+    if not isinstance(x, torch.Tensor):
+        raise _wrong_kind(_what(name, None), "a tensor", x)
+    _check_tensor(x, name, None, shape, dtype)
+
+
+@has_side_effect
+def check_views(
+    views: Any, name: str, groups: tuple[tuple[tuple[int, ...], Accepts], ...], dtype: torch.dtype | None = None
+) -> None:
+    """Checks a list of views.
+
+    Args:
+        views: what was given.
+        name: the input's name.
+        groups: positions of the views that go through the model as one batch, with their per-sample shape.
+        dtype: the dtype of all; None for any floating-point dtype.
+
+    Raises:
+        InputError: GM540 if it is not a list of as many tensors, GM541 if a shape is another, or differs within a
+            group, GM542 if a dtype is another.
+    """
+    if has_torch_function_unary(views) or (isinstance(views, (list, tuple)) and has_torch_function(views)):
+        handle_torch_function(check_views, (views, *_items(views)), views, name, groups, dtype)
+        return
+    if torch.jit.is_tracing():
+        return
+    count = 0
+    for positions, _ in groups:
+        count += len(positions)
+    if not isinstance(views, (list, tuple)):
+        raise _wrong_kind(_what(name, None), f"a list of {count} tensors, one for each view", views)
+    if len(views) != count:
+        raise InputError(
+            "GM540",
+            f"the input `{name}` has {len(views)} views and the model takes {count}",
+            f"pass {count} views, or compile for {len(views)}: `inputs: {{{name}: {{views: …}}}}`",
+        )
+    for positions, shape in groups:
+        for i in positions:
+            x = views[i]
+            if not isinstance(x, torch.Tensor):
+                raise _wrong_kind(_what(name, i), "a tensor", x)
+            _check_tensor(x, name, i, shape, dtype)
+            first = views[positions[0]]
+            if x is not first and x.shape[1:] != first.shape[1:]:
+                raise InputError(
+                    "GM541",
+                    f"{_what(name, i)} is {_given(x)} and view {positions[0]} is {_given(first)}: they "
+                    "go through the model as one batch",
+                    "views of one group have one size; the spec's `views` lists the groups in order",
+                )
+
+
+def _what(name: str, view: int | None) -> str:
+    return f"the input `{name}`" if view is None else f"view {view} of the input `{name}`"
+
+
+def _check_tensor(x: torch.Tensor, name: str, view: int | None, shape: Accepts, dtype: torch.dtype | None) -> None:
+    if x.is_floating_point() if dtype is None else x.dtype == dtype:
+        sizes = x.shape
+        if len(sizes) == len(shape) + 1:
+            for i, expected in enumerate(shape, 1):
+                if expected is not None and sizes[i] != expected:
+                    break
+            else:
+                return
+        raise _wrong_shape(x, name, view, shape)
+    expected_dtype = "a floating-point dtype" if dtype is None else f"{dtype}"
+    raise InputError(
+        "GM542",
+        f"{_what(name, view)} is {x.dtype} and the model takes {expected_dtype}",
+        "convert it first: `images.float() / 255` for images of bytes"
+        if dtype is None
+        else f"convert it first, or name its dtype in the spec: `inputs: {{{name}: {{dtype: …}}}}`",
+    )
+
+
+def _wrong_shape(x: torch.Tensor, name: str, view: int | None, shape: Accepts) -> InputError:
+    message = f"{_what(name, view)} is {_given(x)} and the model takes {_taken(shape)}"
+    if x.ndim != len(shape) + 1:
+        return InputError("GM541", message, "the first dimension is the batch")
+    sizes = [f"{size}" for size in x.shape][1:]
+    channels = len(shape) > 2 and x.shape[1] != shape[0]
+    reason = "compile" if channels else "its graph depends on the image size: compile"
+    if view is not None:
+        return InputError("GM541", message, f"{reason} for views of this shape: `inputs: {{{name}: {{views: …}}}}`")
+    spec = f"inputs: {{{name}: {{shape: [{', '.join(sizes)}]}}}}"
+    return InputError("GM541", message, f"{reason} for this shape: `--input {name}={'x'.join(sizes)}`, or `{spec}`")
+
+
+def _wrong_kind(what: str, expected: str, given: object) -> InputError:
+    return InputError("GM540", f"{what} is a {type(given).__name__} and the model takes {expected}", "")
+
+
+def _given(x: torch.Tensor) -> str:
+    return "×".join([f"{size}" for size in x.shape])
+
+
+def _taken(shape: Accepts) -> str:
+    """`N×3×H×W`, `N×3×224×224`."""
+    letters = ("C", "H", "W") if len(shape) == 3 else ("any size",) * len(shape)
+    return "×".join(["N"] + [letters[i] if shape[i] is None else f"{shape[i]}" for i in range(len(shape))])
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else ()
+
+
+def add_guards(out: fx.Graph, graph: ModelGraph, placeholders: Mapping[str, fx.Node]) -> None:
+    """Writes the check of each input.
+
+    Args:
+        out: the emitted code, so far the inputs alone.
+        graph: the graph that is emitted.
+        placeholders: its inputs.
+    """
+    for name, shapes in graph.accepts.items():
+        item = graph.inputs.get(name)
+        if item is None:
+            continue
+        checked: Any = shapes[0] if item.views is None else _groups(graph, name, shapes)
+        dtype = () if item.dtype in FLOATS else (getattr(torch, item.dtype),)
+        check = check_input if item.views is None else check_views
+        out.call_function(check, (placeholders[name], name, checked, *dtype))
+
+
+def _groups(graph: ModelGraph, name: str, shapes: Sequence[Accepts]) -> tuple[tuple[tuple[int, ...], Accepts], ...]:
+    return tuple((group.indices, shapes[group.indices[0]]) for group in groups_of(graph.inputs[name]))
