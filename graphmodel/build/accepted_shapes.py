@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import networkx as nx
 import torch
@@ -11,14 +12,17 @@ import torch
 from graphmodel.build.graph_writer import DTYPES
 from graphmodel.graph.evaluate import evaluate, on_meta
 from graphmodel.graph.types import ModelGraph
-from graphmodel.tracing.image_sizes import Accepts, factors, resize, spatial
+from graphmodel.spec.model import InputSpec
+from graphmodel.tracing.image_sizes import Accepts, Factors, factors, resize, spatial
 from graphmodel.tracing.shape_only import ShapeOnlyOps
 
 Shapes = tuple[tuple[int, ...], ...]
 """Per-sample shapes of an input, one for each view."""
 
 
-def with_accepted_shapes(graph: ModelGraph, traced: Mapping[str, Sequence[Accepts]], batch: int) -> ModelGraph:
+def with_accepted_shapes(
+    graph: ModelGraph, traced: Mapping[tuple[str, int], Sequence[Accepts]], batch: int
+) -> ModelGraph:
     """The graph with the shapes that each of its inputs accepts.
 
     The graph is run at other sizes of its inputs. If a call fails there, such as a classifier of flattened maps, the
@@ -26,49 +30,50 @@ def with_accepted_shapes(graph: ModelGraph, traced: Mapping[str, Sequence[Accept
 
     Args:
         graph: the graph.
-        traced: for each input, the shapes that the trunks accept, one for each view and trunk pass that reads it.
+        traced: by input and position of the view, the shapes that the trunks accept.
         batch: a batch size that every call takes.
 
     Returns:
         The graph with `accepts`.
     """
-    trials = {name: _trials(graph, name, traced.get(name, ())) for name in graph.inputs}
+    trials = {
+        name: _trials(item, [traced.get((name, i), ()) for i in range(len(_shapes(item)))])
+        for name, item in graph.inputs.items()
+    }
+    network = graph.network
     while any(len(tried) > 1 for tried in trials.values()):
         failed = _first_failure(graph, {name: tried[0][0] for name, tried in trials.items()}, batch)
         if failed is None:
             break
-        causes = [n for n in nx.ancestors(graph.network, failed) if len(trials.get(n, ())) > 1]
-        for name in causes or list(trials):
+        causes = nx.ancestors(network, failed) & {name for name, tried in trials.items() if len(tried) > 1}
+        for name in causes or trials.keys():
             trials[name] = trials[name][1:] or trials[name]
     return replace(graph, accepts={name: tried[0][1] for name, tried in trials.items()})
 
 
-def _trials(graph: ModelGraph, name: str, limits: Sequence[Accepts]) -> list[tuple[Shapes, tuple[Accepts, ...]]]:
+def _shapes(item: InputSpec) -> Shapes:
+    return (item.shape or (),) if item.views is None else tuple(item.views)
+
+
+def _trials(item: InputSpec, limits: Sequence[Sequence[Accepts]]) -> list[tuple[Shapes, tuple[Accepts, ...]]]:
     """Sizes at which an input is tried, and what it accepts if that goes well; the last is its own size."""
-    item = graph.inputs[name]
-    shapes: Shapes = tuple(item.views) if item.views is not None else (item.shape or (),)
+    shapes = _shapes(item)
     found: list[tuple[Shapes, tuple[Accepts, ...]]] = []
-    # A limit has the shape of one view; a trunk may read fewer channels than the input has.
-    fixed = [
-        {
-            d
-            for limit in limits
-            if len(limit) == len(shape)
-            for d in spatial(shape)
-            if limit[d] is not None and limit[d] == shape[d]
-        }
-        for shape in shapes
-    ]
     for by in factors(len(spatial(shapes[0]))):
-        resized = []
-        for shape, dims in zip(shapes, fixed, strict=True):
-            factor = tuple(f if d not in dims else type(f)(1) for d, f in zip(spatial(shape), by, strict=True))
-            resized.append(resize(shape, factor))
-        if all(r is not None for r in resized):
-            trial = tuple(r[0] for r in resized if r), tuple(r[1] for r in resized if r)
-            if trial[0] != shapes and trial not in found:
-                found.append(trial)
+        resized = [resize(shape, _within(by, shape, limit)) for shape, limit in zip(shapes, limits, strict=True)]
+        known = [r for r in resized if r is not None]
+        trial = tuple(r[0] for r in known), tuple(r[1] for r in known)
+        if len(known) == len(shapes) and trial[0] != shapes and trial not in found:
+            found.append(trial)
     return [*found, (shapes, shapes)]
+
+
+def _within(by: Factors, shape: Sequence[int], limits: Sequence[Accepts]) -> Factors:
+    """The factors without those of dimensions that a trunk has fixed."""
+    return tuple(
+        Fraction(1) if any(limit[dim] is not None for limit in limits) else factor
+        for dim, factor in zip(spatial(shape), by, strict=True)
+    )
 
 
 def _first_failure(graph: ModelGraph, shapes: Mapping[str, Shapes], batch: int) -> str | None:

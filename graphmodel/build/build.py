@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from graphmodel.build.accepted_shapes import with_accepted_shapes
 from graphmodel.build.bind import bind
 from graphmodel.build.freeze_patterns import resolve_patterns
 from graphmodel.build.graph_writer import GraphWriter
@@ -53,5 +54,6 @@ def build_graph(
         spec=spec,
         frozen=frozen,
     )
+    graph = with_accepted_shapes(graph, opened.accepts, writer.batches[0])
     verify(graph)
     return graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.graph.types import Component
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import InputSpec, ModelSpec
+from graphmodel.tracing.image_sizes import Accepts
 from graphmodel.tracing.layout import FeatureRequest
 from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.traced import TracedTrunk
@@ -48,11 +50,13 @@ class OpenedModel:
         components: the trunks by path, with what their calls need beside their own modules.
         views: the tensors of each input: itself, or one for each view.
         features: the values of each feature.
+        accepts: by input and position of the view, the per-sample shapes that each trunk pass over it accepts.
     """
 
     components: Mapping[str, Component]
     views: Mapping[str, Sequence[Value]]
     features: Mapping[FeatureKey, FeatureValues]
+    accepts: Mapping[tuple[str, int], Sequence[Accepts]]
 
 
 def open_trunks(bound: BoundModel, writer: GraphWriter, report: Collector) -> OpenedModel:
@@ -73,6 +77,7 @@ def open_trunks(bound: BoundModel, writer: GraphWriter, report: Collector) -> Op
     several = len(bound.trunks) > 1
     alone = not several and len(spec.inputs.keys() - companions) == 1
     features: dict[FeatureKey, FeatureValues] = {}
+    accepts: defaultdict[tuple[str, int], list[Accepts]] = defaultdict(list)
     for (name, trunk_name), sources in bound.requests().items():
         trunk = bound.trunks[trunk_name]
         run = _TrunkRun(spec, spec.inputs[name], trunk, sources, writer, report)
@@ -88,6 +93,10 @@ def open_trunks(bound: BoundModel, writer: GraphWriter, report: Collector) -> Op
             component = _with_extras(components[trunk.component.name], opened)
             components[component.name] = component
             layouts |= {name: found.layout for name, found in opened.layouts.items()}
+            for given, shape in opened.accepts.items():
+                of = name if given == "x" else given
+                for i in group.indices if len(views[of]) > 1 else (0,):
+                    accepts[of, i].append(shape)
             prefix = "" if alone and len(groups) == 1 else f"{scope}_"
             found.append(run.embed(group, opened, inputs, prefix, scope))
         else:
@@ -96,7 +105,7 @@ def open_trunks(bound: BoundModel, writer: GraphWriter, report: Collector) -> Op
                 values = tuple(values[request] for values in found)
                 features[source.key] = FeatureValues(tuple(groups), values, layouts[request])
     report.raise_errors()
-    return OpenedModel(components, views, features)
+    return OpenedModel(components, views, features, accepts)
 
 
 def _write_input(item: InputSpec, spec: ModelSpec, writer: GraphWriter) -> list[Value]:

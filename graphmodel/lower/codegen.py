@@ -16,6 +16,7 @@ CONTAINERS = ("trunk", "trunks", "heads")
 """The root's own children; no node or input takes these names."""
 
 _COUNTER = re.compile(r"^# COUNTER: (\d+)$")
+_CHECK = re.compile(r"^\w+ = (graphmodel_lower_guards_\w+\(.*\));  \w+ = None$", re.M)
 _DELETED = re.compile(r";  ((?:\w+ = )+)None(?=\s*(?:#|$))")
 
 
@@ -46,7 +47,7 @@ class ModelCode(fx.graph.CodeGen):
 
     def transform(self, body: list[str]) -> list[str]:
         """The body of `forward` as it is to be written."""
-        return look_up_once(self.in_segments(body))
+        return look_up_once(self.in_segments(checks_as_statements(body)))
 
     def in_segments(self, body: list[str]) -> list[str]:
         """The lines with each segment as a local function."""
@@ -133,6 +134,11 @@ def _function(segment: Segment, lines: list[str], nodes: list[fx.Node], taken: s
     listed = ", ".join(modules) + ("," if len(modules) == 1 else "")
     call = f"recompute({', '.join([name, f'({listed})', *takes])})"
     return [f"def {name}({', '.join(takes)}):", *body, f"    return {result}", f"{result} = {call}{drop}"]
+
+
+def checks_as_statements(body: list[str]) -> list[str]:
+    """The lines with checks of inputs as statements; fx gives their result a name, and there is none."""
+    return [_CHECK.sub(r"\1", "".join(body))]
 
 
 def look_up_once(lines: list[str]) -> list[str]:

@@ -67,7 +67,7 @@ def check_input(x: Any, name: str, shape: Accepts, dtype: torch.dtype | None = N
     if has_torch_function_unary(x):  # a proxy of torch.fx, or another type that records calls
         handle_torch_function(check_input, (x,), x, name, shape, dtype)
         return
-    if torch.jit.is_tracing():  # sizes are tensors then, and comparing them would be recorded
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # sizes are tensors then, and would be recorded
         return
     if not isinstance(x, torch.Tensor):
         raise _wrong_kind(_what(name, None), "a tensor", x)
@@ -93,7 +93,7 @@ def check_views(
     if has_torch_function_unary(views) or (isinstance(views, (list, tuple)) and has_torch_function(views)):
         handle_torch_function(check_views, (views, *_items(views)), views, name, groups, dtype)
         return
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
     count = 0
     for positions, _ in groups:

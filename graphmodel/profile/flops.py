@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from graphmodel.build.graph_writer import DTYPES
-from graphmodel.graph.types import ModelGraph, Node, Ref, map_values
+from graphmodel.graph.evaluate import evaluate, on_meta
+from graphmodel.graph.types import ModelGraph, Node
 
 
 def count_flops(graph: ModelGraph) -> dict[str, Fraction]:
@@ -30,7 +29,7 @@ def count_flops(graph: ModelGraph) -> dict[str, Fraction]:
     batch = _batch(graph)
     values: dict[str, Any] = {}
     flops: dict[str, Fraction] = {}
-    with torch.no_grad(), torch.device("meta"), _eval(graph):
+    with on_meta(graph):
         for node in graph.nodes.values():
             counter = FlopCounterMode(display=False)
             with counter:
@@ -52,27 +51,4 @@ def _run(graph: ModelGraph, node: Node, values: dict[str, Any], batch: int) -> A
         tensors = [torch.empty((batch, *shape), dtype=DTYPES[item.dtype]) for shape in shapes]
         return tensors[0] if item.views is None else tensors
 
-    def value(ref: Ref) -> Any:
-        return values[ref.node]
-
-    args, kwargs = map_values(node.args, value), map_values(dict(node.kwargs), value)
-    if node.call == "function":
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
-    if node.call == "method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    module = graph.module_of(node)
-    return graph.tensor_of(node) if module is None else module(*args, **kwargs)
-
-
-@contextmanager
-def _eval(graph: ModelGraph) -> Iterator[None]:
-    """Inside, every component is in eval mode; no statistic of the meta modules moves."""
-    training = [m for c in graph.components.values() for m in c.meta.modules() if m.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    return evaluate(graph, node, values)
