@@ -220,7 +220,7 @@ def decision(proxy: fx.Proxy, what: str) -> SizeDecision:
     The tracer remembers it: libraries catch errors and try another way.
     """
     found = SizeDecision(f"control flow depends on `{what}`, which changes with the image size", enclosing_function())
-    proxy.tracer.decisions.append(found)
+    proxy.tracer.decisions.append(found)  # type: ignore[attr-defined]
     return found
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from graphmodel.diagnostics.codes import names, passes, reading, weights, wiring
+from graphmodel.diagnostics.codes import inputs, names, passes, reading, weights, wiring
 from graphmodel.diagnostics.codes.entry import Code
 
 __all__ = ["CODES", "GROUPS", "Code", "to_markdown"]
@@ -16,13 +16,15 @@ GROUPS = {
     "3": ("GM3xx: wiring and shapes", "The names exist, but the parts do not fit together."),
     "4": ("GM4xx: passes", "What a pass did not do, and why."),
     "5": (
-        "GM5xx: lowering and weights",
-        "The graph is valid, but a request about the module, its weights or its files is not.",
+        "GM5xx: weights, files and calls",
+        "The graph is valid, but a request about the module, its weights, its files or its inputs is not.",
     ),
 }
 """Titles and descriptions of the groups of codes, by the digit after `GM`."""
 
-CODES: dict[str, Code] = dict(entry for group in (reading, names, wiring, passes, weights) for entry in group.ENTRIES)
+CODES: dict[str, Code] = dict(
+    entry for group in (reading, names, wiring, passes, weights, inputs) for entry in group.ENTRIES
+)
 """All codes, in order."""
 
 
