@@ -1,18 +1,17 @@
-"""Writes a compiled model: model.py to read, weights.safetensors, and spec.lock.yaml to build it again."""
+"""Saves a compiled model as files and loads it: model.py to read, weights.safetensors, and spec.lock.yaml."""
 
 from __future__ import annotations
 
-import os
+import ast
+import json
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from graphmodel.diagnostics import CompileError, Diagnostic, fail
+from graphmodel.diagnostics import CompileError, fail, first_line
 from graphmodel.spec.names import LOCKED_SPEC
+from graphmodel.writing import cannot_write, replace_directory
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 
 MODEL, WEIGHTS, LOCK = "model.py", "weights.safetensors", LOCKED_SPEC
 _MARK = "# Written by graphmodel"
+_MODEL_HELP = (
+    "save its `state_dict()`, or the module with `torch.save`; an artifact is the spec's model, with weights of its own"
+)
 
 
 def refuse_foreign(directory: str | Path) -> None:
@@ -37,18 +39,12 @@ def refuse_foreign(directory: str | Path) -> None:
         raise cannot_write(directory, problem, "name a new directory")
 
 
-def cannot_write(path: str | Path, why: object, help: str = "") -> CompileError:
-    """The error for an output that cannot be written."""
-    reason = getattr(why, "strerror", None) or why
-    return CompileError([Diagnostic("GM520", f"cannot write to `{path}`: {reason}", None, help)])
-
-
 def _foreign(target: Path) -> str:
     if not target.exists() and not target.is_symlink():
         near = next((p for p in target.absolute().parents if p.exists()), None)
-        return "" if near is None or near.is_dir() else f"`{near}` is no directory"
+        return "" if near is None or near.is_dir() else f"`{near}` is not a directory"
     if not target.is_dir():
-        return "it is no directory"
+        return "it is not a directory"
     names = {p.name for p in target.iterdir()} - {"__pycache__"}
     others = sorted(names - {MODEL, WEIGHTS, LOCK})
     if others:
@@ -63,9 +59,19 @@ def _foreign(target: Path) -> str:
 def save(
     module: CompiledModel, directory: str | Path, *, weights: bool = True, imports: Sequence[str] = ()
 ) -> list[Path]:
-    """Writes the module to a directory, whole or not at all.
+    """Writes the module to a directory, as a whole or not at all.
 
-    The files are written to a directory beside and renamed at the end; an earlier result of ours is replaced.
+    The files are written to a temporary directory, checked by building the model from them, and swapped in, so the
+    directory is complete or unchanged at every moment. An earlier result is replaced; other files are never touched.
+
+    Example:
+        >>> import graphmodel, tempfile
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     files = graphmodel.save(graphmodel.compile(spec, seed=0), f"{place}/model")
+        ...     model = graphmodel.load(f"{place}/model")
+        >>> [file.name for file in files]
+        ['model.py', 'weights.safetensors', 'spec.lock.yaml']
 
     Args:
         module: what `compile` returned.
@@ -77,112 +83,152 @@ def save(
         The files.
 
     Raises:
-        CompileError: GM520 where the directory holds something else or cannot be written, GM521 where a spec cannot say
-            what the module is.
+        CompileError: GM504 if the module's graph was edited, GM520 if the directory holds something else or cannot be
+            written, GM521 if the spec cannot give the module back.
     """
+    from graphmodel.lower.module import check_unedited
+
     refuse_foreign(directory)
     _refuse_given(module)
-    try:
-        _write(module, Path(directory).resolve(), weights, imports)
-    except OSError as error:
-        raise cannot_write(directory, error) from error
+    check_unedited(module, "an artifact")
+
+    def fill(place: Path) -> None:
+        _write(module, place, weights, imports)
+
+    replace_directory(directory, (MODEL, WEIGHTS, LOCK), fill)
     return [Path(directory) / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
 
 
-def load(directory: str | Path, *, device: str | torch.device | None = None, weights: bool = True) -> CompiledModel:
+def load(
+    directory: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    weights: bool = True,
+    allow_imports: bool = False,
+) -> CompiledModel:
     """The module that `save` (or `graphmodel compile -o`) wrote, in training mode.
 
     Args:
         directory: where it was written to.
         device: where the weights go; torch's default device if None.
-        weights: whether to load `weights.safetensors`; otherwise the weights are the initial ones of the seed.
+        weights: whether to load `weights.safetensors`, which gives tensors their saved dtypes; otherwise the weights
+            are the initial ones of the seed.
+        allow_imports: whether the spec may name Python code to import.
 
     Raises:
-        CompileError: GM510 if the directory or its weights cannot be read; what is wrong with the spec.
+        CompileError: GM522 if a file is missing, damaged or does not fit the spec; what is wrong with the spec.
     """
-    from safetensors.torch import load_model
-
     from graphmodel.api import compile
+    from graphmodel.weights.sealed import read_sealed
 
     where = Path(directory)
-    lock, file = where / LOCK, where / WEIGHTS
-    if not lock.is_file():
-        raise fail("GM510", f"`{where}` has no {LOCK}", help="name a directory that `graphmodel.save` wrote")
-    if weights and not file.is_file():
-        raise fail("GM510", f"`{where}` has no {WEIGHTS}", help="pass `weights=False` to start from initial weights")
-    found = re.search(r"^# seed: (\d+)$", lock.read_text("utf-8"), re.M)
-    module = compile(lock, device=device, seed=int(found[1]) if found else None)
-    if weights:
-        load_model(module, file)
+    lock = where / LOCK
+    try:
+        text = lock.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        message = f"`{where}` holds no saved model: {first_line(error)}"
+        raise fail("GM522", message, help="name a directory that `graphmodel.save` wrote") from None
+    sealed = read_sealed(where / WEIGHTS) if weights else None
+    found = re.search(r"^# seed: (\d+)$", text, re.M)
+    module = compile(lock, device=device, seed=int(found[1]) if found else None, allow_imports=allow_imports)
+    if sealed is not None:
+        problem = _misfit(module, {name: tuple(t.shape) for name, t in sealed.tensors.items()})
+        if problem:
+            raise fail("GM522", f"`{where / WEIGHTS}` does not fit `{lock}`: {problem}")
+        _fill(module, sealed.tensors, json.loads(sealed.metadata.get("dtypes", "{}")))
     return module
 
 
-def _write(module: CompiledModel, target: Path, weights: bool, imports: Sequence[str]) -> None:
-    """Writes beside the target and swaps; whatever happens, the target is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[str]) -> None:
+    """Writes the files and builds the model from them, on the meta device."""
+    from graphmodel.api import compile
+    from graphmodel.model_file import model_source
+    from graphmodel.weights.sealed import check_seal
+
+    (place / LOCK).write_text(lock_text(module), "utf-8")
+    (place / MODEL).write_text(model_source(module, weights=weights, imports=imports), "utf-8")
+    if weights:
+        _save_weights(module, place / WEIGHTS)
+        check_seal(place / WEIGHTS, required=True)
     try:
-        (fresh / LOCK).write_text(lock_text(module), "utf-8")
-        (fresh / MODEL).write_text(model_source(module, weights=weights, imports=imports), "utf-8")
-        if weights:
-            _save_weights(module, fresh / WEIGHTS)
-        _open_up(fresh)
-        _swap(fresh, target)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+        ast.parse((place / MODEL).read_text("utf-8"))
+        again = compile(place / LOCK, device="meta", seed=0, allow_imports=True)
+    except (CompileError, SyntaxError, ValueError) as error:
+        raise _cannot_save(f"the spec of this module does not compile again: {first_line(error)}") from error
+    if _signature(again) != _signature(module):
+        raise _cannot_save("the spec of this module has other inputs or outputs")
+    problem = _misfit(again, {name: tuple(tensor.shape) for name, tensor in _stored(module).items()})
+    if problem:
+        raise _cannot_save(f"the module is no longer the one that its spec gives: {problem}")
+
+
+def _signature(module: CompiledModel) -> tuple[Any, ...]:
+    """The shapes of the inputs, the outputs in their order, and the form of the result."""
+    graph = module.model_graph
+    inputs = [(name, graph.nodes[name].info) for name in graph.inputs]
+    outputs = [(key, graph.nodes[n].info) for output in graph.outputs.values() for key, n in output.parts.items()]
+    return inputs, outputs, graph.structure, module.returns
+
+
+def _cannot_save(message: str) -> CompileError:
+    return fail("GM521", message, help=_MODEL_HELP)
 
 
 def _refuse_given(module: CompiledModel) -> None:
     given = [name for name, component in module.model_graph.components.items() if component.given]
     if given:
-        message = f"`{given[0]}` was handed in as a module, which no spec can name"
+        message = f"`{given[0]}` was passed as a module, which no spec can name"
         help = (
             "save its `state_dict()`, or register the trunk with `@graphmodel.register_trunk` and name it in the spec"
         )
-        raise CompileError([Diagnostic("GM521", message, None, help)])
-
-
-def _open_up(directory: Path) -> None:
-    """Gives temporary files the permissions that files made the usual way have."""
-    mask = os.umask(0)
-    os.umask(mask)
-    directory.chmod(0o777 & ~mask)
-    for file in directory.iterdir():
-        file.chmod(0o666 & ~mask)
-
-
-def _swap(fresh: Path, target: Path) -> None:
-    """Puts `fresh` in the place of `target`; what stood there comes back where that fails."""
-    if not target.exists():
-        fresh.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / target.name
-    target.rename(old)
-    try:
-        fresh.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+        raise fail("GM521", message, help=help)
 
 
 def _save_weights(module: CompiledModel, path: Path) -> None:
-    """A tensor under several names is stored once; `safetensors.torch.load_model` ties it again."""
-    from safetensors.torch import save_model
-
     from graphmodel import __version__
+    from graphmodel.weights.sealed import write_sealed
 
-    save_model(module, str(path), {"format": "pt", "graphmodel": __version__, "seed": str(_record(module)["seed"])})
+    persistent = module.state_dict(keep_vars=True)
+    others = {n: str(b.dtype).removeprefix("torch.") for n, b in module.named_buffers() if n not in persistent}
+    metadata = {"format": "pt", "graphmodel": __version__, "seed": str(_record(module)["seed"])}
+    metadata["dtypes"] = json.dumps(others, sort_keys=True)
+    try:
+        write_sealed(path, _stored(module), metadata)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError, AttributeError) as error:
+        raise _cannot_save(f"the weights cannot be written: {first_line(error)}") from error
+
+
+def _stored(module: CompiledModel) -> dict[str, torch.Tensor]:
+    """The tensors that are written: of several names of one tensor the first."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    storages: set[int] = set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        plain = tensor.detach().contiguous()
+        if not plain.is_meta:
+            # Two views of one memory are written as two tensors.
+            storage = plain.untyped_storage().data_ptr() if plain.layout is _strided() else id(plain)
+            plain = plain.clone() if storage in storages else plain
+            storages.add(storage)
+        found[name] = plain
+    return found
+
+
+def _strided() -> torch.layout:
+    import torch
+
+    return torch.strided
 
 
 def _record(module: CompiledModel) -> dict[str, Any]:
     record: dict[str, Any] = module.meta["graphmodel"]
     return record
-
-
-# -- spec.lock.yaml ---------------------------------------------------------------------------------------------------
 
 
 def lock_text(module: CompiledModel) -> str:
@@ -197,95 +243,36 @@ def lock_text(module: CompiledModel) -> str:
     return header([first, f"seed: {_record(module)['seed']}"]) + to_yaml(dump(spec))
 
 
-# -- model.py ---------------------------------------------------------------------------------------------------------
-
-_TEMPLATE = '''"""{title}
-
-{shapes}
-
-    import model
-
-    module = model.load()
-
-`forward` is what the module runs; it is here to be read. Stages of the trunk and heads are called whole, under the
-names that `state_dict()` has.
-"""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-{imports}
-
-HERE = Path(__file__).resolve().parent
-SEED = {seed}
+# -- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load(device: str = "cpu", weights: bool = {weights}) -> graphmodel.CompiledModel:
-    """The module in training mode, with the weights beside this file or the initial ones of the seed."""
-    module = graphmodel.compile(HERE / "{lock}", device=device, seed=SEED{options})
-    if weights:
-        safetensors.torch.load_model(module, HERE / "{file}", device=device)
-    return module
+def _misfit(module: CompiledModel, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Why tensors of these names and shapes are not all of the module's; empty if they are."""
+    own = module.state_dict(keep_vars=True)
+    present = {id(own[name]) for name in shapes if name in own}
+    missing = [name for name, tensor in own.items() if name not in shapes and id(tensor) not in present]
+    extra = [name for name in shapes if name not in own]
+    other = [name for name, shape in shapes.items() if name in own and tuple(own[name].shape) != shape]
+    if other:
+        was, now = (" × ".join(map(str, s)) or "a scalar" for s in (own[other[0]].shape, shapes[other[0]]))
+        return f"`{other[0]}` has the shape {now} and not {was}" + _more(other)
+    if missing:
+        return f"`{missing[0]}` is missing" + _more(missing)
+    return f"`{extra[0]}` is unknown" + _more(extra) if extra else ""
 
 
-{forward}
-'''
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def model_source(module: CompiledModel, *, weights: bool = True, imports: Sequence[str] = ()) -> str:
-    """The text of model.py: how to load the module, and the forward that it runs."""
-    from graphmodel import __version__
-    from graphmodel.graph.text import info_text
-
-    graph = module.model_graph
-    code = module.graph.python_code("self")
-    shapes = [("Inputs", [(n, graph.nodes[n].info) for n in graph.inputs])]
-    shapes.append(("Outputs", [(k, graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()]))
-    lines = []
-    for title, items in shapes:
-        wide = max(len(name) for name, _ in items)
-        lines += [f"{title}:", *(f"    {name:{wide}}  {info_text(info)}" for name, info in items)]
-    needed = ["import graphmodel", "import safetensors.torch", *(f"import {m}" for m in imports)]
-    return _TEMPLATE.format(
-        title=f"The model `{graph.spec.name}`, compiled by graphmodel {__version__}.",
-        shapes="\n".join(lines),
-        imports="\n".join([*needed, *dict.fromkeys(_imports(code.globals, code.src))]),
-        seed=_record(module)["seed"],
-        weights=weights,
-        lock=LOCK,
-        file=WEIGHTS,
-        options=", allow_imports=True" if any(t.imports for t in graph.spec.trunks.values()) else "",
-        forward=_forward(code.src),
-    )
-
-
-def _imports(names: dict[str, Any], source: str) -> Iterator[str]:
-    """Import lines for the globals that the emitted code uses."""
-    for name, value in names.items():
-        if not re.search(rf"\b{re.escape(name)}\b", source):
-            continue
-        if isinstance(value, ModuleType):
-            yield f"import {value.__name__}" if value.__name__ == name else f"import {value.__name__} as {name}"
-        else:
-            yield _import_of(name, value)
-    if re.search(r"\btorch\.", source) and "torch" not in names:
-        yield "import torch"
-
-
-def _import_of(name: str, value: Callable[..., Any]) -> str:
-    module = getattr(value, "__module__", None) or "builtins"
-    own = getattr(value, "__name__", name)
-    return f"from {module} import {own}" + ("" if own == name else f" as {name}")
-
-
-def _forward(source: str) -> str:
-    """fx's code without the deletions that it appends to lines (`;  x = None`), functions under their public names."""
+def _fill(module: CompiledModel, tensors: Mapping[str, torch.Tensor], dtypes: Mapping[str, str]) -> None:
+    """Gives the module its saved values and dtypes; everything was checked before."""
     import torch
 
-    def public(match: re.Match[str]) -> str:
-        return f"torch.nn.functional.{match[1]}" if hasattr(torch.nn.functional, match[1]) else match[0]
-
-    source = re.sub(r"\btorch\._C\._nn\.(\w+)", public, source)
-    lines = [re.sub(r";  (?:\w+ = )+None(?=\s*(?:#|$))", "", line).rstrip() for line in source.strip().splitlines()]
-    return "\n".join(lines)
+    own = module.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        if not own[name].is_meta:
+            own[name].data = tensor.to(own[name].device)
+    for name, buffer in module.named_buffers():
+        if name in dtypes and not buffer.is_meta:
+            buffer.data = buffer.data.to(getattr(torch, dtypes[name]))

@@ -14,6 +14,7 @@ from graphmodel.components.registry import find_head, find_trunk, head_names, tr
 from graphmodel.dialects.native.format import NativeSpec
 from graphmodel.dialects.vissl.config import VisslFile
 from graphmodel.spec.pools import POOLS
+from graphmodel.writing import write_file
 
 Schema = dict[str, Any]
 
@@ -86,13 +87,8 @@ def schema_text(dialect: str) -> str:
 
 def write_schemas(directory: str | Path, dialects: Sequence[str] = ("native", "vissl")) -> list[Path]:
     """Writes `NAME.schema.json` files into a directory and returns their paths."""
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name in dialects:
-        files.append(target / f"{name}.schema.json")
-        files[-1].write_text(schema_text(name), "utf-8")
-    return files
+    texts = {Path(directory) / f"{name}.schema.json": schema_text(name) for name in dialects}
+    return [write_file(path, text) for path, text in texts.items()]
 
 
 def schema_path(dialect: str) -> Path:

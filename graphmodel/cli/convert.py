@@ -27,13 +27,13 @@ def convert(
     with console.findings(form.value):
         spec = source.load()
         text = native_text(spec)
-    if output is not None:
-        fresh = output.with_name(f".{output.name}.writing")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(output)
-    elif form is options.Format.json:
+        if output is not None:
+            from graphmodel.writing import write_file
+
+            write_file(output, text)
+    if output is None and form is options.Format.json:
         console.print_json(spec.document.data)
-    else:
+    elif output is None:
         typer.echo(text, nl=False)
     if form is options.Format.text:
         console.print_diagnostics(spec.notes)

@@ -30,7 +30,6 @@ def schema(
     from graphmodel.cli import console
 
     options.import_modules(imports)
-    from graphmodel.artifact import cannot_write
     from graphmodel.schema import SCHEMAS, schema_text, write_schemas
 
     if dialect is not None and dialect not in SCHEMAS:
@@ -38,10 +37,7 @@ def schema(
     names = [dialect] if dialect is not None else list(SCHEMAS)
     if output is not None:
         with console.findings(form.value, usage=True):
-            try:
-                files = [str(f) for f in write_schemas(output, names)]
-            except OSError as error:
-                raise cannot_write(output, error) from None
+            files = [str(f) for f in write_schemas(output, names)]
         if form is options.Format.json:
             console.print_json({"files": files})
         else:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphmodel.api import graph_of
-from graphmodel.diagnostics import fail
 from graphmodel.graph.types import ModelGraph
 from graphmodel.visualize.compose import Options, compose, count
 from graphmodel.visualize.dot import Orientation, to_dot
 from graphmodel.visualize.forms import LEVELS, check
 from graphmodel.visualize.picture import Picture
+from graphmodel.writing import write_file
 
 if TYPE_CHECKING:
     from graphmodel.lower.module import CompiledModel
@@ -110,19 +108,8 @@ def save(source: Any, path: str | Path, options: Options | None = None, **how: A
     Raises:
         CompileError: as `draw`; GM530 where the file cannot be written.
     """
-    target = Path(path)
-    made = draw(source, check(target.suffix), options, **how)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            file.write(made.encode() if isinstance(made, str) else made)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(file.name).chmod(0o666 & ~mask)
-        Path(file.name).replace(target)
-    except OSError as error:
-        raise fail("GM530", f"cannot write {path}: {error.strerror or error}", help="check the path") from None
-    return target
+    made = draw(source, check(Path(path).suffix), options, **how)
+    return write_file(path, made, code="GM530")
 
 
 def _page(source: Any, options: Options, theme: Theme, orientation: Orientation, allow_imports: bool) -> str:

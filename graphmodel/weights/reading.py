@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from graphmodel.diagnostics import CompileError, Span, fail, first_line, printable
+from graphmodel.weights.sealed import check_seal
 from graphmodel.weights.stand_ins import Array, stand_ins
 
 Tensors = dict[str, torch.Tensor]
@@ -59,6 +60,8 @@ def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]
     _check_is_a_file(path)
     try:
         loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
+    except CompileError:
+        raise
     except pickle.UnpicklingError as error:
         raise _not_plain(path, str(error)) from None
     except Exception as error:  # damaged archives raise many types
@@ -90,6 +93,7 @@ def _check_is_a_file(path: Path) -> None:
 def _load_safetensors(path: Path) -> Tensors:
     from safetensors.torch import load_file
 
+    check_seal(path)
     return load_file(str(path), device="cpu")
 
 

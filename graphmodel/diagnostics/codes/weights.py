@@ -218,6 +218,17 @@ ENTRIES = (
         "python",
     ),
     code(
+        "GM522",
+        "the saved model is damaged",
+        """A file of a directory that `graphmodel.save` or `compile -o` wrote is missing, cut off, changed (its checksum
+            covers every byte), or does not fit the other files. Nothing was loaded.""",
+        """
+            graphmodel.load("no/such/directory")
+            """,
+        "",
+        "python",
+    ),
+    code(
         "GM530",
         "the picture cannot be drawn",
         """The form is unknown, the file cannot be written, or pygraphviz is missing.""",

@@ -1,0 +1,272 @@
+"""Saved models come back as they were, or not at all."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import graphmodel
+from graphmodel import CompileError
+
+X = torch.randn(2, 3, 32, 32)
+WEIGHTS, LOCK, MODEL = "weights.safetensors", "spec.lock.yaml", "model.py"
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """A trunk that is quickly built and written: its first stages alone."""
+    return {
+        "name": "tiny",
+        "inputs": {"images": {"shape": [3, 32, 32]}},
+        "trunk": {"name": "resnet", "depth": 18},
+        "heads": {"head": {"mlp": {"dims": ["auto", 4]}}},
+        "mapping": {"images": {"res2": {"pool": {"adaptive_avg_pool2d": 1}, "flatten": True, "heads": ["head"]}}},
+    }
+
+
+def codes(caught: pytest.ExceptionInfo[CompileError]) -> list[str]:
+    return [d.code for d in caught.value.diagnostics]
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return list(first) == list(second) and all(
+        first[k].dtype == second[k].dtype and torch.equal(first[k], second[k]) for k in first
+    )
+
+
+def test_every_byte_of_the_weights_is_covered(tiny: dict[str, Any], tmp_path: Path) -> None:
+    from graphmodel.weights.sealed import check_seal
+
+    model = graphmodel.compile(tiny, seed=0)
+    graphmodel.save(model, tmp_path / "out")
+    file = tmp_path / "out" / WEIGHTS
+    good = file.read_bytes()
+    header = 8 + int.from_bytes(good[:8], "little")
+    places = {*range(0, header, 7), *range(8), header - 1, header, len(good) // 2, len(good) - 1}
+    places |= set(range(header, len(good), max(1, len(good) // 50)))
+    for i in sorted(places):
+        for value in {good[i] ^ 1, good[i] ^ 0x80, 0} - {good[i]}:
+            file.write_bytes(good[:i] + bytes([value]) + good[i + 1 :])
+            with pytest.raises(CompileError) as caught:
+                check_seal(file, required=True)
+            assert codes(caught) == ["GM522"], i
+    for length in (0, 7, 8, 100, header, len(good) - 1):
+        file.write_bytes(good[:length])
+        with pytest.raises(CompileError) as caught:
+            graphmodel.load(tmp_path / "out")
+        assert codes(caught) == ["GM522"], length
+    file.write_bytes(good + b"\0")
+    with pytest.raises(CompileError):
+        graphmodel.load(tmp_path / "out")
+    file.write_bytes(good)
+    assert equal(graphmodel.load(tmp_path / "out"), model)
+
+
+def test_damaged_weights_are_found_by_load_weights_too(tiny: dict[str, Any], tmp_path: Path) -> None:
+    graphmodel.save(graphmodel.compile(tiny, seed=0), tmp_path / "out")
+    file = tmp_path / "out" / WEIGHTS
+    raw = bytearray(file.read_bytes())
+    raw[-5] ^= 1
+    file.write_bytes(raw)
+    model = graphmodel.compile(tiny, seed=1)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load_weights(model, file)
+    assert codes(caught) == ["GM522"]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("missing", [WEIGHTS, LOCK, "all"])
+def test_a_missing_file_is_one_diagnostic(tiny: dict[str, Any], tmp_path: Path, missing: str) -> None:
+    graphmodel.save(graphmodel.compile(tiny, seed=0), tmp_path / "out")
+    if missing == "all":
+        tmp_path = tmp_path / "elsewhere"
+    else:
+        (tmp_path / "out" / missing).unlink()
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load(tmp_path / "out")
+    assert codes(caught) == ["GM522"]
+
+
+def test_weights_of_another_model_do_not_fit(tiny: dict[str, Any], tmp_path: Path) -> None:
+    graphmodel.save(graphmodel.compile(tiny, seed=0), tmp_path / "one")
+    wider = {**tiny, "heads": {"head": {"mlp": {"dims": ["auto", 5]}}}}
+    graphmodel.save(graphmodel.compile(wider, seed=0), tmp_path / "two")
+    (tmp_path / "two" / WEIGHTS).replace(tmp_path / "one" / WEIGHTS)
+    with pytest.raises(CompileError, match=r"bias` has the shape 5 and not 4 \(and 1 more\)") as caught:
+        graphmodel.load(tmp_path / "one")
+    assert codes(caught) == ["GM522"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtypes_come_back(tiny: dict[str, Any], tmp_path: Path, dtype: torch.dtype) -> None:
+    model = graphmodel.compile(tiny, seed=0)
+    model.trunk.to(dtype)
+    graphmodel.save(model, tmp_path / "out")
+    again = graphmodel.load(tmp_path / "out")
+    assert equal(again, model)
+    assert again.trunk.conv1.weight.dtype is dtype
+    assert again.heads.head.clf[0].weight.dtype is torch.float32
+
+
+def test_dtypes_of_buffers_that_are_not_saved_come_back(tmp_path: Path) -> None:
+    spec = {"inputs": {"images": [3, 224, 224]}, "trunk": "timm:swin_tiny_patch4_window7_224"}
+    model = graphmodel.compile({**spec, "mapping": {"images": {"layers.1": None}}}, seed=0).half()
+    graphmodel.save(model, tmp_path / "out")
+    again = graphmodel.load(tmp_path / "out")
+    found = {n: b.dtype for n, b in again.named_buffers()}
+    assert found == {n: b.dtype for n, b in model.named_buffers()}
+    assert torch.float16 in found.values()
+
+
+def test_frozen_parts_channels_last_and_ties_come_back(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model = graphmodel.compile({**tiny, "freeze": ["trunk"]}, seed=0).to(memory_format=torch.channels_last)
+    graphmodel.save(model, tmp_path / "out")
+    again = graphmodel.load(tmp_path / "out").train()
+    assert equal(again, model)
+    assert not again.trunk.bn1.training
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+def test_the_bytes_depend_on_the_model_alone(tiny: dict[str, Any], tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, json, graphmodel\n"
+        "graphmodel.save(graphmodel.compile(json.loads(sys.argv[1]), seed=0), sys.argv[2])\n"
+    )
+    import json
+
+    for name in ("one", "two"):
+        subprocess.run([sys.executable, "-c", program, json.dumps(tiny), tmp_path / name], check=True)
+    for file in (WEIGHTS, LOCK, MODEL):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def edited(model: Any) -> None:
+    next(n for n in model.graph.nodes if n.name == "layer1").target = "trunk.layer1.0"
+    model.recompile()
+
+
+def another_layer(model: Any) -> None:
+    model.heads.head.clf[0] = nn.Linear(64, 7)
+
+
+def an_adapter(model: Any) -> None:
+    model.heads.head.clf[0] = nn.Sequential(model.heads.head.clf[0], nn.Linear(4, 4))
+
+
+def a_module_more(model: Any) -> None:
+    model.extra = nn.Linear(2, 2)
+
+
+def a_sparse_weight(model: Any) -> None:
+    model.heads.head.clf[0].weight = nn.Parameter(torch.eye(4, 64).to_sparse())
+
+
+def no_weights(model: Any) -> None:
+    model.to("meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [(edited, "GM504"), (another_layer, "GM521"), (an_adapter, "GM521"), (a_module_more, "GM521"),
+     (a_sparse_weight, "GM521"), (no_weights, "GM521")],
+)  # fmt: skip
+def test_what_could_not_be_loaded_again_is_not_written(
+    tiny: dict[str, Any], tmp_path: Path, change: Any, code: str
+) -> None:
+    good = graphmodel.compile(tiny, seed=0)
+    graphmodel.save(good, tmp_path / "out")
+    model = graphmodel.compile(tiny, seed=1)
+    change(model)
+    with pytest.raises(CompileError) as caught:
+        graphmodel.save(model, tmp_path / "out")
+    assert codes(caught) == [code]
+    assert equal(graphmodel.load(tmp_path / "out"), good), "the earlier result is whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_converted_norms_can_be_saved(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(graphmodel.compile(tiny, seed=0))
+    graphmodel.save(model, tmp_path / "out")
+    assert equal(graphmodel.load(tmp_path / "out"), model)
+
+
+@pytest.mark.parametrize("checkpoint", [2, True])
+def test_slices_and_checkpointed_models_come_back(tiny: dict[str, Any], tmp_path: Path, checkpoint: Any) -> None:
+    spec = {**tiny, "checkpoint": checkpoint, "heads": {}, "mapping": {"images": {"res2": None, "res3": None}}}
+    part = graphmodel.compile(spec, seed=0).slice(outputs=["res2"], returns="tensor")
+    graphmodel.save(part, tmp_path / "out")
+    again = graphmodel.load(tmp_path / "out")
+    assert equal(again, part)
+    assert "recompute(" in again.code
+    assert torch.equal(again.eval()(X), part.eval()(X))
+
+
+def test_a_slice_of_one_of_several_inputs_comes_back(two_inputs: dict[str, Any], tmp_path: Path) -> None:
+    part = graphmodel.compile(two_inputs, seed=0).slice(outputs=["image"])
+    graphmodel.save(part, tmp_path / "out")
+    again = graphmodel.load(tmp_path / "out")
+    assert equal(again, part)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again.eval()(x)["image"], part.eval()(x)["image"])
+
+
+NAMES = [
+    'x"""\nraise SystemExit("owned")\n"""',
+    "\\",
+    "\\x",
+    "\\N{x}",
+    '"',
+    '""""',
+    "a\0b",
+    "a\x1b[31mb",
+    "\u202egnp.exe",
+    "line\rbreak\u2028and\x85more",
+    "é ★ ok",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_never_becomes_code(tiny: dict[str, Any], tmp_path: Path, name: str) -> None:
+    model = graphmodel.compile({**tiny, "name": name}, device="meta")
+    graphmodel.save(model, tmp_path / "out", weights=False)
+    source = (tmp_path / "out" / MODEL).read_bytes().decode("utf-8")
+    tree = ast.parse(source)
+    doc = ast.get_docstring(tree, clean=False)
+    assert doc is not None
+    assert doc.startswith(f"The model `{name}`, compiled by")
+    assert [type(node).__name__ for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))] == [
+        "Expr", "Assign", "FunctionDef", "FunctionDef",
+    ]  # fmt: skip
+    assert all(c.isprintable() or c == "\n" for c in source)
+    spec = importlib.util.spec_from_file_location("model_of_test", tmp_path / "out" / MODEL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.load(device="meta", weights=False).model_graph.spec.name == name
+
+
+def test_a_file_name_never_ends_the_comment_of_the_lock(tiny: dict[str, Any], tmp_path: Path) -> None:
+    import yaml
+
+    path = tmp_path / "a\nname: other\n# .yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    graphmodel.save(graphmodel.compile(path, device="meta"), tmp_path / "out", weights=False)
+    assert graphmodel.load_spec(tmp_path / "out" / LOCK).name == "tiny"
+
+
+@pytest.mark.parametrize("names", [["mlp; import os"], ["a\nimport os"]])
+def test_imports_that_are_not_names_are_left_out(tiny: dict[str, Any], tmp_path: Path, names: list[str]) -> None:
+    graphmodel.save(graphmodel.compile(tiny, device="meta"), tmp_path / "out", weights=False, imports=names)
+    assert "import os" not in (tmp_path / "out" / MODEL).read_text()
