@@ -57,6 +57,7 @@ def compile(
     overrides: Sequence[str] = (),
     trunks: Mapping[str, nn.Module] | None = None,
     allow_imports: bool = False,
+    allow_extends_outside: bool = False,
 ) -> CompiledModel:
     """Compiles a spec into one module.
 
@@ -89,6 +90,7 @@ def compile(
         trunks: modules to use for the spec's trunks of these names, as they are: shared and not copied, their weights
             kept, moved only if `device` is given.
         allow_imports: whether the spec may name Python code to import.
+        allow_extends_outside: whether `extends` may name files outside the directory tree of the spec.
 
     Returns:
         The module, in training mode.
@@ -97,7 +99,7 @@ def compile(
         CompileError: everything that is wrong with the spec, at once.
     """
     _check_outputs(outputs)
-    spec = load_spec(spec_or_path, overrides, inputs=inputs)
+    spec = load_spec(spec_or_path, overrides, inputs=inputs, allow_extends_outside=allow_extends_outside)
     graph = build_graph(spec, outputs=outputs, trunks=trunks, allow_imports=allow_imports)
     return lower(
         graph,

@@ -72,6 +72,10 @@ Outputs = Annotated[
 ResultForm = Annotated[
     Returns | None, typer.Option("--returns", help="The form of the module's result; the spec's own if left out.")
 ]
+AllowExtendsOutside = Annotated[
+    bool,
+    typer.Option("--allow-extends-outside", help="Let `extends` name files outside the directory of the spec."),
+]
 AllowImports = Annotated[
     bool, typer.Option("--allow-imports", help="Let the spec name Python code to import (`trunk: {module: …}`).")
 ]
@@ -94,10 +98,11 @@ class SpecFiles:
     specs: Specs
     set_: Set = None
     input_: Input = None
+    allow_extends_outside: AllowExtendsOutside = False
 
     def load(self) -> ModelSpec:
         """The spec of the command line; see `load`."""
-        return load(self.specs, self.set_, self.input_)
+        return load(self.specs, self.set_, self.input_, allow_extends_outside=self.allow_extends_outside)
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,13 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence[str] | None) -> ModelSpec:
+def load(
+    specs: Sequence[str],
+    overrides: Sequence[str] | None,
+    inputs: Sequence[str] | None,
+    *,
+    allow_extends_outside: bool = False,
+) -> ModelSpec:
     """The spec of the command line; imports no torch, so that a malformed file is reported at once.
 
     Raises:
@@ -185,7 +196,7 @@ def load(specs: Sequence[str], overrides: Sequence[str] | None, inputs: Sequence
     given = shapes(inputs)
     from graphmodel.dialects.loading import load_spec
 
-    return load_spec(specs, overrides or (), inputs=given or None)
+    return load_spec(specs, overrides or (), inputs=given or None, allow_extends_outside=allow_extends_outside)
 
 
 def shapes(items: Sequence[str] | None) -> InputShapes:

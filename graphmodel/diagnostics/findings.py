@@ -62,7 +62,7 @@ class Diagnostic:
         Characters that are not printable are escaped: names and source lines come from files, and must not reach a
         terminal as control sequences.
         """
-        lines = [f"{self.severity}[{self.code}]: {printable(self.message)}"]
+        lines = [f"{self.severity}[{self.code}]: {_shown(self.message)}"]
         if self.span is not None:
             lines.append(f"  --> {printable(str(self.span))}")
             if self.span.text:
@@ -71,9 +71,9 @@ class Diagnostic:
                 text, caret = _window(self.span)
                 lines += [f" {gutter} |", f" {number} | {text}", f" {gutter} | {caret}"]
         elif self.path:
-            lines.append(f"  --> {printable(self.path)}")
+            lines.append(f"  --> {_shown(self.path)}")
         if self.help:
-            lines.append(f"  help: {printable(self.help)}")
+            lines.append(f"  help: {_shown(self.help)}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,6 +105,11 @@ def _window(span: Span, width: int = 120) -> tuple[str, str]:
     before, under = printable(text[:offset]), printable(text[offset : offset + span.length])
     missing = offset - len(text[:offset])
     return printable(text), " " * (len(before) + missing) + "^" * max(1, len(under))
+
+
+def _shown(text: str, width: int = 2000) -> str:
+    """The text as it is printed; a message that quotes a very long value is cut."""
+    return printable(text if len(text) <= width else f"{text[:width]}…")
 
 
 def printable(text: str) -> str:
@@ -177,6 +182,11 @@ class Collector:
     def add(self, diagnostic: Diagnostic) -> None:
         self.found.append(diagnostic)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more findings than are shown: the nearest name of a further one need not be searched."""
+        return len(self.found) > LIMIT
+
     def error(self, code: str, message: str, span: Span | None = None, help: str = "", path: str = "") -> None:
         self.add(Diagnostic(code, message, span, help, "error", path))
 
@@ -198,16 +208,22 @@ class Collector:
             raise CompileError(self.found, self.omitted)
 
 
+LONGEST_NAME = 100
+"""Longer names are neither compared nor listed: comparing two takes time quadratic in their lengths."""
+
+
 def did_you_mean(word: object, choices: Iterable[object]) -> str:
     """`did you mean `res5`?`, or an empty string if no name is similar."""
-    by_key = {str(c).lower(): str(c) for c in choices}
+    by_key = {str(c).lower(): str(c) for c in choices if len(str(c)) <= LONGEST_NAME}
+    if len(str(word)) > LONGEST_NAME:
+        return ""
     near = difflib.get_close_matches(str(word).lower(), by_key, n=1, cutoff=0.6)
     return f"did you mean `{by_key[near[0]]}`?" if near else ""
 
 
 def choices_help(word: object, choices: Sequence[object], what: str = "one of") -> str:
     """The nearest name and the list of valid ones, cut to a readable length."""
-    names = [str(c) for c in choices]
+    names = [str(c)[:LONGEST_NAME] for c in choices]
     shown = ", ".join(names[:24]) + (f", … ({len(names)} in all)" if len(names) > 24 else "")
     near = did_you_mean(word, names)
     listed = f"{what}: {shown}" if names else ""

@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 from graphmodel.diagnostics import Collector, fail
 from graphmodel.dialects import InputShapes, dialect_of
 from graphmodel.spec.document import Document
-from graphmodel.spec.merge import apply_overrides, from_mapping, merge, read_extended
+from graphmodel.spec.extends import FileReader
+from graphmodel.spec.merge import apply_overrides, from_mapping, merge
 
 if TYPE_CHECKING:
     from graphmodel.spec.model import ModelSpec
 
 
-def read(source: str | Path | Sequence[str | Path] | Mapping[str, Any], report: Collector | None = None) -> Document:
+def read(
+    source: str | Path | Sequence[str | Path] | Mapping[str, Any],
+    report: Collector | None = None,
+    *,
+    allow_extends_outside: bool = False,
+) -> Document:
     """One document from a path, several paths (base first, overlays after), or a mapping.
 
     Warnings about missing files of a Hydra defaults list go into `report`.
@@ -29,7 +35,8 @@ def read(source: str | Path | Sequence[str | Path] | Mapping[str, Any], report: 
     report = report if report is not None else Collector()
     for path in paths:
         _refuse_text(path)
-    documents = [_followed(read_extended(path), path, report) for path in paths]
+    reader = FileReader(allow_outside=allow_extends_outside)
+    documents = [_followed(reader.read(path), path, report, reader) for path in paths]
     return documents[0] if len(documents) == 1 else merge(documents)
 
 
@@ -43,12 +50,12 @@ def _refuse_text(path: str | Path) -> None:
         )
 
 
-def _followed(document: Document, path: str | Path, report: Collector) -> Document:
+def _followed(document: Document, path: str | Path, report: Collector, reader: FileReader) -> Document:
     if "defaults" not in document.data:
         return document
     from graphmodel.spec.hydra import follow_defaults
 
-    return follow_defaults(document, Path(path), report)
+    return follow_defaults(document, Path(path), report, reader)
 
 
 def load_spec(
@@ -56,6 +63,7 @@ def load_spec(
     overrides: Sequence[str] = (),
     *,
     inputs: InputShapes | None = None,
+    allow_extends_outside: bool = False,
 ) -> ModelSpec:
     """Loads and resolves a spec; builds nothing and imports no torch.
 
@@ -63,6 +71,7 @@ def load_spec(
         source: a path, several paths (a base and overlays in order), a mapping already loaded, or a `ModelSpec`.
         overrides: `path=value` items, such as `trunk.depth=101`.
         inputs: per-sample shapes by input name, taking precedence over the file's; a list of shapes makes a list input.
+        allow_extends_outside: whether `extends` may name files outside the directory tree of the spec.
 
     Returns:
         The resolved spec.
@@ -76,7 +85,7 @@ def load_spec(
             return source
         document = source.origin
     else:
-        document = read(source, report)
+        document = read(source, report, allow_extends_outside=allow_extends_outside)
     dialect = dialect_of(document)
     if overrides:
         document = apply_overrides(document, overrides, dialect.override_prefixes(document))

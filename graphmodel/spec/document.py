@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_NODES = 200_000
 """The most values one file may expand to with aliases resolved; an alias bomb exceeds it after a few lines."""
 MAX_DEPTH = 100
+"""The deepest nesting."""
+MAX_DIGITS = 1000
+"""The longest number; Python itself refuses to convert more than 4,300 digits."""
 
 _UNTAGGED = "untagged"
 
@@ -34,6 +37,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0+[0-9]+)$")
 _BASED_INT = re.compile(r"0(?:o[0-7]+|x[0-9a-fA-F]+)$")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
 _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False}
 
@@ -92,8 +96,12 @@ def dotted(path: Sequence[str | int]) -> str:
     return text
 
 
-def read_file(path: str | Path) -> Document:
+def read_file(path: str | Path, *, quote: bool = True) -> Document:
     """Reads one YAML file.
+
+    Args:
+        path: the file.
+        quote: whether findings may quote its lines.
 
     Raises:
         CompileError: GM100 if the file cannot be read, else as `read_text`.
@@ -121,19 +129,34 @@ def read_file(path: str | Path) -> Document:
         raise fail(
             "GM101", f"{name} is not UTF-8 text (byte {error.start})", Span(name, line, 1), "save the file as UTF-8"
         ) from None
-    return read_text(text, name)
+    return read_text(text, name, quote=quote)
 
 
-def read_text(text: str, name: str = "<string>") -> Document:
+def read_text(text: str, name: str = "<string>", *, quote: bool = True) -> Document:
     """Reads YAML text.
+
+    Args:
+        text: the text.
+        name: what findings call it.
+        quote: whether they may quote its lines.
 
     Raises:
         CompileError: GM101 syntax, GM102 a duplicate key, GM103 aliases that expand without bound, GM104 too large,
             GM105 not a mapping, GM106 a tag or key that a spec cannot have. All of them are reported at once.
     """
-    lines = text.splitlines()
+    lines = text.splitlines() if quote else []
     if len(text) > MAX_BYTES:
         raise fail("GM104", f"{name} is too large for a spec", Span(name, 1, 1))
+    surrogate = surrogate_in(text)
+    if surrogate is not None:
+        line = text.count("\n", 0, surrogate)
+        column = surrogate - text.rfind("\n", 0, surrogate)
+        raise fail(
+            "GM101",
+            f"half of a surrogate pair ({text[surrogate]!r}) is not a character",
+            Span(name, line + 1, column, 1, text.split("\n")[line] if quote else ""),
+            "delete it",
+        )
     try:
         _refuse_depth(text, name, lines)
         documents = list(yaml.compose_all(text, Loader=_Loader))
@@ -211,7 +234,8 @@ class _Reader:
     def span(self, node: Any) -> Span:
         return _span(node.start_mark, node.end_mark, self.name, self.lines)
 
-    def convert(self, node: Any, path: KeyPath, key: Span | None, depth: int) -> Any:
+    def tally(self, node: Any, depth: int) -> None:
+        """Counts a value, and refuses one too many, one that is too deep, and one inside itself."""
         self.count += 1
         if self.count > MAX_NODES or id(node) in self.open:
             why = "contains itself" if id(node) in self.open else f"expand to more than {MAX_NODES} values"
@@ -219,6 +243,9 @@ class _Reader:
             raise fail("GM103", f"{what} {why}", self.span(node), "write the value out, without `&` and `*`")
         if depth > MAX_DEPTH:  # by way of aliases
             raise fail("GM104", f"nested more than {MAX_DEPTH} levels deep", self.span(node))
+
+    def convert(self, node: Any, path: KeyPath, key: Span | None, depth: int) -> Any:
+        self.tally(node, depth)
         self.places[path] = Place(self.span(node), key)
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
@@ -238,7 +265,7 @@ class _Reader:
         merged: list[Any] = []
         for key_node, value_node in node.value:
             span = self.span(key_node)
-            if key_node.tag == _UNTAGGED and key_node.value == "<<" and not key_node.style:
+            if _is_merge(key_node):
                 merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
                 continue
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "":
@@ -257,18 +284,34 @@ class _Reader:
             seen[name] = span
             out[name] = self.convert(value_node, (*path, name), span, depth + 1)
         for source in merged:
-            if not isinstance(source, yaml.MappingNode):
-                self.collector.error("GM106", "`<<` can only merge mappings", self.span(source))
-                continue
-            kept = dict(self.places)
-            extra = self.convert(source, path, None, depth + 1)
-            own = {p: v for p, v in kept.items() if len(p) <= len(path) or p[len(path)] in seen}
-            self.places = {**self.places, **own}
-            for name, value in extra.items():
-                out.setdefault(name, value)
+            for name, key_node, child in self.merged_items(source, depth + 1):
+                if name not in out and name not in seen:
+                    out[name] = self.convert(child, (*path, name), self.span(key_node), depth + 1)
         return out
 
+    def merged_items(self, node: Any, depth: int) -> Iterator[tuple[str, Any, Any]]:
+        """The keys and values that `<<` merges, those of the mapping itself before those that it merges in turn."""
+        if not isinstance(node, yaml.MappingNode):
+            self.collector.error("GM106", "`<<` can only merge mappings", self.span(node))
+            return
+        self.tally(node, depth)
+        self.open.add(id(node))
+        below: list[Any] = []
+        for key_node, value_node in node.value:
+            if _is_merge(key_node):
+                below += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            elif isinstance(key_node, yaml.ScalarNode):
+                self.count += 1
+                yield key_node.value, key_node, value_node
+        for child in below:
+            yield from self.merged_items(child, depth + 1)
+        self.open.discard(id(node))
+
     def scalar(self, node: Any) -> Any:
+        if len(node.value) > MAX_DIGITS and not node.style and node.value[:MAX_DIGITS].lstrip("+-").isdigit():
+            what = f"a number of {len(node.value)} characters is too long"
+            self.collector.error("GM106", what, self.span(node), "quote it if it is meant as text")
+            return None
         if node.tag == _UNTAGGED:
             return node.value if node.style else plain_value(node.value)
         tag = node.tag.removeprefix("tag:yaml.org,2002:")
@@ -293,6 +336,8 @@ class _Reader:
 
 def plain_value(text: str) -> Any:
     """The value of an unquoted scalar in YAML 1.2's core schema: `1e-5` is a number, `no` is text."""
+    if len(text) > MAX_DIGITS:
+        return text
     lowered = text.lower()
     if lowered in _WORDS and (text == lowered or text == lowered.capitalize() or text == lowered.upper()):
         return _WORDS[lowered]
@@ -303,6 +348,14 @@ def plain_value(text: str) -> Any:
     if _FLOAT.match(text) and text not in (".", "+.", "-."):
         return float(text.replace("_", ""))
     return _SPECIAL.get(lowered, text)
+
+
+def surrogate_in(text: str) -> int | None:
+    """The position of the first half of a surrogate pair, which no encoding can write; None if there is none."""
+    if text.isascii():
+        return None
+    found = _SURROGATE.search(text)
+    return found.start() if found else None
 
 
 def kind_of(value: Any) -> str:
@@ -319,6 +372,10 @@ def kind_of(value: Any) -> str:
         if isinstance(value, types):
             return name
     return f"a {type(value).__name__}"
+
+
+def _is_merge(key: Any) -> bool:
+    return isinstance(key, yaml.ScalarNode) and key.tag == _UNTAGGED and key.value == "<<" and not key.style
 
 
 def _span(start: Any, end: Any, name: str, lines: list[str]) -> Span:

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from graphmodel.diagnostics import Collector, fail
+from graphmodel.diagnostics import Collector, Span, fail
 from graphmodel.spec.document import Document, KeyPath
-from graphmodel.spec.merge import merge, read_extended
+from graphmodel.spec.extends import MAX_CHAIN, FileReader
+from graphmodel.spec.merge import merge
 
 ENDINGS = ("", ".yaml", ".yml")
+MAX_ENTRIES = 1000
+"""The most entries of a defaults list: each is looked up in several folders."""
 
 
 def has_defaults(document: Document) -> bool:
@@ -21,25 +24,31 @@ def has_defaults(document: Document) -> bool:
     return "graphmodel" not in document.data and isinstance(document.data.get("defaults"), list)
 
 
-def follow_defaults(document: Document, path: Path, report: Collector, chain: tuple[Path, ...] = ()) -> Document:
+def follow_defaults(
+    document: Document, path: Path, report: Collector, reader: FileReader, chain: tuple[Path, ...] = ()
+) -> Document:
     """The document merged over the files of its defaults list, or at the position of `_self_` in the list.
 
     Files are looked up in the folder of the file and in every folder above it. A missing one is a warning: it may be on
     Hydra's search path on another machine.
 
+    Args:
+        document: the document of the file.
+        path: the file.
+        report: where warnings go.
+        reader: reads the files; lines of files outside the folder of the first one are not quoted in findings.
+        chain: the files that led here.
+
     Raises:
-        CompileError: GM107 if files name each other in a circle, else as `read_file`.
+        CompileError: GM107 if files name each other in a circle or too many files, else as `read_file`.
     """
     if not has_defaults(document):
         return document
-    here = path.resolve()
-    if here in chain:
-        circle = " -> ".join(p.name for p in (*chain, here))
-        raise fail(
-            "GM107", f"defaults name each other in a circle: {circle}", document.span(("defaults",)), "break the circle"
-        )
+    chain = (*chain, path.resolve())
     own = merge([document])
     entries = own.data.pop("defaults")
+    if len(entries) > MAX_ENTRIES:
+        raise fail("GM107", f"the defaults list has more than {MAX_ENTRIES} entries", document.span(("defaults",)))
     parts: list[Document] = []
     placed = False
     for place, names, optional in _entries(entries):
@@ -48,10 +57,11 @@ def follow_defaults(document: Document, path: Path, report: Collector, chain: tu
             placed = True
             continue
         for name in names:
-            target = _find(name, here.parent)
+            target = _find(name, chain[-1].parent)
             if target is not None:
-                below = read_extended(target)
-                parts.append(follow_defaults(below, target, report, (*chain, here)))
+                _check_chain((*chain, target), document.span(("defaults",)))
+                below = reader.read(target, quote=target.is_relative_to(chain[0].parent))
+                parts.append(follow_defaults(below, target, report, reader, chain))
             elif not optional and "???" not in name:
                 report.warning(
                     "GM109",
@@ -61,7 +71,17 @@ def follow_defaults(document: Document, path: Path, report: Collector, chain: tu
                 )
     if not placed:
         parts.append(own)
+    reader.tally(parts, document.span(("defaults",)))
     return merge(parts)
+
+
+def _check_chain(chain: tuple[Path, ...], span: Span | None) -> None:
+    """Refuses a circle, and files that name each other too deeply."""
+    if chain[-1] in chain[:-1]:
+        circle = " -> ".join(p.name for p in chain)
+        raise fail("GM107", f"defaults name each other in a circle: {circle}", span, "break the circle")
+    if len(chain) > MAX_CHAIN:
+        raise fail("GM107", f"more than {MAX_CHAIN} files name each other in a row", span, "merge some of them")
 
 
 def _entries(items: list[Any]) -> Iterator[tuple[KeyPath, list[str], bool]]:
@@ -85,9 +105,13 @@ def _plain(name: str) -> str:
 
 
 def _find(name: str, folder: Path) -> Path | None:
+    """The YAML file of a name, in the folder or the nearest one above it."""
     for parent in (folder, *folder.parents):
         for ending in ENDINGS:
             candidate = parent / f"{name}{ending}"
-            if candidate.is_file():
-                return candidate
+            try:
+                if candidate.suffix in ENDINGS[1:] and candidate.is_file():
+                    return candidate.resolve()
+            except (OSError, RuntimeError):  # a name too long, a loop of links
+                continue
     return None

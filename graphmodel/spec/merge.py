@@ -1,17 +1,17 @@
-"""Joins documents: overlays over a base, `extends:`, and `--set path=value` overrides."""
+"""Merges documents: overlays over a base, and `--set path=value` overrides."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from graphmodel.diagnostics import CompileError, Span, fail
-from graphmodel.spec.document import Document, KeyPath, Place, dotted, read_file, read_text
+from graphmodel.spec.document import MAX_DEPTH, MAX_DIGITS, Document, KeyPath, Place, dotted, read_text, surrogate_in
 
 SET_SOURCE = "<--set>"
-_INDEX = re.compile(r"\[(\d+)\]")
+_INDEX = re.compile(r"\[([0-9]{1,9})\]")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def merge(documents: Sequence[Document]) -> Document:
@@ -21,10 +21,10 @@ def merge(documents: Sequence[Document]) -> Document:
     """
     out = Document({}, {}, ())
     for document in documents:
+        if () in document.places:
+            out.places.setdefault((), document.places[()])
         _overlay(out, document, (), document.data)
-        for path, place in document.places.items():
-            out.places.setdefault(path, place)
-        out.files = (*out.files, *document.files)
+    out.files = tuple(dict.fromkeys(f for document in documents for f in document.files))
     return out
 
 
@@ -32,19 +32,34 @@ def _overlay(base: Document, top: Document, path: KeyPath, value: dict[str, Any]
     target = base.get(path)
     for key, new in value.items():
         here = (*path, key)
-        if isinstance(new, dict) and isinstance(target.get(key), dict):
+        old = target.get(key)
+        if isinstance(new, dict) and isinstance(old, dict):
             _overlay(base, top, here, new)
             if here in top.places:
                 base.places[here] = top.places[here]
         else:
-            _drop_places(base, here)
+            _drop_places(base, here, old)
             target[key] = _copy(new)
-            base.places.update({p: v for p, v in top.places.items() if p[: len(here)] == here})
+            for below in _paths(new, here):
+                if below in top.places:
+                    base.places[below] = top.places[below]
 
 
-def _drop_places(document: Document, path: KeyPath) -> None:
-    for old in [p for p in document.places if p[: len(path)] == path]:
-        del document.places[old]
+def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """The path of a value and of everything in it."""
+    yield path
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from _paths(child, (*path, key))
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            yield from _paths(child, (*path, i))
+
+
+def _drop_places(document: Document, path: KeyPath, value: Any) -> None:
+    """Forgets the locations of a value that is replaced."""
+    for old in _paths(value, path):
+        document.places.pop(old, None)
 
 
 def _copy(value: Any) -> Any:
@@ -59,58 +74,35 @@ def from_mapping(data: Any) -> Document:
     """A document for a mapping that is already in memory; the caller's object is never changed.
 
     Raises:
-        CompileError: GM106 if a key is not text.
+        CompileError: GM104 if it is nested too deeply (or contains itself), GM106 if a key is not text, or a value
+            could not be written to a file.
     """
 
     def check(value: Any, path: KeyPath) -> None:
+        if len(path) > MAX_DEPTH:
+            raise fail("GM104", f"nested more than {MAX_DEPTH} levels deep, or it contains itself", path=dotted(path))
         if isinstance(value, dict):
             for key, child in value.items():
                 if not isinstance(key, str):
                     raise fail("GM106", f"the key `{key!r}` is not text", path=dotted(path))
+                check(key, path)
                 check(child, (*path, key))
         elif isinstance(value, (list, tuple)):
             for i, child in enumerate(value):
                 check(child, (*path, i))
+        elif isinstance(value, str) and surrogate_in(value) is not None:
+            raise fail("GM106", f"half of a surrogate pair is not a character: {value!r}", path=dotted(path))
+        elif isinstance(value, int) and value.bit_length() > 3 * MAX_DIGITS:
+            raise fail("GM106", f"a number of {value.bit_length()} bits is too large", path=dotted(path))
 
     check(data, ())
     return Document(_copy(data), {}, ())
 
 
-def read_extended(path: str | Path, chain: tuple[Path, ...] = ()) -> Document:
-    """Reads a file and the files that its `extends:` names, the file itself last.
-
-    Raises:
-        CompileError: GM107 if files extend each other in a circle or `extends` is not a path, else as `read_file`.
-    """
-    document = read_file(path)
-    data: dict[str, Any] = document.data
-    if "extends" not in data:
-        return document
-    span = document.span(("extends",))
-    names = data["extends"] if isinstance(data["extends"], list) else [data["extends"]]
-    here = Path(path).resolve()
-    chain = (*chain, here)
-    bases: list[Document] = []
-    for i, name in enumerate(names):
-        at = document.span(("extends", i)) if isinstance(data["extends"], list) else span
-        if not isinstance(name, str):
-            raise fail("GM107", "`extends` takes a path or a list of paths", at)
-        target = (Path(path).parent / name).resolve()
-        if target in chain:
-            circle = " -> ".join(p.name for p in (*chain, target))
-            raise fail("GM107", f"files extend each other in a circle: {circle}", at, "break the circle")
-        if not target.is_file():
-            raise fail("GM107", f"`extends` names a file that does not exist: {name}", at, f"looked for {target}")
-        bases.append(read_extended(Path(path).parent / name, chain))
-    del data["extends"]
-    _drop_places(document, ("extends",))
-    return merge([*bases, document])
-
-
 def parse_path(text: str) -> KeyPath:
     """`a.b[0].c` or `a.b.0.c` as a path."""
     spread = _INDEX.sub(r".\1", text)
-    return tuple(int(part) if part.isdigit() else part for part in spread.split("."))
+    return tuple(int(part) if _NUMBER.fullmatch(part) else part for part in spread.split("."))
 
 
 def apply_overrides(document: Document, overrides: Sequence[str], prefixes: Sequence[KeyPath] = ((),)) -> Document:
@@ -150,6 +142,8 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
     path = parse_path(name)
     if any(part == "" for part in path):
         raise fail("GM108", f"`{name}` is not a valid path: a part of it is empty", span)
+    if len(path) > MAX_DEPTH:
+        raise fail("GM108", f"`{name}` is not a valid path: it is more than {MAX_DEPTH} levels deep", span)
     for prefix in prefixes:
         if prefix and path[: len(prefix)] != prefix and document.get((*prefix, path[0])) is not None:
             path = (*prefix, *path)
@@ -169,12 +163,12 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
     if isinstance(target, list):
         if not isinstance(last, int) or last >= len(target):
             raise fail("GM108", f"the list `{dotted(path[:-1])}` has no item `{last}`", span)
-        target[last] = value
+        old, target[last] = target[last], value
     elif isinstance(target, dict):
-        target[str(last)] = value
+        old, target[str(last)] = target.get(str(last)), value
     else:
         raise fail("GM108", f"`{dotted(path[:-1])}` is not a mapping, so `{last}` cannot be set in it", span)
-    _drop_places(document, path)
+    _drop_places(document, path, old)
     column = len(item) - len(text) + 1
     document.places[path] = Place(
         Span(SET_SOURCE, 1, column, max(len(text), 1), item), Span(SET_SOURCE, 1, 1, len(name), item)

@@ -6,8 +6,8 @@ import pytest
 
 from graphmodel import CompileError, load_spec
 from graphmodel.diagnostics import Collector
+from graphmodel.spec.extends import FileReader
 from graphmodel.spec.hydra import follow_defaults
-from graphmodel.spec.merge import read_extended
 
 BASE = "config: {MODEL: {TRUNK: {NAME: resnet, RESNETS: {DEPTH: 50}}, HEAD: {PARAMS: [[mlp, {dims: [2048, 8]}]]}}}\n"
 
@@ -27,7 +27,7 @@ def followed(tree: Path, text: str) -> tuple[int, list[str]]:
     path = tree / "config" / "mine.yaml"
     path.write_text(text)
     report = Collector()
-    document = follow_defaults(read_extended(path), path, report)
+    document = follow_defaults(FileReader().read(path), path, report, FileReader())
     return document.get(("config", "MODEL", "TRUNK", "RESNETS", "DEPTH")), [d.code for d in report.found]
 
 

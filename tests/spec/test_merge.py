@@ -6,7 +6,8 @@ import pytest
 
 from graphmodel.diagnostics import CompileError
 from graphmodel.spec.document import read_text
-from graphmodel.spec.merge import apply_overrides, from_mapping, merge, parse_path, read_extended
+from graphmodel.spec.extends import FileReader
+from graphmodel.spec.merge import apply_overrides, from_mapping, merge, parse_path
 
 
 def test_overlays_merge_mappings_and_replace_the_rest() -> None:
@@ -40,14 +41,16 @@ def test_extends_puts_the_file_over_its_base(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("trunk: {name: resnet, depth: 50}\n")
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "top.yaml").write_text("extends: ../base.yaml\ntrunk: {depth: 18}\n")
-    assert read_extended(tmp_path / "deep" / "top.yaml").data == {"trunk": {"name": "resnet", "depth": 18}}
+    assert FileReader(allow_outside=True).read(tmp_path / "deep" / "top.yaml").data == {
+        "trunk": {"name": "resnet", "depth": 18}
+    }
 
 
 def test_files_that_extend_each_other_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("name: a\nextends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: [a.yaml]\n")
     with pytest.raises(CompileError) as caught:
-        read_extended(tmp_path / "a.yaml")
+        FileReader().read(tmp_path / "a.yaml")
     assert caught.value.diagnostics[0].code == "GM107"
     assert "a.yaml -> b.yaml -> a.yaml" in str(caught.value)
 
@@ -55,7 +58,7 @@ def test_files_that_extend_each_other_are_refused(tmp_path: Path) -> None:
 def test_a_missing_base_is_named_at_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("name: a\nextends: nowhere.yaml\n")
     with pytest.raises(CompileError, match="nowhere") as caught:
-        read_extended(tmp_path / "a.yaml")
+        FileReader().read(tmp_path / "a.yaml")
     assert caught.value.diagnostics[0].span is not None
     assert caught.value.diagnostics[0].span.line == 2
 

@@ -23,11 +23,14 @@ from graphmodel.spec.validate import (
     YamlModel,
 )
 
+MAX_VIEWS = 1000
+"""The most views of an input."""
+
 
 class ViewYaml(YamlModel):
     """`count` views of one shape."""
 
-    count: PositiveInt = Field(1, le=1000, description="How many tensors of this shape, in a row.")
+    count: PositiveInt = Field(1, le=MAX_VIEWS, description="How many tensors of this shape, in a row.")
     shape: ShapeField = Field(description="Per-sample shape, such as [3, 96, 96].")
 
 
@@ -51,6 +54,14 @@ class InputYaml(YamlModel):
         alias="with",
         description="Further inputs that the trunk takes beside this one, such as a mask.",
     )
+
+    @field_validator("views")
+    @classmethod
+    def not_too_many(cls, value: list[ViewYaml] | None) -> list[ViewYaml] | None:
+        count = sum(view.count for view in value or ())
+        if count > MAX_VIEWS:
+            raise ValueError(f"has {count} views; help: an input has at most {MAX_VIEWS}")
+        return value
 
     @model_validator(mode="after")
     def one_form(self) -> InputYaml:

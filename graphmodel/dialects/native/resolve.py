@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.diagnostics import Collector
 from graphmodel.dialects import Dialect
 from graphmodel.dialects.native.format import (
     EdgeYaml,
@@ -15,7 +15,9 @@ from graphmodel.dialects.native.format import (
     SourceYaml,
     TrunkYaml,
 )
-from graphmodel.spec.document import Document, KeyPath, dotted, kind_of
+from graphmodel.dialects.native.located_report import LocatedReport
+from graphmodel.dialects.native.outputs import name_outputs, select_outputs
+from graphmodel.spec.document import Document, KeyPath, kind_of
 from graphmodel.spec.model import (
     Edge,
     HeadSpec,
@@ -28,7 +30,6 @@ from graphmodel.spec.model import (
     VisslNaming,
     WeightsSpec,
 )
-from graphmodel.spec.names import name_problem
 from graphmodel.spec.pools import POOLS
 
 
@@ -49,10 +50,8 @@ def resolve(document: Document, contents: NativeSpec, report: Collector, dialect
 
 class _Resolver:
     def __init__(self, document: Document, contents: NativeSpec, report: Collector, dialect: Dialect) -> None:
-        self.document, self.contents, self.report, self.dialect = document, contents, report, dialect
-
-    def error(self, code: str, message: str, path: KeyPath, help: str = "", *, key: bool = False) -> None:
-        self.report.error(code, message, self.document.span(path, key=key), help, dotted(path))
+        self.document, self.contents, self.dialect = document, contents, dialect
+        self.report = LocatedReport(document, report)
 
     def run(self) -> ModelSpec:
         contents = self.contents
@@ -61,21 +60,24 @@ class _Resolver:
         self.inputs = self.resolve_inputs()
         edges = self.resolve_edges()
         self.check_companions()
-        self.report.raise_errors()
-        mapped = self.name_outputs(edges)
-        edges, outputs = self.select_outputs(mapped)
-        if not edges and not self.report.errors:
+        self.report.found.raise_errors()
+        mapped = name_outputs(edges, self.report)
+        edges, outputs = select_outputs(mapped, contents.outputs, self.report)
+        if not edges and not self.report.found.errors:
             key = "outputs" if self.contents.outputs is not None else "mapping"
-            self.error("GM209", "the model has no output", (key,), "map a feature or a head to an output", key=True)
+            self.report.error(
+                "GM209", "the model has no output", (key,), "map a feature or a head to an output", key=True
+            )
         self.note_unused(edges, mapped)
-        self.report.raise_errors()
+        self.report.found.raise_errors()
         weights = contents.weights
+        trunks, heads = {s.trunk for e in edges for s in e.sources}, {e.head for e in edges}
         spec = ModelSpec(
             name=contents.name,
             dialect=self.dialect.name,
             inputs=self.used_inputs(edges),
-            trunks={n: t for n, t in self.trunks.items() if any(s.trunk == n for e in edges for s in e.sources)},
-            heads={n: h for n, h in self.heads.items() if any(e.head == n for e in edges)},
+            trunks={n: t for n, t in self.trunks.items() if n in trunks},
+            heads={n: h for n, h in self.heads.items() if n in heads},
             head_defaults=dict(contents.head_defaults),
             edges=tuple(edges),
             freeze=tuple([contents.freeze] if isinstance(contents.freeze, str) else contents.freeze),
@@ -100,22 +102,17 @@ class _Resolver:
             ),
         )
         spec._document = self.document
-        spec._notes = tuple(self.report.found)
+        spec._notes = tuple(self.report.found.found)
         return spec
 
     # -- components ---------------------------------------------------------------------------------------------------
-
-    def check_name(self, name: str, what: str, path: KeyPath) -> None:
-        problem = name_problem(name, what)
-        if problem is not None and not (what == "a trunk" and name == "trunk"):
-            self.error("GM204", problem[0], path, problem[1], key=True)
 
     def resolve_trunks(self) -> dict[str, TrunkSpec]:
         if self.contents.trunk is not None:
             return {"trunk": self.resolve_trunk("trunk", self.contents.trunk, ("trunk",))}
         trunks: dict[str, TrunkSpec] = {}
         for name, value in (self.contents.trunks or {}).items():
-            self.check_name(name, "a trunk", ("trunks", name))
+            self.report.check_name(name, "a trunk", ("trunks", name))
             trunks[name] = self.resolve_trunk(name, value, ("trunks", name))
         return trunks
 
@@ -135,7 +132,7 @@ class _Resolver:
 
     def resolve_head(self, name: str, value: Any) -> HeadSpec:
         path: KeyPath = ("heads", name)
-        self.check_name(name, "a head", path)
+        self.report.check_name(name, "a head", path)
         items = [((*path, i), item) for i, item in enumerate(value)] if isinstance(value, list) else [(path, value)]
         chain = []
         for at, item in items:
@@ -155,7 +152,7 @@ class _Resolver:
         inputs: dict[str, InputSpec] = {}
         for name, value in declared.items():
             path: KeyPath = ("inputs", name) if self.contents.inputs is not None else ("mapping", name)
-            self.check_name(name, "an input", path)
+            self.report.check_name(name, "an input", path)
             if not isinstance(value, InputYaml):
                 inputs[name] = InputSpec(name=name, shape=value, at=path)
                 continue
@@ -177,11 +174,11 @@ class _Resolver:
         for name, item in self.inputs.items():
             for i, companion in enumerate(item.companions):
                 if companion not in self.inputs or companion == name:
-                    self.error(
+                    self.report.error(
                         "GM207",
                         f"the companion `{companion}` of the input `{name}` is not another input",
                         ("inputs", name, "with", i),
-                        choices_help(companion, [n for n in self.inputs if n != name], "other inputs"),
+                        self.report.choices(companion, [n for n in self.inputs if n != name], "other inputs"),
                     )
 
     # -- mapping ------------------------------------------------------------------------------------------------------
@@ -198,8 +195,12 @@ class _Resolver:
         for name, features in mapping.items():
             path: KeyPath = ("mapping", name)
             if name not in self.inputs:
-                self.error(
-                    "GM207", f"unknown input `{name}`", path, choices_help(name, list(self.inputs), "inputs"), key=True
+                self.report.error(
+                    "GM207",
+                    f"unknown input `{name}`",
+                    path,
+                    self.report.choices(name, list(self.inputs), "inputs"),
+                    key=True,
                 )
                 continue
             if isinstance(features, dict):
@@ -211,7 +212,7 @@ class _Resolver:
 
     def default_edges(self) -> list[Edge]:
         if len(self.inputs) - len({c for i in self.inputs.values() for c in i.companions}) > 1 or len(self.trunks) > 1:
-            self.error(
+            self.report.error(
                 "GM208",
                 "several inputs or trunks need a `mapping`",
                 (),
@@ -221,7 +222,7 @@ class _Resolver:
         followers = {c for i in self.inputs.values() for c in i.companions}
         mains = [name for name in self.inputs if name not in followers]
         if not mains:
-            self.error("GM207", "the spec has no input for the trunk", ("inputs",), key=True)
+            self.report.error("GM207", "the spec has no input for the trunk", ("inputs",), key=True)
             return []
         trunk = next(iter(self.trunks))
         source = Source(input=mains[0], trunk=trunk, any_layout=self.dialect.any_layout, at=("trunk",))
@@ -268,7 +269,9 @@ class _Resolver:
 
     def head_name(self, name: str | None, path: KeyPath) -> str | None:
         if name is not None and name not in self.heads:
-            self.error("GM206", f"unknown head `{name}`", path, choices_help(name, list(self.heads), "heads"))
+            self.report.error(
+                "GM206", f"unknown head `{name}`", path, self.report.choices(name, list(self.heads), "heads")
+            )
         return name
 
     def source(
@@ -282,8 +285,8 @@ class _Resolver:
     ) -> Source | None:
         name, _, rest = text.partition(".")
         if name not in self.inputs:
-            help = choices_help(name, list(self.inputs), "inputs")
-            self.error("GM207", f"unknown input `{name}`", path, help, key=key)
+            help = self.report.choices(name, list(self.inputs), "inputs")
+            self.report.error("GM207", f"unknown input `{name}`", path, help, key=key)
             return None
         trunk = next(iter(self.trunks), "trunk")
         first, _, tail = rest.partition(".")
@@ -291,11 +294,13 @@ class _Resolver:
         if first in self.trunks and (tail or len(self.trunks) > 1 or first != "trunk"):
             trunk, rest = first, tail
         elif len(self.trunks) > 1:
-            self.error(
+            self.report.error(
                 "GM205",
                 f"`{text}` does not name a trunk" if not first else f"unknown trunk `{first}` in `{text}`",
                 path,
-                choices_help(first, list(self.trunks), "with several trunks, write `input.trunk.feature`; trunks"),
+                self.report.choices(
+                    first, list(self.trunks), "with several trunks, write `input.trunk.feature`; trunks"
+                ),
                 key=key,
             )
             return None
@@ -321,14 +326,16 @@ class _Resolver:
         elif isinstance(value, str):
             op, params = value, {}
         else:
-            self.error("GM202", f"`pool` takes one operation, not {kind_of(value)}", path, "such as {avg_pool2d: 2}")
+            self.report.error(
+                "GM202", f"`pool` takes one operation, not {kind_of(value)}", path, "such as {avg_pool2d: 2}"
+            )
             return None
         if op not in POOLS:
-            self.error(
+            self.report.error(
                 "GM202",
                 f"unknown pooling operation `{op}`",
                 (*path, op),
-                choices_help(op, list(POOLS), "known"),
+                self.report.choices(op, list(POOLS), "known"),
                 key=True,
             )
             return None
@@ -337,80 +344,19 @@ class _Resolver:
             params = {names[0]: params} if names else {}
         for key in params:
             if key not in names:
-                self.error(
-                    "GM201", f"unknown key `{key}` in `{op}`", (*path, op, key), choices_help(key, names), key=True
+                self.report.error(
+                    "GM201",
+                    f"unknown key `{key}` in `{op}`",
+                    (*path, op, key),
+                    self.report.choices(key, names),
+                    key=True,
                 )
         if names and names[0] not in params:
-            self.error(
+            self.report.error(
                 "GM203", f"missing key `{names[0]}` in `{op}`", (*path, op), f"add `{names[0]}`, such as {{{op}: 1}}"
             )
         fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()}
         return None if op == "identity" else PoolSpec(op=op, params=fixed, at=path)
-
-    # -- outputs ------------------------------------------------------------------------------------------------------
-
-    def name_outputs(self, edges: list[Edge]) -> list[Edge]:
-        """Output names: `as`, or the head's (or feature's) name, made unique by input and feature."""
-        several = len({s.input for e in edges for s in e.sources}) > 1
-        names: list[str] = []
-        for edge in edges:
-            source = edge.sources[0]
-            feature = (source.feature or "features").replace(".", "_")
-            if edge.output:
-                names.append(edge.output)
-            elif edge.head is None:
-                names.append(f"{source.input}_{feature}" if several else feature)
-            elif sum(e.head == edge.head for e in edges) == 1:
-                names.append(edge.head)
-            else:
-                same = [e for e in edges if e.head == edge.head and e.sources[0].input == source.input]
-                names.append(
-                    f"{edge.head}_{source.input}" if len(same) == 1 else f"{edge.head}_{source.input}_{feature}"
-                )
-        out = []
-        given = {e.output for e in edges if e.output}
-        used: dict[str, int] = {}
-        for edge, name in zip(edges, names, strict=True):
-            if edge.output:
-                self.check_name(name, "an output", edge.at)
-                if name in used:
-                    self.error("GM209", f"two outputs are named `{name}`", edge.at, "rename one of them with `as`")
-                used[name] = 1
-                unique = name
-            else:
-                count = used.get(name, 0)
-                used[name] = count + 1
-                unique = name if not count and name not in given else f"{name}_{count + 1}"
-            out.append(edge.model_copy(update={"output": unique}))
-        return out
-
-    def select_outputs(self, edges: list[Edge]) -> tuple[list[Edge], tuple[Any, ...]]:
-        """The edges that `outputs` keeps, in the order of the mapping, and the outputs in their own order."""
-        wanted = self.contents.outputs
-        by_name = {e.output: e for e in edges}
-        if wanted is None:
-            return edges, tuple(by_name)
-        chosen: list[str] = []
-
-        def pick(item: Any, path: KeyPath) -> Any:
-            if isinstance(item, list):
-                return tuple(pick(child, (*path, i)) for i, child in enumerate(item))
-            # `swav.prototypes0` is one tensor of a head with several, which are known only when the head is built.
-            edge = by_name.get(item) or by_name.get(item.partition(".")[0])
-            if edge is None or (item != edge.output and edge.head is None):
-                self.error("GM209", f"unknown output `{item}`", path, choices_help(item, list(by_name), "outputs"))
-            elif item in chosen or edge.output in chosen or (item in by_name and item in map(_mapped, chosen)):
-                self.error("GM209", f"the output `{item}` is listed twice", path)
-            else:
-                chosen.append(item)
-            return item
-
-        nested = tuple(pick(item, ("outputs", i)) for i, item in enumerate(wanted))
-        kept = [edge for edge in edges if edge.output in map(_mapped, chosen)]
-        for edge in edges:
-            if edge not in kept:
-                self.report.note("GM210", f"the output `{edge.output}` is not in `outputs` and is left out", None)
-        return kept, nested
 
     def used_inputs(self, edges: list[Edge]) -> dict[str, InputSpec]:
         names = {s.input for e in edges for s in e.sources}
@@ -418,24 +364,15 @@ class _Resolver:
         return {n: i for n, i in self.inputs.items() if n in names}
 
     def note_unused(self, edges: list[Edge], mapped: list[Edge]) -> None:
-        used = self.used_inputs(edges)
+        """Warns of heads, inputs and trunks that no output needs."""
+        heads = {e.head for e in mapped}
+        inputs, trunks = self.used_inputs(edges), {s.trunk for e in edges for s in e.sources}
         for name, head in self.heads.items():
-            if not any(e.head == name for e in mapped):
-                self.report.warning(
-                    "GM210", f"no feature is mapped to the head `{name}`; it is left out", self.document.span(head.at)
-                )
+            if name not in heads:
+                self.report.warning("GM210", f"no feature is mapped to the head `{name}`; it is left out", head.at)
         for name, item in self.inputs.items():
-            if name not in used:
-                self.report.warning(
-                    "GM210", f"nothing reads the input `{name}`; it is left out", self.document.span(item.at)
-                )
+            if name not in inputs:
+                self.report.warning("GM210", f"nothing reads the input `{name}`; it is left out", item.at)
         for name, trunk in self.trunks.items():
-            if not any(s.trunk == name for e in edges for s in e.sources):
-                self.report.warning(
-                    "GM210", f"nothing reads the trunk `{name}`; it is left out", self.document.span(trunk.at)
-                )
-
-
-def _mapped(output: str) -> str:
-    """The output of the mapping that a name stands for: `swav` for `swav.prototypes0`."""
-    return output.partition(".")[0]
+            if name not in trunks:
+                self.report.warning("GM210", f"nothing reads the trunk `{name}`; it is left out", trunk.at)

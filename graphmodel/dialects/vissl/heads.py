@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -309,6 +310,9 @@ def _pooled(context: Context, entry: _Entry, pools: Sequence[VisslFeature]) -> l
 def _edges(triples: Sequence[tuple[str, VisslFeature, str | None]]) -> tuple[list[Any], list[str]]:
     """Native long-form edges with stable output names."""
     several = len({name for name, _, _ in triples}) > 1
+    by_head = Counter(head for _, _, head in triples)
+    used: Counter[str] = Counter()
+    taken: set[str] = set()
     edges: list[Any] = []
     names: list[str] = []
     for name, wanted, head in triples:
@@ -317,11 +321,13 @@ def _edges(triples: Sequence[tuple[str, VisslFeature, str | None]]) -> tuple[lis
         base = base.replace(".", "_")
         if name_problem(base, "an output"):  # MobileNet has a feature called `trunk`
             base = f"{base}_output"
-        shared = head is not None and sum(h == head for _, _, h in triples) > 1
+        shared = head is not None and by_head[head] > 1
         label = f"{base}_{name}" if shared else base
-        unique, number = label, 2
-        while unique in names:
-            unique, number = f"{label}_{number}", number + 1
+        unique = label
+        while unique in taken:
+            used[label] = max(used[label], 1) + 1
+            unique = f"{label}_{used[label]}"
+        taken.add(unique)
         names.append(unique)
         edge: dict[str, Any] = {"from": Located(source, wanted.path)}
         if head is not None:
