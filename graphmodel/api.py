@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from graphmodel.build import build as graph_build
+from graphmodel.components.library.guard import foreign_sources
 from graphmodel.diagnostics import fail
 from graphmodel.dialects import InputShapes
 from graphmodel.dialects.loading import load_spec
@@ -58,6 +59,7 @@ def compile(
     trunks: Mapping[str, nn.Module] | None = None,
     allow_imports: bool = False,
     allow_extends_outside: bool = False,
+    allow_downloads: bool = False,
 ) -> CompiledModel:
     """Compiles a spec into one module.
 
@@ -91,6 +93,8 @@ def compile(
             kept, moved only if `device` is given.
         allow_imports: whether the spec may name Python code to import.
         allow_extends_outside: whether `extends` may name files outside the directory tree of the spec.
+        allow_downloads: whether the spec may name files on the Internet. Without it, the only downloads are the
+            weights that torchvision and timm publish, for `pretrained: true`.
 
     Returns:
         The module, in training mode.
@@ -100,14 +104,15 @@ def compile(
     """
     _check_outputs(outputs)
     spec = load_spec(spec_or_path, overrides, inputs=inputs, allow_extends_outside=allow_extends_outside)
-    graph = build_graph(spec, outputs=outputs, trunks=trunks, allow_imports=allow_imports)
-    return lower(
-        graph,
-        device=torch.device(device) if device is not None else _device_beside(trunks or {}),
-        seed=int(torch.randint(0, 2**31 - 1, (), device="cpu")) if seed is None else seed,
-        returns=returns or spec.returns,
-        move_given=device is not None,
-    )
+    with foreign_sources(allow_downloads):
+        graph = build_graph(spec, outputs=outputs, trunks=trunks, allow_imports=allow_imports)
+        return lower(
+            graph,
+            device=torch.device(device) if device is not None else _device_beside(trunks or {}),
+            seed=int(torch.randint(0, 2**31 - 1, (), device="cpu")) if seed is None else seed,
+            returns=returns or spec.returns,
+            move_given=device is not None,
+        )
 
 
 def graph_of(source: Any, *, allow_imports: bool = False) -> ModelGraph:

@@ -148,6 +148,9 @@ class TrunkBinder:
         def build() -> nn.Module:
             try:
                 return family.pretrained(params, trunk.input_type, trunk.pretrained)
+            except InvalidTrunkParams as error:
+                where = self.spec.span((*trunk.at, *error.path), key=error.path != ("name",))
+                raise fail(error.code, error.message, where, error.help) from error
             except Exception as error:
                 if not trunk.pretrained:
                     raise

@@ -64,6 +64,10 @@ class WeightOptions:
     match: Annotated[
         Match, typer.Option("--weights-match", help="Match tensors by name, or one by one in module order.")
     ] = Match.names
+    allow_downloads: Annotated[
+        bool,
+        typer.Option("--allow-downloads", help="Let the spec name files on the Internet, such as `timm:hf-hub:NAME`."),
+    ] = False
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The seed of the initial weights.")] = 0
 
     def load(self, module: CompiledModel) -> LoadReport:
@@ -165,6 +169,7 @@ def _compile(
         outputs=result.names(),
         returns=result.form(),
         allow_imports=source.allow_imports,
+        allow_downloads=weights.allow_downloads,
     )
     loaded = None
     if weights.weights is not None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.family import InvalidTrunkParams
+from graphmodel.components.library.guard import foreign_sources_allowed, only_weights
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk, keywords_of
 from graphmodel.components.registry import register_trunk
 from graphmodel.diagnostics import choices_help
@@ -30,6 +31,9 @@ FACTORY = (
     "exportable",
     "no_jit",
 )
+HUB = ("hf-hub:", "hf_hub:")
+SOURCES = ("url", "hf_hub_id", "hf_hub_filename", "source")
+"""Keys of a configuration of weights that say where they are."""
 WEIGHTS = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
@@ -45,7 +49,7 @@ class TimmTrunk(LibraryTrunk):
         """The family of one model (`convnext_tiny`, `convnext_tiny.in12k`), or None if timm has no such model."""
         import timm
 
-        known = variant.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(variant.partition(".")[0])
+        known = variant.startswith((*HUB, "local-dir:")) or timm.is_model(variant.partition(".")[0])
         return TimmTrunk(f"timm:{variant}", variant) if known else None
 
     def variants(self) -> list[str] | None:
@@ -54,7 +58,14 @@ class TimmTrunk(LibraryTrunk):
 
         return list(timm.list_models())
 
-    def make(self, keywords: dict[str, Any], input_type: str, **more: Any) -> nn.Module:
+    @property
+    def on_hub(self) -> bool:
+        """Whether the model's description is a file of a repository on the Hugging Face Hub."""
+        return self.variant.startswith(HUB)
+
+    def make(
+        self, keywords: dict[str, Any], input_type: str, pretrained: bool = False, file: bool = False
+    ) -> nn.Module:
         import timm
 
         if not self.variant:
@@ -67,8 +78,36 @@ class TimmTrunk(LibraryTrunk):
         self.check_tag()
         if input_type == "lab":
             keywords = {"in_chans": 1, **keywords}
-        module: nn.Module = timm.create_model(self.variant, **keywords, **more)
+        with self.guarded(download=(pretrained and not file) or (self.on_hub and foreign_sources_allowed())):
+            module: nn.Module = timm.create_model(self.variant, pretrained=pretrained, **keywords)
         return module
+
+    def unreachable(self, problem: str, download: bool) -> InvalidTrunkParams:
+        if download or not self.on_hub:
+            return super().unreachable(problem, download)
+        repository = self.variant.partition(":")[2]
+        message = f"`{self.name}` is described on the Hugging Face Hub and is not in the cache"
+        help = f"download it first (`hf download {repository}`), or allow it: `compile(…, allow_downloads=True)`"
+        return InvalidTrunkParams(message, ("name",), help, "GM510")
+
+    def check_sources(self, keywords: dict[str, Any]) -> None:
+        """Refuses published weights from other places than timm's own, unless the caller allows them.
+
+        Raises:
+            InvalidTrunkParams: names the key.
+        """
+        if foreign_sources_allowed():
+            return
+        for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
+            written = keywords.get(name)
+            keys = [key for key in SOURCES if written.get(key)] if isinstance(written, dict) else []
+            if keys:
+                raise InvalidTrunkParams(
+                    f"`{name}` names another source of weights than timm's own: `{keys[0]}`",
+                    (name, keys[0]),
+                    "download the file and write `pretrained: FILE`, or allow it: `compile(…, allow_downloads=True)`",
+                    "GM510",
+                )
 
     def check_tag(self) -> None:
         """Refuses `resnet50.a9_in1k`: timm publishes weights under other tags."""
@@ -88,6 +127,8 @@ class TimmTrunk(LibraryTrunk):
         self, params: LibraryParams, input_type: str, weights: bool | str, skeleton: bool = False
     ) -> nn.Module:
         keywords = params.keywords()
+        if weights is True:
+            self.check_sources(keywords)
         if skeleton:
             bare = {k: v for k, v in keywords.items() if k != "checkpoint_path"}
             return self.constructed(lambda: self.make(bare, input_type), params)
@@ -97,7 +138,7 @@ class TimmTrunk(LibraryTrunk):
             # timm's own loader reads the file: it translates other layouts and adapts classifier and first layer.
             overlay = dict(keywords.pop("pretrained_cfg_overlay", None) or {})
             keywords["pretrained_cfg_overlay"] = {**self.described(weights), **overlay, "file": weights}
-        return self.constructed(lambda: self.make(keywords, input_type, pretrained=True), params)
+        return self.constructed(lambda: self.make(keywords, input_type, True, file=isinstance(weights, str)), params)
 
     def described(self, path: str) -> dict[str, Any]:
         """What timm's loader must know about a file besides its name: how many classes its classifier has."""
@@ -106,7 +147,8 @@ class TimmTrunk(LibraryTrunk):
         config = get_pretrained_cfg(self.variant, allow_unregistered=True)
         names = config.classifier if config is not None else None
         try:
-            state = load_state_dict(path, use_ema=False)
+            with only_weights():
+                state = load_state_dict(path, use_ema=False)
         except Exception:  # not a plain checkpoint: timm's loader will read it in its own way, or report what is wrong
             return {}
         for name in [names] if isinstance(names, str) else names or ():

@@ -39,7 +39,7 @@ class TorchvisionTrunk(LibraryTrunk):
 
         return list(models.list_models(module=models))
 
-    def make(self, keywords: dict[str, Any], input_type: str, weights: Any = None) -> nn.Module:
+    def make(self, keywords: dict[str, Any], input_type: str, weights: Any = None, download: bool = False) -> nn.Module:
         from torchvision import models
 
         if not self.variant:
@@ -49,10 +49,16 @@ class TorchvisionTrunk(LibraryTrunk):
         if "weights" in keywords:
             help = f"write `pretrained: {keywords['weights']}`: `pretrained` takes names of weights, true and files"
             raise InvalidTrunkParams(f"`{self.name}` cannot take `weights`", ("weights",), help)
+        for name in ("weights_backbone", "pretrained_backbone"):
+            if keywords.get(name):
+                help = "leave it out: `pretrained: true` loads the weights of the whole model"
+                raise InvalidTrunkParams(f"`{self.name}` cannot take `{name}`, which downloads weights", (name,), help)
         builder = models.get_model_builder(self.variant)
         if "weights_backbone" in inspect.signature(builder).parameters:
-            keywords = {"weights_backbone": None, **keywords}
-        module: nn.Module = builder(weights=weights, **keywords)
+            keywords = {**keywords, "weights_backbone": None}
+            keywords.pop("pretrained_backbone", None)
+        with self.guarded(download):
+            module: nn.Module = builder(weights=weights, **keywords)
         return _for_luminance(module) if input_type == "lab" else module
 
     def pretrained(
@@ -63,7 +69,7 @@ class TorchvisionTrunk(LibraryTrunk):
             return load_file(module, weights) if isinstance(weights, str) and not skeleton else module
         wanted = "DEFAULT" if weights is True else weights
         with _structure_alone() if skeleton else _nothing():
-            return self.constructed(lambda: self.make(params.keywords(), input_type, wanted), params)
+            return self.constructed(lambda: self.make(params.keywords(), input_type, wanted, not skeleton), params)
 
     def is_published(self, weights: str) -> bool:
         """Whether torchvision publishes weights of that name for the model."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ConfigDict
@@ -13,6 +14,7 @@ from torch import nn
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.family import InvalidTrunkParams, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
+from graphmodel.components.library.guard import connection_problem, downloading, offline, only_weights
 from graphmodel.components.library.modules import default_of, features_of, naming_of
 from graphmodel.diagnostics import choices_help
 
@@ -44,6 +46,37 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
     def make(self, keywords: dict[str, Any], input_type: str) -> nn.Module:
         """The library's own constructor."""
         raise NotImplementedError
+
+    @contextmanager
+    def guarded(self, download: bool = False) -> Iterator[None]:
+        """Inside, the library builds a model: it reads tensors only, and connects only to download weights.
+
+        Args:
+            download: whether it may connect.
+
+        Raises:
+            InvalidTrunkParams: if a connection failed, or was wanted and is not allowed.
+        """
+        with only_weights(), downloading() if download else offline():
+            try:
+                yield
+            except InvalidTrunkParams:
+                raise
+            except Exception as error:
+                problem = connection_problem(error)
+                if not problem:
+                    raise
+                raise self.unreachable(problem, download) from error
+
+    def unreachable(self, problem: str, download: bool) -> InvalidTrunkParams:
+        """The error of a connection that failed (or, without `download`, was not allowed)."""
+        if download:
+            message = f"the weights of `{self.name}` cannot be downloaded: {problem}"
+            help = "connect to the Internet, or name a downloaded file: `pretrained: FILE`"
+        else:
+            message = f"`{self.name}` cannot be built without a connection, which only `pretrained: true` may open"
+            help = "leave out what names a file on the Internet"
+        return InvalidTrunkParams(message, ("pretrained",) if download else ("name",), help, "GM510")
 
     def build(self, params: LibraryParams, input_type: str) -> nn.Module:
         return self.constructed(lambda: self.make(params.keywords(), input_type), params)

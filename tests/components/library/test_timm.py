@@ -151,7 +151,7 @@ def test_a_keyword_that_timm_does_not_take_is_one_diagnostic(keyword: str, words
 
 
 def test_timm_alone_is_no_model() -> None:
-    assert "names no model" in refused("timm").message
+    assert "does not name a model" in refused("timm").message
 
 
 def test_augmentation_inside_a_trunk_acts_in_training_alone() -> None:

@@ -1,0 +1,165 @@
+"""Files never run code, and nothing connects unless it was asked to: every path from a spec to a loader."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import graphmodel
+from graphmodel import CompileError
+from graphmodel.components.library.guard import ConnectionRefused, offline, only_weights
+
+HEADS = {"x": {"mlp": {"dims": ["auto", 2]}}}
+
+
+class Payload:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture(params=["zip", "legacy", "pickle"])
+def evil(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint with a payload, in each of the formats that `torch.load` reads, and the file that it would write."""
+    marker, path = tmp_path / "marker", tmp_path / "evil.pth"
+    data = {"state_dict": {"conv1.weight": torch.zeros(1)}, "payload": Payload(marker)}
+    if request.param == "pickle":
+        path.write_bytes(pickle.dumps(data))
+    else:
+        torch.save(data, path, _use_new_zipfile_serialization=request.param == "zip")
+    return path, marker
+
+
+def spec(trunk: dict[str, Any]) -> dict[str, Any]:
+    return {"inputs": {"images": [3, 64, 64]}, "trunk": trunk, "heads": HEADS}
+
+
+TRUNKS = {
+    "timm, pretrained": lambda file: {"name": "timm:test_resnet", "pretrained": file},
+    "timm, checkpoint_path": lambda file: {"name": "timm:test_resnet", "checkpoint_path": file},
+    "timm, pretrained_cfg": lambda file: {
+        "name": "timm:test_resnet", "pretrained": True, "pretrained_cfg": {"file": file},
+    },
+    "timm, overlay": lambda file: {
+        "name": "timm:test_resnet", "pretrained": True, "pretrained_cfg_overlay": {"file": file},
+    },
+    "timm, naflexvit": lambda file: {
+        "name": "timm:test_vit", "pretrained": True, "pretrained_cfg_overlay": {"file": file, "custom_load": True},
+    },
+    "torchvision": lambda file: {"name": "torchvision:resnet18", "pretrained": file},
+    "our own": lambda file: {"name": "resnet", "depth": 18, "pretrained": file},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", TRUNKS)
+def test_no_file_of_a_spec_runs_code(path: str, evil: tuple[Path, Path]) -> None:
+    file, marker = evil
+    with pytest.raises(CompileError) as caught:
+        graphmodel.compile(spec(TRUNKS[path](str(file))), seed=0)
+    assert len(caught.value.diagnostics) == 1
+    assert not marker.exists()
+
+
+def test_a_local_directory_of_timm_runs_no_code(evil: tuple[Path, Path], tmp_path: Path) -> None:
+    file, marker = evil
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architecture": "test_resnet", "pretrained_cfg": {}}')
+    (folder / "pytorch_model.bin").write_bytes(file.read_bytes())
+    with pytest.raises(CompileError):
+        graphmodel.compile(spec({"name": f"timm:local-dir:{folder}", "pretrained": True}), seed=0)
+    assert not marker.exists()
+
+
+def test_a_callers_own_loads_are_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    torch.save({"path": Path("x")}, path)
+    with only_weights(), pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=False)
+    assert torch.load(path, weights_only=False) == {"path": Path("x")}
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Every attempt to connect or to look up a host; none succeeds, as on a machine without a network."""
+    attempts: list[Any] = []
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        attempts.append(args)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return attempts
+
+
+WITHOUT_REQUEST = [
+    {"name": "timm:hf-hub:timm/resnet18.a1_in1k"},
+    {"name": "timm:hf_hub:somebody/model", "pretrained": True},
+    {"name": "torchvision:fcn_resnet50", "weights_backbone": "DEFAULT"},
+    {"name": "torchvision:fcn_resnet50", "pretrained_backbone": True},
+    {"name": "torchvision:resnet18", "weights": "DEFAULT"},
+    {"name": "timm:resnet18", "pretrained": True, "pretrained_cfg": {"url": "https://example.com/a.pth"}},
+    {"name": "timm:resnet18", "pretrained": True, "pretrained_cfg_overlay": {"hf_hub_id": "somebody/model"}},
+]
+
+
+@pytest.mark.parametrize("trunk", WITHOUT_REQUEST, ids=str)
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_no_connection_is_opened_unless_asked_for(trunk: dict[str, Any], device: str, connections: list[Any]) -> None:
+    with pytest.raises(CompileError) as caught:
+        graphmodel.compile(spec(trunk), device=device)
+    assert len(caught.value.diagnostics) == 1
+    assert caught.value.diagnostics[0].help
+    assert not connections
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_a_check_of_published_weights_opens_no_connection(name: str, connections: list[Any]) -> None:
+    graphmodel.compile(spec({"name": name, "pretrained": True}), device="meta")
+    assert not connections
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_weights_that_cannot_be_downloaded_are_one_finding(
+    name: str, connections: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CompileError) as caught:
+        graphmodel.compile(spec({"name": name, "pretrained": True}), seed=0)
+    (finding,) = caught.value.diagnostics
+    assert finding.code == "GM510"
+    assert "cannot be downloaded" in finding.message
+    assert "pretrained: FILE" in finding.help
+    assert connections
+
+
+def test_foreign_sources_are_fetched_if_allowed(connections: list[Any]) -> None:
+    trunk = {"name": "timm:resnet18", "pretrained": True, "pretrained_cfg": {"url": "https://example.com/a.pth"}}
+    with pytest.raises(CompileError, match="cannot be downloaded"):
+        graphmodel.compile(spec(trunk), seed=0, allow_downloads=True)
+    assert connections
+
+
+def test_other_threads_may_connect() -> None:
+    found: list[Any] = []
+    with offline():
+        with pytest.raises(ConnectionRefused):
+            socket.getaddrinfo("localhost", 80)
+        thread = threading.Thread(target=lambda: found.append(socket.getaddrinfo("127.0.0.1", 80)))
+        thread.start()
+        thread.join()
+    assert found
+    assert socket.getaddrinfo("127.0.0.1", 80)
