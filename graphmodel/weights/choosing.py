@@ -187,18 +187,20 @@ class Chooser:
         tensors: dict[str, torch.Tensor] = {}
         keys: dict[str, str] = {}
         duplicates: dict[str, str] = {}
+        unknown: dict[str, str] = {}
         for group in groups.values():
             reading = group.readings[0]
             start = ".".join(reading.state.path)
             names = {key: f"{start}.{key}" if start else key for key in reading.state.tensors}
             tensors |= {names[key]: tensor for key, tensor in reading.state.tensors.items()}
             duplicates |= {names[key]: names[taken] for key, taken in reading.duplicates.items()}
+            unknown |= {names[key]: ours for key, ours in reading.unknown.items()}
             for key, ours in reading.keys.items():
                 # One network may fill several trunks: each tensor then needs a key of its own.
                 name = names[key] if names[key] not in keys else f"{names[key]} -> {ours}"
                 tensors[name], keys[name] = reading.state.tensors[key], ours
         text = "; ".join(f"`{t}` from {_shown(g.label)}: {g.readings[0].description}" for t, g in groups.items())
-        return Choice(Reading("several", text, StateDict((), tensors), "", keys, duplicates))
+        return Choice(Reading("several", text, StateDict((), tensors), "", keys, duplicates, unknown))
 
     def _by_map(self, under: Under, networks: Mapping[str, str | Sequence[str]]) -> Choice | None:
         chosen: dict[str, _Group] = {}

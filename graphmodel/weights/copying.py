@@ -75,6 +75,7 @@ def plan(
     report.total = len(required)
     report.missing = [k for k in required if k not in report.matched]
     report.warnings += _contradictions(choice, report)
+    report.warnings += _of_another_variant(module, own, choice)
     if infinite:
         report.warnings.append(_warning(f"{len(infinite)} tensors have values that are not finite: {_shown(infinite)}"))
     return copies, report
@@ -164,6 +165,30 @@ def _contradictions(choice: Choice, report: LoadReport) -> list[Diagnostic]:
     if not different:
         return []
     return [_warning(f"{len(different)} tensors are given twice with different values: {_shown(different)}")]
+
+
+DERIVED = {"attn_mask", "relative_coords_table"}
+"""Floating-point buffers of published files that the libraries compute anew."""
+
+
+def _of_another_variant(module: CompiledModel, own: dict[str, torch.Tensor], choice: Choice) -> list[Diagnostic]:
+    """A warning for weights of layers or parts that the trunk lacks: a deeper network, or layer scale."""
+    kept = set()
+    for component in module.model_graph.components.values():
+        start = f"{component.name}."
+        kept |= {start + k.removeprefix(start).partition(".")[0] for k in own if k.startswith(start)}
+    tensors = choice.reading.state.tensors
+    lost = [
+        key
+        for key, ours in choice.reading.unknown.items()
+        if any(ours.startswith(f"{child}.") for child in kept)
+        and tensors[key].is_floating_point()
+        and ours.rpartition(".")[2] not in DERIVED
+    ]
+    if not lost:
+        return []
+    message = f"{len(lost)} tensors of the checkpoint belong to layers or parts that the trunk does not have"
+    return [_warning(f"{message}: {_shown(lost)}", "it may be a deeper network or another variant of this one")]
 
 
 def _warning(message: str, help: str = "") -> Diagnostic:

@@ -21,6 +21,8 @@ from graphmodel.weights.reading import StateDict, read_checkpoint, state_dicts
 from graphmodel.weights.readings import Reader, Reading
 from graphmodel.weights.report import LoadReport
 
+BY_ORDER = 'if it has the same tensors in module order, pass `match="order"` (`--weights-match order`)'
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -157,10 +159,7 @@ def _nothing_fits(found: list[StateDict], own: Tensors) -> CompileError:
     keys = [k for state in found for k in state.tensors][:4]
     if not keys:
         return fail("GM511", "the checkpoint has no tensors")
-    help = (
-        f"its keys look like {', '.join(keys)}; the model's like {', '.join(list(own)[:4])}; "
-        'if it has the same tensors in module order, pass `match="order"` (`--weights-match order`)'
-    )
+    help = f"its keys look like {', '.join(keys)}; the model's like {', '.join(list(own)[:4])}; {BY_ORDER}"
     return fail("GM511", "no tensor of the checkpoint fits the model", help=help)
 
 
@@ -169,6 +168,8 @@ def _not_covered(report: LoadReport, lacking: list[str]) -> CompileError:
     wrong = "".join(f"; {w.key} is {w.shape}, wanted {w.wanted}" for w in report.wrong_shape[:2])
     positions = any("pos_embed" in w.ours.rpartition(".")[2] for w in report.wrong_shape)
     help = "check that it is this trunk's; `partial=True` (`--partial`) loads what fits"
+    if report.covered * 2 < report.total:
+        help = f"{help}; {BY_ORDER}"
     if positions:
         help = f"`interpolate=True` (`--interpolate`) resizes position embeddings to the model's grid; {help}"
     message = (

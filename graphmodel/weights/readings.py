@@ -34,6 +34,7 @@ class Reading:
         state: the state dict.
         prefix: what the keys of this network start with, with its last dot.
         keys: our key for each of the checkpoint's that has one; no two have the same.
+        unknown: keys of tensors that the trunk would have if it had more layers or parts, and their names there.
         duplicates: further keys for one of those tensors, and the key in `keys` that was taken instead.
     """
 
@@ -43,6 +44,7 @@ class Reading:
     prefix: str
     keys: Mapping[str, str]
     duplicates: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -133,14 +135,17 @@ class Reader:
 
     def _read(self, layout: str, text: str, state: StateDict, prefix: str, translate: Translate) -> Reading:
         found: dict[str, list[str]] = {}
+        unknown: dict[str, str] = {}
         for key in state.tensors:
             plain = clean(key)
             ours = translate(plain[len(prefix) :]) if plain.startswith(prefix) else None
             if ours is not None and ours in self.everything:
                 found.setdefault(ours, []).append(key)
+            elif ours is not None and layout != "vissl" and ours.startswith("trunk"):
+                unknown[key] = ours
         first = {ours: min(keys, key=lambda k: (len(k), k)) for ours, keys in found.items()}
         others = {k: first[ours] for ours, keys in found.items() for k in keys if k != first[ours]}
-        return Reading(layout, text, state, prefix, {key: ours for ours, key in first.items()}, others)
+        return Reading(layout, text, state, prefix, {key: ours for ours, key in first.items()}, others, unknown)
 
     def _prefixes(self, state: StateDict, translate: Translate, target: str = "") -> list[str]:
         """Prefixes without which keys name our tensors, the commonest first; the empty one and wrappers' always.

@@ -45,7 +45,8 @@ class LoadReport:
         total: how many floating-point tensors the model has.
         ordered: the tensors were matched by their order, not by their names.
         warnings: what the load cannot decide for you: several networks that fit equally well (GM514), values that
-            are not finite, keys that contradict each other, a position embedding whose grid is a guess (GM517).
+            are not finite, keys that contradict each other, layers that the trunk does not have, a position embedding
+            whose grid is a guess (GM517).
     """
 
     source: str = ""

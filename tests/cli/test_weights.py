@@ -45,3 +45,54 @@ def test_the_report_is_json_too(spec: Path, tmp_path: Path) -> None:
     weights = json.loads(taken.stdout)["weights"]
     assert weights["matched"]["trunk.conv1.weight"] == "conv1.weight"
     assert any(key.startswith("trunk.layer4") for key in weights["missing"])
+
+
+def test_a_network_is_chosen_by_name(spec: Path, tmp_path: Path) -> None:
+    checkpoint, target = tmp_path / "checkpoint.pth", tmp_path / "out"
+    student, teacher = resnet18().state_dict(), resnet18().state_dict()
+    torch.save({"student": student, "teacher": teacher}, checkpoint)
+    command = ["compile", str(spec), "--weights", str(checkpoint)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("warning[GM514]") == 1
+    assert "--weights-network student" in result.output
+    assert "UserWarning" not in result.output
+    data = json.loads(CliRunner().invoke(app, [*command, "--format", "json"]).stdout)
+    assert "GM514" in [d["code"] for d in data["diagnostics"]]
+    result = CliRunner().invoke(app, [*command, "--weights-network", "student", "-o", str(target)])
+    assert "GM514" not in result.output
+    assert torch.equal(load_file(target / "weights.safetensors")["trunk.conv1.weight"], student["conv1.weight"])
+    result = CliRunner().invoke(app, [*command, "--weights-network", "student", "--weights-network", "teacher"])
+    assert result.exit_code == 2
+    assert "NAME=TRUNK" in result.output
+
+
+def test_networks_fill_trunks(tmp_path: Path) -> None:
+    spec, checkpoint, target = tmp_path / "spec.yaml", tmp_path / "checkpoint.pth", tmp_path / "out"
+    spec.write_text(
+        "inputs: {images: [3, 64, 64]}\n"
+        "trunks: {a: {name: resnet, depth: 18}, b: {name: resnet, depth: 18}}\n"
+        "mapping: {images: {a.flatten: , b.flatten: }}\n"
+    )
+    one, two = resnet18().state_dict(), resnet18().state_dict()
+    torch.save({"one": one, "two": two}, checkpoint)
+    command = ["compile", str(spec), "--weights", str(checkpoint), "-o", str(target)]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    assert "GM514" in refused.output
+    taken = CliRunner().invoke(app, [*command, "--weights-network", "one=b", "--weights-network", "two=a"])
+    assert taken.exit_code == 0, taken.output
+    written = load_file(target / "weights.safetensors")
+    assert torch.equal(written["trunks.a.conv1.weight"], two["conv1.weight"])
+    assert torch.equal(written["trunks.b.conv1.weight"], one["conv1.weight"])
+
+
+def test_foreign_names_match_by_order(spec: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pth"
+    state = resnet18().state_dict()
+    torch.save({k.replace("layer", "stage_").replace("conv", "c_"): v for k, v in state.items()}, checkpoint)
+    command = ["compile", str(spec), "--weights", str(checkpoint)]
+    assert "--weights-match order" in CliRunner().invoke(app, command).output
+    result = CliRunner().invoke(app, [*command, "--weights-match", "order"])
+    assert result.exit_code == 0, result.output
+    assert "trunk.layer1.0.conv1.weight <- stage_1.0.c_1.weight" in result.output

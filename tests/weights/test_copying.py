@@ -13,6 +13,7 @@ from graphmodel import CompileError
 
 ONE = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
 LAST = "layer4.1.conv2.weight"
+KINDS = ["sparse", "sparse rows", "quantised", "nested", "jagged", "meta", "bool", "int8", "complex"]
 
 
 def state(**changes: Any) -> dict[str, torch.Tensor]:
@@ -36,7 +37,7 @@ def unusable(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("kind", unusable(torch.zeros(512, 512, 3, 3)))
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_refused_load_changes_nothing(kind: str, partial: bool) -> None:
     model = graphmodel.compile(ONE, seed=0)
@@ -112,3 +113,29 @@ def test_a_load_on_meta_reports_and_copies_nothing() -> None:
     model = graphmodel.compile(ONE, device="meta")
     assert len(graphmodel.load_weights(model, state()).matched) == 120
     assert model.trunk.conv1.weight.is_meta
+
+
+def test_weights_of_a_deeper_network_are_reported() -> None:
+    from torchvision.models import resnet34
+
+    deep = resnet34().state_dict()
+    model = graphmodel.compile(ONE, seed=0)
+    with pytest.warns(UserWarning, match="layers or parts that the trunk does not have"):
+        report = graphmodel.load_weights(model, {f"module.{k}": v for k, v in deep.items()})
+    (warning,) = report.warnings
+    lost = [k for k, v in deep.items() if k not in resnet18().state_dict() and v.is_floating_point()]
+    assert (warning.code, warning.message.split()[0]) == ("GM517", str(len(lost)))
+    assert "`module.layer1.2.conv1.weight`" in warning.message
+
+
+def test_heads_of_the_checkpoint_and_computed_buffers_are_no_such_layers() -> None:
+    model = graphmodel.compile(ONE, seed=0)
+    extra = {
+        "fc.0.weight": torch.zeros(4, 4),
+        "head.mlp.0.weight": torch.zeros(4, 4),
+        "layer1.0.relative_position_index": torch.zeros(4, dtype=torch.long),
+        "layer1.0.attn_mask": torch.zeros(4, 4),
+    }
+    report = graphmodel.load_weights(model, state(**extra))
+    assert report.warnings == []
+    assert sorted(report.unexpected) == sorted(extra)

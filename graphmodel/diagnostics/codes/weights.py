@@ -189,8 +189,9 @@ ENTRIES = (
     code(
         "GM517",
         "the weights deserve a second look",
-        """A warning: values that are not finite, a tensor that is given twice with different values, or a position
-            embedding with as many patches as the model's in what may be another grid. The weights are loaded.""",
+        """A warning: values that are not finite, a tensor that is given twice with different values, weights of layers
+            that the trunk does not have, or a position embedding with as many patches as the model's in what may be
+            another grid. The weights are loaded.""",
         "graphmodel compile spec.yaml --weights diverged.pth",
         "",
         "shell",
