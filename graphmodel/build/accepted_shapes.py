@@ -59,7 +59,7 @@ def _trials(item: InputSpec, limits: Sequence[Sequence[Accepts]]) -> list[tuple[
     """Sizes at which an input is tried, and what it accepts if that goes well; the last is its own size."""
     shapes = _shapes(item)
     found: list[tuple[Shapes, tuple[Accepts, ...]]] = []
-    for by in factors(len(spatial(shapes[0]))):
+    for by in factors(shapes[0]):
         resized = [resize(shape, _within(by, shape, limit)) for shape, limit in zip(shapes, limits, strict=True)]
         known = [r for r in resized if r is not None]
         trial = tuple(r[0] for r in known), tuple(r[1] for r in known)

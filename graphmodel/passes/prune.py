@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from graphmodel.graph.types import InvalidGraph, ModelGraph
 from graphmodel.passes.result import PassResult
 
@@ -49,5 +51,11 @@ class Prune:
 
 
 def reachable(graph: ModelGraph) -> set[str]:
-    """Nodes that an output needs. A trunk's in-place calls were kept by the tracer as calls that later ones read."""
-    return graph.needed_by(n for o in graph.outputs.values() for n in o.parts.values())
+    """Nodes that an output needs. A trunk's in-place calls were kept by the tracer as calls that later ones read.
+
+    A trunk's assertions about the image size have no readers; they are kept with the trunk pass that they belong to.
+    """
+    needed = graph.needed_by(n for o in graph.outputs.values() for n in o.parts.values())
+    scopes = {graph.nodes[name].scope for name in needed}
+    asserted = [name for name, n in graph.nodes.items() if n.target is torch._assert and n.scope in scopes]
+    return needed | graph.needed_by(asserted)

@@ -17,21 +17,24 @@ Accepts = tuple[int | None, ...]
 Factors = tuple[Fraction, ...]
 
 
-def factors(dims: int) -> list[Factors]:
-    """Multiples of the compiled size to try in turn, for so many dimensions that may change.
+def factors(shape: Sequence[int]) -> list[Factors]:
+    """Multiples of the compiled size to try in turn, for the dimensions of a per-sample shape that may change.
 
     Height and width grow by different multiples, so that code that mixes them up shows. If a trunk does not take that,
-    it may take square images, smaller ones (a table of positions has a limit), or let one of the two change.
+    it may take square images, or let one of the two change. Images never shrink: maps of a few pixels would not change.
+    A sequence may be shorter, since a table of positions has a limit.
 
-    >>> [tuple(map(str, f)) for f in factors(2)]
-    [('2', '3'), ('2', '2'), ('1/2', '1/2'), ('1', '3'), ('2', '1')]
+    >>> [tuple(map(str, f)) for f in factors((3, 224, 224))]
+    [('2', '3'), ('2', '2'), ('1', '3'), ('2', '1')]
     """
+    half = Fraction(1, 2)
     tried: dict[int, list[tuple[int | Fraction, ...]]] = {
-        1: [(2,), (Fraction(1, 2),)],
-        2: [(2, 3), (2, 2), (Fraction(1, 2), Fraction(1, 2)), (1, 3), (2, 1)],
-        3: [(2, 2, 3), (1, 2, 3), (1, 2, 2), (2, 1, 1)],
+        1: [(2,), (half,)],
+        2: [(2, 3), (2, 1), (half, 1), (1, 3)],
+        3: [(2, 3), (2, 2), (1, 3), (2, 1)],
+        4: [(2, 2, 3), (1, 2, 3), (1, 2, 2), (2, 1, 1)],
     }
-    return [tuple(map(Fraction, f)) for f in tried.get(dims, [])]
+    return [tuple(map(Fraction, f)) for f in tried.get(len(shape), [])]
 
 
 def spatial(shape: Sequence[int]) -> range:
@@ -66,13 +69,13 @@ def resized_samples(sample: Sample) -> Iterator[tuple[Sample, Mapping[str, Accep
     The first input decides; further ones change along with it if they are images too.
     """
     shapes = {name: tuple(values[0].shape[1:]) for name, values in sample.items()}
-    dims = len(spatial(next(iter(shapes.values()))))
-    for by in factors(dims):
+    first_shape = next(iter(shapes.values()))
+    for by in factors(first_shape):
         runs: dict[str, tuple[Any, ...]] = {}
         accepts: dict[str, Accepts] = {}
         for i, (name, values) in enumerate(sample.items()):
             shape = shapes[name]
-            found = resize(shape, by) if i == 0 or (len(shape) > 2 and len(spatial(shape)) == dims) else (shape, shape)
+            found = resize(shape, by) if i == 0 or len(shape) == len(first_shape) > 2 else (shape, shape)
             if found is None:
                 break
             first = values[0]

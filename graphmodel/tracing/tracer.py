@@ -119,13 +119,17 @@ class _Job:
                 try:
                     opened = self.in_both_modes(sample, functions)
                     # A size that a module stores on itself reaches other modules unseen.
-                    return opened if _stored_numbers(self.trunk) == stored else None
+                    if _stored_numbers(self.trunk) == stored:
+                        return opened
+                    break
                 except SizeDecision as decision:
                     if decision.function is None:
                         break
                     functions.append(decision.function)
         except (TraceError, FeatureError):
             pass
+        if _stored_numbers(self.trunk) != stored:
+            self.results.clear()  # what is remembered of a call does not store the size again
         try:
             return self.in_both_modes(sample, closed=True) if self.whole else None
         except (TraceError, FeatureError):
