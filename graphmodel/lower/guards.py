@@ -160,7 +160,7 @@ def _wrong_shape(x: torch.Tensor, name: str, view: int | None, shape: Accepts) -
 
 
 def _wrong_kind(what: str, expected: str, given: object) -> InputError:
-    return InputError("GM540", f"{what} is a {type(given).__name__} and the model takes {expected}", "")
+    return InputError("GM540", f"{what} is of type {type(given).__name__} and the model takes {expected}", "")
 
 
 def _given(x: torch.Tensor) -> str:

@@ -15,6 +15,12 @@ and no arithmetic. The first two runs differ in the batch size. A dimension that
 the trunk's code, so that its loops and branches resolve; a dimension that differs depends on the batch, so it is
 recorded as a call of `size` and remains symbolic. Control flow on such a dimension, or on the data, cannot be followed.
 
+A third run has another image size, with height and width multiplied by different factors, and sizes that differ are
+symbolic in the same way; so is whatever is computed from them, even if it is equal in all runs (`H % 32`). A library's
+function that decides by a size is recorded as one call, which decides anew for every size. If the trunk's own code
+decides, or does not run at the other size, it is traced for the compiled size; `TracedTrunk.accepts` says which
+dimensions are fixed, and the compiled module checks its inputs against it.
+
 The trunk is traced in training and in eval mode. If the two differ by dropout, by fixed arguments or by augmentation,
 `both_modes` makes one graph of them whose modules follow the mode.
 
@@ -22,6 +28,8 @@ The trunk is traced in training and in eval mode. If the two differ by dropout, 
     proxy           the proxies, and what their values say
     meta_runs       executes each recorded call on the meta device
     trunk_tensors   names of the tensors that a trunk holds
+    image_sizes     other sizes to try, and what a trunk accepts
+    decisions       functions that decide by the size, recorded as one call each
     traced          the result, reduced to what the features need
     both_modes      one graph for both modes
     layout          how the dimensions of a feature are arranged, and conversions

@@ -246,8 +246,15 @@ def _is_plain(chain: Sequence[fx.Node], arrangement: FeatureLayout) -> bool:
 # -- what a reader asked for ---------------------------------------------------------------------------------------
 
 
-def symbolic_grid(value: Any, have: FeatureLayout, image: MetaProxy) -> tuple[Any, Any] | None:
-    """Rows and columns of a sequence whose length depends on the image size, as multiples of a stride; else None.
+def is_sized_sequence(value: Any, have: FeatureLayout) -> bool:
+    """Whether a value is a sequence whose length depends on the image size."""
+    if not isinstance(value, MetaProxy) or have.layout != "nlc":
+        return False
+    return any(v.shape[1] != value.values[0].shape[1] for v in known(value.values)[2:])
+
+
+def symbolic_grid(value: MetaProxy, have: FeatureLayout, image: MetaProxy) -> tuple[Any, Any] | None:
+    """Rows and columns of a sequence whose length depends on the image size, as quotients of the size and a stride.
 
     Args:
         value: the sequence.
@@ -257,16 +264,13 @@ def symbolic_grid(value: Any, have: FeatureLayout, image: MetaProxy) -> tuple[An
     Raises:
         SizeDecision: if the sequence does not have one token for each step of a stride.
     """
-    if not isinstance(value, MetaProxy) or have.layout != "nlc" or have.grid is None:
-        return None
-    first, *resized = [v for i, v in enumerate(known(value.values)) if i != 1]
-    if not resized or resized[0].shape[1] == first.shape[1]:
+    if have.grid is None:
         return None
     before, after = (image.values[i].shape[-2:] for i in (0, 2))
     strides = [size // steps for size, steps in zip(before, have.grid, strict=True)]
     rows, columns = (size // stride for size, stride in zip(after, strides, strict=True))
     if [size // stride for size, stride in zip(before, strides, strict=True)] != list(have.grid) or (
-        rows * columns + have.prefix != resized[0].shape[1]
+        rows * columns + have.prefix != value.values[2].shape[1]
     ):
         raise SizeDecision(f"the tokens of `{value.node.name}` form a grid that cannot be derived from the image size")
     return image.size(-2) // strides[0], image.size(-1) // strides[1]

@@ -23,6 +23,7 @@ from graphmodel.tracing.layout import (
     FeatureRequest,
     convert_layout,
     infer_layout,
+    is_sized_sequence,
     strip,
     symbolic_grid,
 )
@@ -199,7 +200,12 @@ class TracedRoot(nn.Module):
                 value = values[request.feature.name]
                 node = getattr(value, "node", None)
                 have = tracer.known_layouts.get(node) or infer_layout(value, request.feature, self.trunk, size)
-                grid = symbolic_grid(value, have, x) if request.layout in ("nchw", "nhwc") else None
+                grid = None
+                if request.layout in ("nchw", "nhwc") and is_sized_sequence(value, have):
+                    if node in tracer.maps and request.tokens in (None, "patch"):
+                        value, have = tracer.maps[node], replace(have, layout="nchw", prefix=0, class_token=False)
+                    else:
+                        grid = symbolic_grid(value, have, x)
                 try:
                     out[request.name], tracer.layouts[request.name] = convert_layout(value, have, request, grid)
                 except FeatureError as error:
@@ -219,6 +225,7 @@ class StageTracer(fx.Tracer):
     Attributes:
         layouts: how each requested feature is laid out.
         known_layouts: layouts of values that a library had reshaped.
+        maps: the maps that a library made of values.
         decisions: what the trunk's code decided by the image size.
         tensors: the tensors that the trunk holds.
     """
@@ -230,6 +237,7 @@ class StageTracer(fx.Tracer):
         self.tapped_values: dict[str, list[Any]] = {}
         self.layouts: dict[str, FeatureLayout] = {}
         self.known_layouts: dict[fx.Node | None, FeatureLayout] = {}
+        self.maps: dict[fx.Node | None, MetaProxy] = {}
         self.proxies: dict[str, Any] = {}
         self.decisions: list[SizeDecision] = []
 
@@ -261,6 +269,7 @@ class StageTracer(fx.Tracer):
         if found is None:
             return value
         self.known_layouts[found[0].node] = found[1]
+        self.maps[found[0].node] = value
         return found[0]
 
     def same(self, value: Any, other: Any) -> bool:

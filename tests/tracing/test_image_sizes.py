@@ -310,7 +310,7 @@ def test_torchvisions_segmentation_models_follow_the_size(name: str, inside: boo
     from torchvision import models
 
     module = models.get_model(name, weights=None, weights_backbone=None).eval()
-    model = compiled(module, *(("backbone.out", "output.out") if inside and "lraspp" not in name else ("output.out",)))
+    model = compiled(module, *(("classifier.4", "output.out") if inside and "lraspp" not in name else ("output.out",)))
     assert accepts(model) == (3, None, None)
     for size in ((64, 64), (64, 96), (97, 75)):
         x = torch.randn(1, 3, *size)
@@ -354,7 +354,8 @@ def test_timms_models_follow_the_size(name: str) -> None:
     model = graphmodel.compile(spec).eval()
     graphmodel.load_weights(model, own.state_dict(), partial=True)
     assert accepts(model) == (3, None, None)
-    for height, width in ((size, size), (size + 56, size), (size, size + 112)):
+    step = 56 if "patch14" in name else 64
+    for height, width in ((size, size), (size + step, size), (size, size + 2 * step)):
         x = torch.randn(1, 3, height, width)
         with torch.no_grad():
             found = model(x)
