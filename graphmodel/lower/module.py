@@ -88,7 +88,8 @@ class CompiledModel(fx.GraphModule, Displayed):
 
         Raises:
             CompileError: GM502 if a name is unknown or an output needs an input that is left out, GM503 if a bare
-                string is given instead of a list of names, GM504 if the module's `graph` was edited.
+                string is given instead of a list of names, GM504 if the module's `graph` was edited, GM505 if a part
+                cannot be copied, such as one that FSDP has sharded.
         """
         from graphmodel.lower.slicing import slice_module
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphmodel.diagnostics import Collector, choices_help, fail
+from graphmodel.diagnostics import Collector, choices_help, fail, first_line
 from graphmodel.graph.types import ModelGraph, Output, find_output, output_names
 from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import emit_code
@@ -107,7 +107,8 @@ def slice_module(
     """A module for part of another, with module objects of its own around the same tensors.
 
     Raises:
-        CompileError: GM502 and GM503 as for `slice_graph`, GM504 if the module's `graph` was edited.
+        CompileError: GM502 and GM503 as for `slice_graph`, GM504 if the module's `graph` was edited, GM505 if a part
+            of it cannot be copied.
     """
     names_in("inputs", inputs)
     names_in("outputs", outputs)
@@ -116,7 +117,11 @@ def slice_module(
     form = returns or module.returns
     code = emit_code(graph, form)
     wanted = {str(n.target) for n in graph.nodes.values() if n.call in ("module", "attribute")}
-    root = _twin(module, "", wanted, _shared(module))
+    try:
+        root = _twin(module, "", wanted, _shared(module))
+    except Exception as error:  # whatever a module or an attribute of it raises when it is copied
+        message = f"a part of this module cannot be copied: {first_line(error)}"
+        raise fail("GM505", message, help="slice first, then shard or change the parts") from error
     made = assemble(code, root, {**module.meta["graphmodel"], "graph": graph, "returns": form})
     own = {key: value for key, value in module.__dict__.items() if key not in made.__dict__ and key not in STAND_INS}
     made.__dict__.update(own)

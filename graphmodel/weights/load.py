@@ -70,7 +70,7 @@ def load_weights(
         >>> model = graphmodel.compile(spec, seed=0)
         >>> state = {f"module.{k}": v for k, v in torchvision.models.resnet18().state_dict().items()}
         >>> report = graphmodel.load_weights(model, {"state_dict": state})
-        >>> report.matched["trunk.conv1.weight"], report.missing, report.unexpected
+        >>> report.matched["trunk.conv1.weight"], report.missing, report.pruned
         ('module.conv1.weight', [], ['module.fc.weight', 'module.fc.bias'])
     """
     graph = module.model_graph

@@ -159,6 +159,15 @@ def test_an_edited_graph_cannot_be_sliced(model: CompiledModel) -> None:
     assert [d.code for d in caught.value.diagnostics] == ["GM504"]
 
 
+def test_a_part_that_cannot_be_copied_is_named_with_a_way_out(model: CompiledModel) -> None:
+    import threading
+
+    model.trunk.layer1.lock = threading.Lock()
+    with pytest.raises(CompileError, match="slice first") as caught:
+        model.slice(outputs=["image"])
+    assert [d.code for d in caught.value.diagnostics] == ["GM505"]
+
+
 def test_edits_of_a_slice_are_its_own(model: CompiledModel) -> None:
     part = model.slice(outputs=["image"])
     want = part.eval()(X)["image"]

@@ -73,6 +73,25 @@ ENTRIES = (
         "python",
     ),
     code(
+        "GM505",
+        "a part of the module cannot be copied",
+        """A slice has module objects of its own around the same tensors. A part that cannot be copied, because it was
+            sharded by FSDP or holds something like a lock, cannot be sliced. Slice first.""",
+        """
+            import threading
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
+            module.trunk.layer1.lock = threading.Lock()
+            module.slice(outputs=list(module.model_graph.outputs))
+            """,
+        """
+            import threading
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
+            module = module.slice(outputs=list(module.model_graph.outputs))
+            module.trunk.layer1.lock = threading.Lock()
+            """,
+        "python",
+    ),
+    code(
         "GM510",
         "the checkpoint cannot be read",
         """The file does not exist, is not a checkpoint, or would run code while it is read (only tensors and plain
