@@ -1,4 +1,4 @@
-"""What differs between two model graphs, in words and as data."""
+"""The differences between two model graphs, as text and as data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Change:
     """One difference.
 
     Attributes:
-        kind: what happened to the thing.
-        what: what sort of thing it is.
+        kind: the kind of change.
+        what: the kind of thing that changed.
         name: its name.
         text: the difference as a sentence.
-        before: the value that was, None where there was none.
-        after: the value that is.
+        before: the old value, None if there was none.
+        after: the new value, None if there is none.
     """
 
     kind: Kind
@@ -114,7 +114,7 @@ class _Side:
         return {key: info_text(self.graph.nodes[node].info) for key, node in parts.items()}
 
     def routes(self) -> dict[str, str]:
-        """What each output is made of, in words."""
+        """A description of each output."""
         return {edge.output: self.route(edge) for edge in self.spec.edges}
 
     def route(self, edge: Edge) -> str:
@@ -134,7 +134,7 @@ class _Side:
         return " ".join([text, *(f"{key}={_plain(value)}" for key, value in sorted(rest.items()))])
 
     def stages(self, trunk: str) -> dict[tuple[str, str], str]:
-        """The shape that each call of a trunk gives, by the inputs that it serves and its target."""
+        """The output shape of each call of a trunk, by its inputs and its target."""
         component = self.trunks[trunk].name
         found: dict[tuple[str, str], str] = {}
         for node in self.graph.nodes.values():
@@ -154,7 +154,7 @@ class _Side:
         return found
 
     def held(self, components: Iterable[Component]) -> tuple[int, int]:
-        """Parameters that the calls of some components use, and how many of them train."""
+        """The number of parameters that the calls of some components use, and how many are trained."""
         names = {c.name for c in components}
         held = self.parameters.of(n for n in self.graph.nodes.values() if n.component in names)
         return held.total, held.trainable
@@ -237,7 +237,7 @@ class _Comparer:
     def counts(
         self, what: What, name: str, label: str, one: Sequence[Component], other: Sequence[Component]
     ) -> Iterator[Change]:
-        """Parameters of a component and whether they train."""
+        """Parameters of a component and whether they are trained."""
         was, now = self.before.held(one), self.after.held(other)
         if was[0] != now[0]:
             text = f"{label}: {was[0]:,} parameters became {now[0]:,} ({now[0] - was[0]:+,})"
@@ -255,7 +255,7 @@ class _Comparer:
         first, second = _flat(self.before.graph.structure), _flat(self.after.graph.structure)
         yield from _order("output", first, second)
         if first == second and self.before.graph.structure != self.after.graph.structure:
-            text = "the outputs are nested in another way"
+            text = "the outputs are nested differently"
             yield Change("changed", "result", "outputs", text, self.before.graph.structure, self.after.graph.structure)
         segments = self.before.segments(), self.after.segments()
         if segments[0] != segments[1]:
@@ -277,7 +277,7 @@ def _named(
     compare: Callable[[str, Any, Any], Iterable[Change]],
     text: Callable[[Any], str],
 ) -> Iterator[Change]:
-    """Things by name: those that are gone, those in both, those that are new."""
+    """Things by name: removed ones, those in both, and new ones."""
     for name, value in one.items():
         if name in other:
             yield from compare(name, value, other[name])
@@ -320,7 +320,7 @@ def _params(component: Component) -> dict[str, Any]:
 
 
 def _part(item: InputSpec) -> dict[str, Any]:
-    """What an input says beside its shape."""
+    """The attributes of an input besides its shape."""
     grouping = {"grouping": item.grouping} if item.views is not None else {}
     return {"dtype": item.dtype, "companions": list(item.companions), **grouping}
 
@@ -341,7 +341,7 @@ def _input_text(item: InputSpec) -> str:
 
 
 def _inputs(graph: ModelGraph) -> dict[str, tuple[str, ...]]:
-    """For each node, the inputs that it is made of, in order."""
+    """For each node, the inputs that it depends on, in order."""
     found: dict[str, dict[str, None]] = {}
     for name, node in graph.nodes.items():
         found[name] = {name: None} if node.call == "placeholder" else {}

@@ -1,4 +1,4 @@
-"""The first step of a build: every name in a spec is bound to what it means; nothing runs yet."""
+"""The first step of a build: binds every name in a spec to what it refers to; nothing runs yet."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class BoundModel:
         return found
 
     def batches(self) -> tuple[int, int]:
-        """Two batch sizes that every head takes."""
+        """Two batch sizes that every head accepts."""
         multiple = math.lcm(*(m.params.batch_multiple() for edge in self.edges for m in edge.chain), 1)
         return 2 * multiple, 3 * multiple
 

@@ -85,7 +85,7 @@ class BoundTrunk:
 
 @dataclass(frozen=True)
 class TrunkBinder:
-    """Looks trunks up and collects what is wrong with them.
+    """Looks up trunks and collects what is wrong with them.
 
     Attributes:
         spec: the spec.
@@ -200,7 +200,7 @@ class TrunkBinder:
         return BoundTrunk(trunk, family, params, component, tuple(self.shapes(trunk)))
 
     def family_of(self, trunk: TrunkSpec, module: nn.Module) -> tuple[TrunkFamily[Any], Any]:
-        """The family that names a given module's features: the spec's where they are all there, else any module's."""
+        """The family that names a given module's features: the spec's if the module has all its features."""
         family = None if trunk.imports else find_trunk(trunk.family)
         if family is not None:
             try:

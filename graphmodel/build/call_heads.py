@@ -111,7 +111,7 @@ class _HeadCall:
         if known is not None and known.params != params:
             gives = f"{self.sources} gives {self.value.text}"
             message = f"the head `{module.call.name}` is shared and its inputs differ: {gives}"
-            self.error(message, self.edge.spec.at, "give each feature a head of its own")
+            self.error(message, self.edge.spec.at, "give each feature its own head")
             return None
         if known is not None:
             return known
@@ -159,7 +159,7 @@ class _HeadCall:
         return ops.layout_help(self.value, self.layouts)
 
     def report_mismatch(self, error: HeadMismatch) -> None:
-        """Reports a head that says itself why it cannot read the feature."""
+        """Reports a head that itself explains why it cannot read the feature."""
         module = self.module
         self.error(
             f"the head `{module.call.name}` {error.message} (it reads {self.sources}, of shape {self.value.text})",
@@ -168,13 +168,13 @@ class _HeadCall:
         )
 
     def report_channels_last(self) -> None:
-        """Reports a map with channels last that nobody asked for and that the head would take for channels first."""
+        """Reports a channels-last map that was not requested and that the head would mistake for channels first."""
         at, key = self.edge.sources[0].place()
         self.error(
             f"the head `{self.module.call.name}` reads {self.sources} of shape {self.value.text}, "
             "a map with channels last",
             at,
-            "write `layout: nchw` beside the feature, or `layout: nhwc` if the head takes it so",
+            "write `layout: nchw` beside the feature, or `layout: nhwc` if the head expects channels last",
             key=key,
         )
 

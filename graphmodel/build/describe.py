@@ -1,4 +1,4 @@
-"""What the features of a trunk are on one image size: shapes, layouts, strides, and the modules that make them."""
+"""Describes the features of a trunk at one image size: shapes, layouts, strides, and the modules that produce them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from graphmodel.tracing.tracer import open_trunk
 
 @dataclass(frozen=True)
 class FeatureDescription:
-    """A feature of a trunk on one image size.
+    """A feature of a trunk at one image size.
 
     Attributes:
         name: what specs call it.
         aliases: further names.
-        module: the path of the module that makes it, with the position where the module returns several values.
+        module: the path of the module that produces it, with the position if the module returns several values.
         channels: its width.
         stride: input pixels per step, for maps and tokens on a grid.
         layout: how its dimensions are arranged, with the number of prefix tokens.
         shape: its shape and dtype; the batch is symbolic.
-        disagrees: where the library publishes otherwise than what running it gives.
+        disagrees: differences between the library's published metadata and the measured feature.
     """
 
     name: str
@@ -44,10 +44,10 @@ class FeatureDescription:
 
 
 def describe(module: nn.Module, features: Sequence[Feature], shape: Sequence[int]) -> list[FeatureDescription]:
-    """The features that can be had of a trunk; those that are no single tensor are left out.
+    """The available features of a trunk, except those that are not a single tensor.
 
     Raises:
-        TraceError: where none can be had.
+        TraceError: if none is available.
     """
     low, high = (torch.empty((b, *shape), device="meta") for b in (2, 3))
     writer = GraphWriter((2, 3), [])
@@ -96,7 +96,7 @@ def _disagrees(feature: Feature, channels: int | None, stride: int | None) -> tu
 
 
 def module_path(node: fx.Node) -> str:
-    """The path of the module whose result a value is, empty where it is computed in between."""
+    """The path of the module whose result a value is; empty if no module returns it."""
     if node.op == "call_function" and node.target is torch.clone and isinstance(node.args[0], fx.Node):
         return module_path(node.args[0])
     if node.op == "call_function" and node.target is operator.getitem and isinstance(node.args[0], fx.Node):

@@ -69,7 +69,7 @@ def pool(writer: GraphWriter, value: Value, spec: PoolSpec, span: Span | None, l
 
 
 def channel_axis(layout: str, flattened: bool) -> int:
-    """Where a prepared feature has its channels: behind the batch, or last where its layout says so."""
+    """Where a prepared feature has its channels: after the batch, or last if its layout says so."""
     return -1 if layout in ("nhwc", "nlc") and not flattened else 1
 
 
@@ -96,7 +96,7 @@ def combine(writer: GraphWriter, how: Combine, values: list[Value], name: str, a
 
     Args:
         writer: where the calls go.
-        how: `concat` along the channels, `sum`, `stack` behind the batch, or a `list` for a head that takes one.
+        how: `concat` along the channels, `sum`, `stack` after the batch, or a `list` for a head that takes one.
         values: the features.
         name: the output's name, for the call.
         axes: the channel axis of each feature.
@@ -111,7 +111,7 @@ def combine(writer: GraphWriter, how: Combine, values: list[Value], name: str, a
     if len({len(v.pair[0].shape) for v in values}) > 1 or (how == "concat" and len(set(axes)) > 1):
         raise FeatureError(
             f"`combine: {how}` needs features of one layout, these are {shapes}",
-            "give each the same `layout` or pooling: the long form of `from` takes them for each feature",
+            "give each the same `layout` or pooling; the long form of `from` accepts them per feature",
         )
     if how != "concat" and len({tuple(v.pair[0].shape) for v in values}) > 1:
         raise FeatureError(f"`combine: {how}` needs features of one shape, these are {shapes}", "try `combine: concat`")

@@ -193,7 +193,7 @@ class GraphWriter:
                     self.nodes[at] = self.nodes[at].with_facts(changed_by=by)
 
     def mark_features(self, names: Mapping[str, str]) -> None:
-        """Leaves on each node the names of the features that it is, for whoever shows or explains the graph."""
+        """Records on each node the names of the features that it is, for display and explanation."""
         index = {node.name: i for i, node in enumerate(self.nodes)}
         for feature, name in names.items():
             node = self.nodes[index[name]]

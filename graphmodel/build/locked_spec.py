@@ -1,4 +1,4 @@
-"""The spec of a graph with nothing left open: library defaults, inferred widths and default features filled in."""
+"""The spec of a graph with every value written out: defaults, inferred widths and default features filled in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from graphmodel.spec.model import HeadSpec, ModelSpec, Source, TrunkSpec
 
 
 def resolved_spec(graph: ModelGraph) -> ModelSpec:
-    """The spec that builds the same graph and says everything; written as `spec.lock.yaml`.
+    """The spec that builds the same graph with every value written out; saved as `spec.lock.yaml`.
 
-    Every parameter of every trunk and head is there, `auto` is the width that was read off the feature, a source
+    Every parameter of every trunk and head is there, `auto` is replaced by the inferred width, a source
     without a feature names its trunk's default, and freeze patterns are in the module's own names. Of a slice it says
     what the slice holds.
     """
@@ -49,7 +49,7 @@ def resolved_spec(graph: ModelGraph) -> ModelSpec:
 
 
 def _trunk(trunk: TrunkSpec, component: Component | None) -> TrunkSpec:
-    # A module that the caller gave was not built from parameters; the spec keeps what it says of it.
+    # A module that the caller gave was not built from parameters; the spec keeps what it says about it.
     if component is None or component.given:
         return trunk
     return trunk.model_copy(update={"params": plain_params(component.params)})
@@ -76,7 +76,7 @@ def _source(source: Source, components: Any, paths: dict[str, str]) -> Source:
 def plain_params(params: Any) -> dict[str, Any]:
     """Validated parameters as plain data, under the names that a spec uses; they validate to the same again.
 
-    All of them, unless the family takes either a name or the numbers behind it (RegNet): then those that were said.
+    All of them, unless the family accepts either a name or the numbers behind it (RegNet): then those that were given.
     """
     if not isinstance(params, BaseModel):
         return dict(params)

@@ -35,7 +35,7 @@ class WiredModel:
 
 
 def wire(bound: BoundModel, opened: OpenedModel, writer: GraphWriter, report: Collector) -> WiredModel:
-    """Writes what lies between features and outputs.
+    """Writes the calls between features and outputs.
 
     Args:
         bound: the bound spec.
@@ -82,7 +82,7 @@ class _Wirer:
                 return None
         if spec.head is None:
             if isinstance(value.info, list):
-                self.error("`combine: list` is for a head and this output has none", (*spec.at, "combine"))
+                self.error("`combine: list` needs a head, and this output has none", (*spec.at, "combine"))
                 return None
             return Output(spec.output, {spec.output: value.node})
         result = self.heads.chain(edge, value, layouts)

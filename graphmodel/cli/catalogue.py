@@ -1,4 +1,4 @@
-"""What trunks and heads there are, as data: their features at a size, their parameters."""
+"""The available trunks and heads, as data: their features at an image size, their parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphmodel.diagnostics import fail
 from graphmodel.tracing.proxy import TraceError
 
 SIZES = (224, 256, 384, 299, 518, 448, 192, 240, 336)
-"""Image sizes that are tried in turn where a trunk does not say its own, with three channels and with one."""
+"""Image sizes that are tried in turn if a trunk does not state its own, with three channels and with one."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Parameter:
 
 @dataclass(frozen=True)
 class FeatureRow:
-    """A feature of a trunk on one image size.
+    """A feature of a trunk at one image size.
 
     Attributes:
         name: what specs call it.
         aliases: further names.
-        default: it is read where the spec names none.
+        default: it is read if the spec names none.
         shape: for one batch of N images.
         layout: how its dimensions are arranged, with the number of prefix tokens.
         channels: its width.
         stride: input pixels per step, for feature maps and tokens on a grid.
-        module: the path of the module that makes it.
-        disagrees: where the library publishes otherwise than what running it gives.
+        module: the path of the module that produces it.
+        disagrees: differences between the library's published metadata and the measured feature.
     """
 
     name: str
@@ -76,7 +76,7 @@ def parameters(model: type[BaseModel]) -> list[Parameter]:
 
 
 def library_parameters(family: TrunkFamily[Any]) -> list[Parameter]:
-    """The keyword arguments of a library's model, whose types and meanings the library alone knows."""
+    """The keyword arguments of a library's model; only the library knows their types and meanings."""
     return [Parameter(name, "anything", _default(default), "") for name, default in family.keywords().items()]
 
 
@@ -89,7 +89,7 @@ def _default(value: Any) -> str:
 
 
 def type_text(annotation: Any) -> str:
-    """An annotation in words that a YAML author knows: `number`, `list of integer`, `18 | 34`."""
+    """An annotation in the terms of a YAML author: `number`, `list of integer`, `18 | 34`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return type_text(arguments[0])
@@ -117,7 +117,7 @@ class TrunkPage:
         summary: one line.
         source: the library's module.
         options: its parameters.
-        needed: what must be said before the trunk can be built; it was not built then.
+        needed: the parameters without which the trunk cannot be built; if there are any, it was not built.
         input: the per-sample shape it ran on.
         parameters: how many it has, its own classifier included.
         features: its features on that input.
@@ -155,10 +155,10 @@ def trunk_page(
         name: what the user called it.
         family: its family.
         given: parameters, the others at their defaults.
-        shape: per-sample input shape; the trunk's own, or 3x224x224, where None.
+        shape: per-sample input shape; None means the trunk's own, or 3x224x224.
 
     Raises:
-        CompileError: GM202 where the parameters are wrong, GM302 where it cannot be built, GM303 where it cannot run.
+        CompileError: GM202 if the parameters are wrong, GM302 if it cannot be built, GM303 if it cannot run.
     """
     options = parameters(family.Params) or library_parameters(family)
     try:
@@ -200,12 +200,12 @@ def _needed(errors: Sequence[Any]) -> str:
 
 
 def _built(name: str, family: TrunkFamily[Any], params: Any) -> torch.nn.Module:
-    """The trunk on the meta device; one that takes the luminance alone is built for that."""
+    """The trunk on the meta device; one that accepts only luminance is built for that."""
     problem: Exception | None = None
     for kind in ("rgb", "lab"):
         try:
             return build_on_meta(lambda kind=kind: family.pretrained(params, kind, False))  # type: ignore[misc]
-        except Exception as error:  # whatever a constructor refuses
+        except Exception as error:  # a constructor may raise anything
             problem = problem or error
     raise fail("GM302", f"the trunk `{name}` cannot be built: {problem}") from None
 

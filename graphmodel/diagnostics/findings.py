@@ -101,7 +101,7 @@ def _window(span: Span, width: int = 120) -> tuple[str, str]:
         text = ("…" if start else "") + cut + ("…" if start + width < len(text) else "")
         start -= 1 if start else 0
     offset = max(0, span.column - 1 - start)
-    # Escapes are longer than what they stand for: the caret line is measured on the text as it is shown.
+    # Escapes are longer than the characters that they replace: the caret line is measured on the text as it is shown.
     before, under = printable(text[:offset]), printable(text[offset : offset + span.length])
     missing = offset - len(text[:offset])
     return printable(text), " " * (len(before) + missing) + "^" * max(1, len(under))

@@ -13,7 +13,7 @@ InputShapes = Mapping[str, "tuple[int, ...] | Sequence[tuple[int, ...]]"]
 """Shapes given by the caller: a shape, or a list of shapes for an input that is a list of views."""
 
 BUILT_IN = ("graphmodel.dialects.vissl.dialect", "graphmodel.dialects.native.dialect")
-"""The built-in dialects, imported when a document is there to ask about; the native one takes what is left."""
+"""The built-in dialects, imported only when a document is to be identified; the native one accepts the rest."""
 
 
 class Dialect(Protocol):
@@ -21,7 +21,7 @@ class Dialect(Protocol):
 
     name: str
     any_layout: bool
-    """Whether features are read as they come, wherever their channels are (`Source.any_layout`)."""
+    """Whether features are read in any layout, even with channels last (`Source.any_layout`)."""
 
     def recognises(self, document: Document) -> bool:
         """Whether the document is written in this dialect."""
@@ -46,7 +46,7 @@ def dialects() -> list[Dialect]:
 
 def dialect_of(document: Document) -> Dialect:
     """The dialect that a document is written in."""
-    # `graphmodel: 1` settles it; installed packages are asked only without it, since finding them takes time.
+    # `graphmodel: 1` decides; installed packages are only asked without it, since finding them takes time.
     native = _built_in(BUILT_IN[-1])
     if "graphmodel" in document.data:
         return native

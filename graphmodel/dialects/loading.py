@@ -41,11 +41,11 @@ def read(
 
 
 def _refuse_text(path: str | Path) -> None:
-    """Tells the text of a spec from a path, which nobody writes with a newline or with `key: value`."""
+    """Refuses the text of a spec where a path is expected; paths contain no newline and no `key: value`."""
     if isinstance(path, str) and ("\n" in path or re.match(r"\s*(?:\{|\w+:(?:\s|$))", path)):
         raise fail(
             "GM100",
-            "the text of a spec was given, where a path or a mapping is expected",
+            "expected a path or a mapping, and got the text of a spec",
             help="write the text to a file, or pass `yaml.safe_load(text)`",
         )
 

@@ -1,4 +1,4 @@
-"""What is known of a call beside what it computes: names of features, order to keep, and what passes decided."""
+"""Facts about a call besides what it computes: names of features, order constraints, and decisions of passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ORDER: dict[str, Any] = {"of": "order"}
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about a node; a field at its default says nothing.
+    """Facts about a node; a field with its default value states nothing.
 
     A fact belongs to the node's value (it moves to the node that takes over the value), to the order of calls (a node
     that has one cannot be replaced by another), or to the call itself (it ends with the call).
@@ -23,7 +23,7 @@ class Facts:
         in_place: a later call changes the value in place, or the call reads such a value: its order is fixed.
         changed_by: names of the calls that change the value in place.
         frozen: every parameter behind the call is frozen.
-        checkpoint: the number of its segment, whose activations are computed again in the backward pass; 0 for none.
+        checkpoint: the number of its segment, whose activations are recomputed in the backward pass; 0 for none.
     """
 
     features: tuple[str, ...] = field(default=(), metadata=_OF_VALUE)
@@ -35,7 +35,7 @@ class Facts:
     checkpoint: int = 0
 
     def stated(self) -> dict[str, Any]:
-        """The facts that say something, by name.
+        """The facts that differ from their defaults, by name.
 
         >>> Facts(frozen=True, grouped_views=2).stated()
         {'grouped_views': 2, 'frozen': True}
@@ -51,11 +51,11 @@ class Facts:
         return {k: v for k, v in self.stated().items() if k not in _named(_ORDER) and k not in _named(_OF_VALUE)}
 
     def holds_values_of(self, other: Facts) -> bool:
-        """Whether everything that `other` says of its value is said here too."""
+        """Whether these facts include every fact of `other` about its value."""
         return all(set(getattr(other, name)) <= set(getattr(self, name)) for name in _named(_OF_VALUE))
 
     def taking_over(self, other: Facts) -> Facts:
-        """These facts with what `other` says of its value."""
+        """These facts together with those of `other` about its value."""
         merged: dict[str, Any] = {
             name: tuple(dict.fromkeys((*getattr(self, name), *getattr(other, name)))) for name in _named(_OF_VALUE)
         }

@@ -16,7 +16,7 @@ from graphmodel.graph.types import Info, ModelGraph, Node, map_values
 
 
 def batch_size(graph: ModelGraph) -> int:
-    """A batch size that every call can take: heads that join rows want a multiple of them."""
+    """A batch size that every call accepts: heads that join rows need a multiple of their number."""
     multiples = [c.params.batch_multiple() for c in graph.components.values() if hasattr(c.params, "batch_multiple")]
     return 2 * math.lcm(*multiples)
 

@@ -68,7 +68,7 @@ TABLE = [
     Bad("tag that names code", "trunk: !!python/object/apply:os.system [ls]\n", "GM106", 1, 8),
     Bad("unknown tag", "trunk: !resnet {}\n", "GM106", 1, 8),
     # -- extends ------------------------------------------------------------------------------------------------------
-    Bad("extends itself", "extends: spec.yaml\ntrunk: resnet\n", "GM107", 1, 10, ("circle",)),
+    Bad("extends itself", "extends: spec.yaml\ntrunk: resnet\n", "GM107", 1, 10, ("cycle",)),
     Bad("extends nothing", "extends: base.yaml\ntrunk: resnet\n", "GM107", 1, 10, ("does not exist",)),
     Bad("extends a directory", "extends: .\ntrunk: resnet\n", "GM107", 1, 10),
     Bad("extends a number", "extends: [3]\ntrunk: resnet\n", "GM107", 1, 11),

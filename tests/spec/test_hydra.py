@@ -51,7 +51,7 @@ def test_what_is_not_there_is_a_warning_unless_optional(tree: Path) -> None:
 
 def test_a_circle_is_refused(tree: Path) -> None:
     (tree / "config" / "other.yaml").write_text("defaults: [mine]\n")
-    with pytest.raises(CompileError, match="in a circle") as caught:
+    with pytest.raises(CompileError, match="form a cycle") as caught:
         followed(tree, "defaults: [other]\n")
     assert caught.value.diagnostics[0].code == "GM107"
 

@@ -185,7 +185,7 @@ def scalar(value: Any, flow: bool = False) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A double-quoted scalar in which YAML's escapes stand for everything outside ASCII."""
+    """A double-quoted scalar with YAML's escapes for everything outside ASCII."""
     quoted: str = yaml.safe_dump(text, width=10**9, allow_unicode=False, default_style='"')
     return quoted.removesuffix("\n")
 

@@ -78,7 +78,7 @@ class TrunkYaml(YamlModel):
     module: str | None = Field(
         None, description="`package.module:Factory`; imported only if the caller allows imports."
     )
-    freeze: Bool = Field(False, description="No parameter trains, no statistic moves, nothing drops out.")
+    freeze: Bool = Field(False, description="No parameter is trained, no statistic changes, nothing is dropped out.")
     input_type: InputType = Field("rgb", description="The channel order the trunk expects.")
     pretrained: Annotated[
         Annotated[Bool, Tag(BOOL)] | Annotated[str, Tag(TEXT)],
@@ -96,15 +96,15 @@ class TrunkYaml(YamlModel):
 
 
 class SourceYaml(YamlModel):
-    """What a head reads: `input.feature`, or `input.trunk.feature` if there are several trunks."""
+    """The feature that a head reads: `input.feature`, or `input.trunk.feature` if there are several trunks."""
 
     from_: str = Field(alias="from", description="`images.res4`, or `images.student.res4` with several trunks.")
     pool: Any = Field(None, description="Pooling, such as {adaptive_avg_pool2d: 6}.")
-    flatten: Bool = Field(False, description="Flatten everything behind the batch dimension.")
+    flatten: Bool = Field(False, description="Flatten all dimensions after the batch.")
     layout: Layout | None = Field(None, description="Reshape to this layout.")
     tokens: Tokens | None = Field(None, description="Which tokens of a token sequence.")
     norm: Bool | None = Field(None, description="Apply the trunk's final norm to an intermediate feature.")
-    any_layout: Bool = Field(False, description="Pool and read the feature as it comes, wherever its channels are.")
+    any_layout: Bool = Field(False, description="Pool and read the feature in any layout, even with channels last.")
 
 
 TextOrSource = Annotated[Annotated[str, Tag(TEXT)] | Annotated[SourceYaml, Tag(MAP)], BY_SHAPE]
@@ -132,7 +132,7 @@ class EdgeYaml(YamlModel):
 
 
 class FeatureYaml(YamlModel):
-    """The heads that read a feature, and what happens to it before they do."""
+    """The heads that read a feature, and how it is prepared for them."""
 
     heads: Annotated[
         Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(LIST)] | Annotated[None, Tag(NONE)], BY_SHAPE

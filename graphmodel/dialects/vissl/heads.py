@@ -59,7 +59,7 @@ class VisslFeature:
         feature: its name; None for the trunk's default feature.
         path: where the configuration names it.
         pool: the native pooling, or None.
-        flatten: whether it is flattened behind the batch dimension.
+        flatten: whether it is flattened after the batch dimension.
     """
 
     feature: str | None
