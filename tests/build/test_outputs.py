@@ -81,9 +81,9 @@ def test_the_locked_spec_keeps_the_selection(swav: dict[str, Any]) -> None:
         (["swav.prototypes7"], "unknown output `swav.prototypes7`"),
         (["plain.first"], "unknown output `plain.first`"),
         (["other.first"], "unknown output `other.first`"),
-        (["swav", "swav.embedding"], "named twice"),
-        (["swav.embedding", "swav"], "named twice"),
-        (["swav.embedding", "swav.embedding"], "named twice"),
+        (["swav", "swav.embedding"], "listed twice"),
+        (["swav.embedding", "swav"], "listed twice"),
+        (["swav.embedding", "swav.embedding"], "listed twice"),
     ],
 )
 def test_a_selection_that_is_wrong_is_reported(swav: dict[str, Any], outputs: list[str], message: str) -> None:
