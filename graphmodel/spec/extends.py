@@ -36,7 +36,7 @@ class FileReader:
             quote: whether findings may quote its lines.
 
         Raises:
-            CompileError: GM107 if files extend each other in a circle or too deeply, or `extends` is not a path inside
+            CompileError: GM107 if files extend each other in a cycle or too deeply, or `extends` is not a path inside
                 the spec's directory tree, else as `read_file`.
         """
         return self._read(Path(path), str(path), self._tree_of(path), (), quote)
@@ -83,8 +83,8 @@ class FileReader:
             reason = getattr(error, "strerror", None) or first_line(error)
             raise fail("GM107", f"`extends` names a file that cannot be found: {reason}", at) from None
         if target in chain:
-            circle = " -> ".join(p.name for p in (*chain, target))
-            raise fail("GM107", f"files extend each other in a circle: {circle}", at, "break the circle")
+            cycle = " -> ".join(p.name for p in (*chain, target))
+            raise fail("GM107", f"files extend each other in a cycle: {cycle}", at, "remove one `extends` of the cycle")
         if not self.allow_outside and (tree is None or not target.is_relative_to(tree)):
             raise fail(
                 "GM107",

@@ -40,7 +40,7 @@ def follow_defaults(
         chain: the files that led here.
 
     Raises:
-        CompileError: GM107 if files name each other in a circle or too many files, else as `read_file`.
+        CompileError: GM107 if the defaults lists form a cycle or too many files, else as `read_file`.
     """
     if not has_defaults(document):
         return document
@@ -76,10 +76,10 @@ def follow_defaults(
 
 
 def _check_chain(chain: tuple[Path, ...], span: Span | None) -> None:
-    """Refuses a circle, and files that name each other too deeply."""
+    """Refuses a cycle, and files that name each other too deeply."""
     if chain[-1] in chain[:-1]:
-        circle = " -> ".join(p.name for p in chain)
-        raise fail("GM107", f"defaults name each other in a circle: {circle}", span, "break the circle")
+        cycle = " -> ".join(p.name for p in chain)
+        raise fail("GM107", f"the defaults lists form a cycle: {cycle}", span, "remove one entry of the cycle")
     if len(chain) > MAX_CHAIN:
         raise fail("GM107", f"more than {MAX_CHAIN} files name each other in a row", span, "merge some of them")
 

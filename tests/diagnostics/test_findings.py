@@ -261,7 +261,7 @@ def test_odd_paths(name: str) -> None:
     assert "error[GM10" in result.stderr
 
 
-def test_a_long_circle_of_extends_names_the_files(tmp_path: Path) -> None:
+def test_a_long_cycle_of_extends_names_the_files(tmp_path: Path) -> None:
     for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
         (tmp_path / f"{name}.yaml").write_text(f"extends: {other}.yaml\n{ROOT}")
     found = check(tmp_path / "a.yaml", code=1)

@@ -49,7 +49,7 @@ def test_what_is_not_there_is_a_warning_unless_optional(tree: Path) -> None:
     assert followed(tree, "defaults: [pretrain/base, optional nowhere, {config: '???'}]\n") == (50, [])
 
 
-def test_a_circle_is_refused(tree: Path) -> None:
+def test_a_cycle_is_refused(tree: Path) -> None:
     (tree / "config" / "other.yaml").write_text("defaults: [mine]\n")
     with pytest.raises(CompileError, match="form a cycle") as caught:
         followed(tree, "defaults: [other]\n")
