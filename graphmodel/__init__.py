@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphmodel.graph.types import ModelGraph
     from graphmodel.lower.module import CompiledModel
     from graphmodel.spec.model import ModelSpec
-    from graphmodel.visualize.api import draw
+    from graphmodel.visualize import draw
     from graphmodel.weights.export import export_weights
     from graphmodel.weights.load import load_weights
     from graphmodel.weights.report import LoadReport
@@ -33,7 +33,7 @@ _LAZY = {
     "build_graph": "graphmodel.api",
     "compile": "graphmodel.api",
     "diff": "graphmodel.comparison",
-    "draw": "graphmodel.visualize.api",
+    "draw": "graphmodel.visualize",
     "export_weights": "graphmodel.weights.export",
     "load": "graphmodel.artifact",
     "load_spec": "graphmodel.dialects.loading",
@@ -79,7 +79,7 @@ __all__ = [
 
 def _display(shown: Any) -> dict[str, str]:
     """What notebooks show; drawing is loaded when somebody looks."""
-    bundle: dict[str, str] = import_module("graphmodel.visualize.notebook").mimebundle(shown)
+    bundle: dict[str, str] = import_module("graphmodel.visualize").mimebundle(shown)
     return bundle
 
 

@@ -1,7 +1,7 @@
 """Draws the gallery: `python scripts/gallery.py` writes docs/gallery.md and a picture of each native example.
 
-A test draws it again and compares boxes, arrows and their texts with what is committed, so a picture that no longer
-shows what the code draws is found; how Graphviz places things is left to it.
+A test draws the pictures again and compares boxes, arrows and their texts with the committed ones, so that outdated
+pictures are found; positions are not compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 
 @dataclass(frozen=True)
 class Look:
-    """One picture of the second part: an example in another dress."""
+    """One picture of the second part: an example drawn with other options."""
 
     name: str
     title: str
@@ -66,7 +66,7 @@ LOOKS = (
     ),
     Look(
         "diff",
-        "What differs between two models",
+        "The differences between two models",
         "graphmodel diff examples/native/head_single.yaml examples/native/head_multi_task.yaml -o diff.svg",
         "head_single",
         other="head_multi_task",
@@ -106,15 +106,15 @@ def page() -> str:
         "",
         "<!-- Written by `python scripts/gallery.py`; a test compares what the pictures show. -->",
         "",
-        "Every example of `examples/native/` as `graphmodel visualize FILE -o FILE.svg` draws it. The ending of the",
-        "file says the form: `svg`, `png`, `pdf`, `html` (a page to explore), `mmd` (Mermaid), `dot`, `json`; without",
-        "`-o` a tree is printed. The pictures here follow the dark mode of your system (`--theme auto`).",
+        "Every example of `examples/native/` as `graphmodel visualize FILE -o FILE.svg` draws it. The suffix of the",
+        "file names the format: `svg`, `png`, `pdf`, `html` (an interactive page), `mmd` (Mermaid), `dot`, `json`;",
+        "without `-o` a tree is printed. These pictures follow the dark mode of your system (`--theme auto`).",
     ]
     for path in sorted(EXAMPLES.glob("*.yaml")):
         file = f"../examples/native/{path.name}"
         lines += ["", f"## {path.stem}", "", f"{caption(path)} [{path.name}]({file})", ""]
         lines += [f"![The model graph of {path.name}](gallery/{path.stem}.svg)"]
-    lines += ["", "## Other looks"]
+    lines += ["", "## Other options"]
     for look in LOOKS:
         lines += [
             "",
@@ -128,16 +128,17 @@ def page() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws everything, or the named pictures only."""
+    """Draws all pictures, or the named ones only."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="pictures to draw again; all where none is named")
+    parser.add_argument("names", nargs="*", help="pictures to draw again; all if none is named")
     chosen = parser.parse_args(arguments).names
     folder = DOCS / "gallery"
     folder.mkdir(parents=True, exist_ok=True)
     made = pictures()
     for name, (shown, how) in made.items():
         if not chosen or name in chosen:
-            (folder / f"{name}.svg").write_text(str(draw(shown, "svg", **how)), encoding="utf-8")
+            drawn = str(draw(shown, "svg", **how)).replace(f"{ROOT}/", "")  # no path of this machine in tooltips
+            (folder / f"{name}.svg").write_text(drawn, encoding="utf-8")
     if not chosen:
         for old in folder.glob("*.svg"):
             if old.stem not in made:

@@ -199,7 +199,7 @@ def print_report(result: Report) -> None:
 
 def table(result: Report) -> Iterator[tuple[str, ...]]:
     """The rows as text, without those that only take a view out of a list."""
-    from graphmodel.cli.console import amount
+    from graphmodel.profile.units import count, si
 
     for row in result.rows:
         if row.kind == "input" and row.calls:
@@ -209,9 +209,9 @@ def table(result: Report) -> Iterator[tuple[str, ...]]:
             row.calls,
             ", ".join(row.feature),
             runs(row.shape),
-            amount(row.parameters) if row.parameters else ("shared" if row.shared else ""),
+            count(row.parameters) if row.parameters else ("shared" if row.shared else ""),
             _frozen(row),
-            amount(row.flops) if row.flops else "",
+            si(row.flops) if row.flops else "",
         )
 
 
@@ -224,22 +224,22 @@ def runs(shape: str) -> str:
 
 
 def _frozen(row: Row) -> str:
-    from graphmodel.cli.console import amount
+    from graphmodel.profile.units import count
 
     if row.is_frozen:
         return "frozen"
-    return amount(row.frozen) if row.frozen else ""
+    return count(row.frozen) if row.frozen else ""
 
 
 def totals(result: Report) -> Iterator[str]:
     """Totals of parameters, memory and operations, one per line."""
-    from graphmodel.cli.console import amount, memory
+    from graphmodel.profile.units import count, memory, si
 
-    pruned = f", {amount(result.pruned)} pruned" if result.pruned else ""
+    pruned = f", {count(result.pruned)} pruned" if result.pruned else ""
     yield (
-        f"parameters  {amount(result.trained)} trained, {amount(result.frozen)} frozen{pruned}; "
+        f"parameters  {count(result.trained)} trained, {count(result.frozen)} frozen{pruned}; "
         f"{memory(result.bytes)} with buffers"
     )
-    yield f"FLOPs       {amount(result.flops)} per sample (forward, a multiply-add is two)"
+    yield f"FLOPs       {si(result.flops)} per sample (forward, a multiply-add is two)"
     for done in result.summary:
         yield f"pass        {done}"

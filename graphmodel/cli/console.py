@@ -146,19 +146,3 @@ def print_table(
 
 def _cell(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
-
-
-def amount(number: int) -> str:
-    """`25.6 M`: three significant digits and a unit; small numbers as they are."""
-    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}" if number < 999.5 * size else f"{number / size:.0f} {unit}"
-    return str(number)
-
-
-def memory(size: int) -> str:
-    """`97.8 MB`."""
-    for unit, name in ((2**30, "GB"), (2**20, "MB"), (2**10, "KB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} B"

@@ -138,7 +138,7 @@ def _is_used(stage: str, built: set[str]) -> bool:
 
 def plan_text(plan: dict[str, Any]) -> list[str]:
     """The plan as text."""
-    from graphmodel.cli.console import amount, memory
+    from graphmodel.profile import units
 
     lines = [f"{plan['name']}: forward({', '.join(plan['inputs'])}) returns a {plan['returns']}"]
     for title in ("inputs", "outputs"):
@@ -149,11 +149,11 @@ def plan_text(plan: dict[str, Any]) -> list[str]:
         if part["pruned"]:
             names = ", ".join(s.removeprefix(part["name"] + ".") for s in part["pruned"])
             lines.append(f"  not built, since no output needs them: {names}")
-    count = plan["totals"]["parameters"]
-    lines += ["", "parameters", f"  {amount(count['trained'])} train", f"  {amount(count['frozen'])} are frozen"]
+    counts = {name: units.count(number) for name, number in plan["totals"]["parameters"].items()}
+    lines += ["", "parameters", f"  {counts['trained']} train", f"  {counts['frozen']} are frozen"]
     lines += [f"    {pattern}" for pattern in plan["frozen"]]
-    lines.append(f"  {amount(count['pruned'])} are not built")
-    lines.append(f"  {memory(plan['totals']['bytes'])} of memory with buffers")
-    lines += ["", f"FLOPs  {amount(plan['totals']['flops_per_sample'])} per sample (forward, a multiply-add is two)"]
+    lines.append(f"  {counts['pruned']} are not built")
+    lines.append(f"  {units.memory(plan['totals']['bytes'])} of memory with buffers")
+    lines += ["", f"FLOPs  {units.si(plan['totals']['flops_per_sample'])} per sample (forward, a multiply-add is two)"]
     lines += ["", f"passes  {', '.join(plan['passes'])}", *(f"  {s}" for s in plan["summary"] or ["nothing to do"])]
     return lines

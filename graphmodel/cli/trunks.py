@@ -137,9 +137,10 @@ def _print_page(name: str, items: Any, size: str | None, form: options.Format) -
 
 def _print_features(page: TrunkPage) -> None:
     from graphmodel.cli import console
+    from graphmodel.profile.units import count
 
     size = "×".join(map(str, page.input))
-    typer.echo(f"{console.amount(page.parameters)} parameters, its own classifier included; its features of {size}:\n")
+    typer.echo(f"{count(page.parameters)} parameters, its own classifier included; its features of {size}:\n")
     console.print_table(
         ("feature", "also", "shape", "layout", "channels", "stride", "module", ""),
         [

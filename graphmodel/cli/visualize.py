@@ -44,7 +44,7 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="FILE",
-        help="Its ending says the form: svg, png, pdf, html, mmd (Mermaid), dot, json.",
+        help="Its suffix names the format: svg, png, pdf, html, mmd (Mermaid), dot, json.",
     ),
 ]
 SharingOption = Annotated[
@@ -56,14 +56,16 @@ Depth = Annotated[
         "--depth",
         min=0,
         max=3,
-        help="0: a trunk is one box; 1: its stages, equal ones in a row folded; 2: every stage; 3: every call.",
+        help="0: a trunk is one box; 1: its stages, consecutive equal ones folded; 2: every stage; 3: every call.",
     ),
 ]
 Stack = Annotated[
     int,
-    typer.Option("--stack", min=0, help="Equal heads on one feature lie in a stack from this many on; 0: never."),
+    typer.Option(
+        "--stack", min=0, help="Draw equal heads on one feature as a stack if there are at least this many; 0: never."
+    ),
 ]
-Ghosts = Annotated[bool, typer.Option("--ghosts", help="Also show what the model leaves out of its trunks.")]
+Ghosts = Annotated[bool, typer.Option("--ghosts", help="Also show the parts of trunks that the model leaves out.")]
 ThemeOption = Annotated[
     Theme | None,
     typer.Option(
@@ -73,8 +75,8 @@ ThemeOption = Annotated[
     ),
 ]
 OrientationOption = Annotated[Orientation, typer.Option("--orientation", help="From top to bottom or left to right.")]
-NoLegend = Annotated[bool, typer.Option("--no-legend", help="Leave the legend out.")]
-NoTitle = Annotated[bool, typer.Option("--no-title", help="Leave the name and the sums out.")]
+NoLegend = Annotated[bool, typer.Option("--no-legend", help="Leave out the legend.")]
+NoTitle = Annotated[bool, typer.Option("--no-title", help="Leave out the name and totals.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -98,21 +100,39 @@ def visualize(
     input_: options.Input = None,
     allow_imports: options.AllowImports = False,
     imports: options.Import = None,
+    form: options.FormatOption = options.Format.text,
 ) -> None:
-    """Draw a spec: a tree in the terminal, or a picture with -o."""
-    from graphmodel.cli import console
+    """Draw a spec: a tree in the terminal, or a picture with -o.
 
-    with console.findings("text"):
+    With `--format json` the picture itself is printed as JSON, or the name of the file that -o wrote.
+    """
+    from graphmodel.cli import console
+    from graphmodel.visualize import Options, picture_of
+    from graphmodel.visualize.picture import check_format
+
+    with console.findings(form.value):
         spec = options.load(specs, set_, input_)
         if output is not None:
-            _check_form(output)
+            check_format(output.suffix)
         options.import_modules(imports)
         from graphmodel.api import build_graph
-        from graphmodel.visualize import Options
 
         graph = build_graph(spec, allow_imports=allow_imports)
         wanted = Options(sharing.value, depth, stack, ghosts)
-        _show(graph, wanted, output, theme, orientation, not no_legend, not no_title)
+        if output is not None:
+            _save(graph, wanted, output, theme, orientation, not no_legend, not no_title)
+        else:
+            picture = picture_of(graph, wanted)
+    if form is options.Format.json:
+        result = {"files": [str(output)]} if output is not None else picture.to_dict()
+        console.print_json({"ok": True, **result, "diagnostics": [d.to_dict() for d in spec.notes]})
+        return
+    if output is not None:
+        typer.echo(f"wrote {output}", err=True)
+    else:
+        from graphmodel.visualize.terminal import to_tree
+
+        console.console().print(to_tree(picture))
     console.print_diagnostics(spec.notes)
 
 
@@ -133,17 +153,19 @@ def diff(
     imports: options.Import = None,
     form: options.FormatOption = options.Format.text,
 ) -> None:
-    """Say what differs between two models; with -o also draw it.
+    """Print the differences between two models; with -o also draw them.
 
-    The exit code is 0 where they are the same, 1 where they differ, 2 where one cannot be read. `--set` and `--input`
-    hold for both.
+    The exit code is 0 if they are the same, 1 if they differ, 2 if one cannot be read. `--set` and `--input` apply to
+    both.
     """
     from graphmodel.cli import console
+    from graphmodel.visualize import Options, compare_pictures, picture_of
+    from graphmodel.visualize.picture import check_format
 
     with console.findings(form.value, usage=True):
         specs = [options.load([_spec_of(path)], set_, input_) for path in (before, after)]
         if output is not None:
-            _check_form(output)
+            check_format(output.suffix)
         options.import_modules(imports)
         from graphmodel.api import build_graph
         from graphmodel.comparison import diff as differ
@@ -151,11 +173,11 @@ def diff(
         graphs = [build_graph(spec, allow_imports=allow_imports) for spec in specs]
         found = differ(*graphs)
         if output is not None:
-            from graphmodel.visualize import Options, compare_pictures, picture_of
-
             wanted = Options(sharing.value, depth, stack)
             both = compare_pictures(*(picture_of(graph, wanted) for graph in graphs))
-            _show(both, wanted, output, theme, orientation, not no_legend, not no_title)
+            _save(both, wanted, output, theme, orientation, not no_legend, not no_title)
+    if output is not None:
+        typer.echo(f"wrote {output}", err=True)
     if form is options.Format.json:
         console.print_json(found.to_dict())
     else:
@@ -181,34 +203,18 @@ def _spec_of(path: str) -> str:
     return str(lock)
 
 
-def _check_form(output: Path) -> None:
-    """Refuses a file whose ending is no form, before anything is built.
-
-    Raises:
-        CompileError: GM530.
-    """
-    from graphmodel.visualize.forms import check
-
-    check(output.suffix)
-
-
-def _show(
+def _save(
     source: ModelGraph | Picture,
     wanted: Options,
-    output: Path | None,
+    output: Path,
     theme: Theme | None,
     orientation: Orientation,
     legend: bool,
     title: bool,
 ) -> None:
-    from graphmodel.cli import console
-    from graphmodel.visualize import Picture, picture_of, save
+    """Draws into a file."""
+    from graphmodel.visualize import save
 
-    if output is None:
-        from graphmodel.visualize.terminal import to_tree
-
-        console.console().print(to_tree(source if isinstance(source, Picture) else picture_of(source, wanted)))
-        return
     default = "auto" if output.suffix.lower() == ".html" else "light"
     save(
         source,
@@ -219,4 +225,3 @@ def _show(
         legend=legend,
         title=title,
     )
-    typer.echo(f"wrote {output}", err=True)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.graph.types import ModelGraph, Node, path_inside
 
 
 @dataclass(frozen=True)
-class Held:
-    """How many parameters there are, and how many of them train."""
+class ParameterCount:
+    """The number of parameters, and how many of them train."""
 
     total: int = 0
     trainable: int = 0
+
+    @property
+    def frozen(self) -> int:
+        """How many of them do not train."""
+        return self.total - self.trainable
+
+
+Sizes: TypeAlias = "dict[int, ParameterCount]"
+"""The size of each parameter by its identity: a parameter with several names is counted once."""
 
 
 class Parameters:
@@ -22,26 +32,43 @@ class Parameters:
 
     def __init__(self, graph: ModelGraph) -> None:
         self.graph = graph
-        self.frozen = graph.frozen
-        self.known: dict[tuple[str, str], dict[int, tuple[int, bool]]] = {}
+        self.known: dict[tuple[str, str], Sizes] = {}
 
-    def of(self, nodes: Iterable[Node]) -> Held:
-        """Those that some calls use."""
-        found: dict[int, tuple[int, bool]] = {}
-        for node in nodes:
-            if node.component and node.call in ("module", "attribute"):
-                found |= self.below(node.component, str(node.target))
-        return Held(sum(n for n, _ in found.values()), sum(n for n, trains in found.values() if trains))
+    def of(self, nodes: Iterable[Node]) -> ParameterCount:
+        """Counts those that some calls use."""
+        return total(joined(self.used_by(node) for node in nodes))
 
-    def below(self, component: str, path: str) -> dict[int, tuple[int, bool]]:
-        """Sizes of the parameters at and below a path, by identity, and whether they train."""
+    def used_by(self, node: Node) -> Sizes:
+        """Those that a call uses."""
+        owns = bool(node.component) and node.call in ("module", "attribute")
+        return self.below(node.component, str(node.target)) if owns else {}
+
+    def below(self, component: str, path: str) -> Sizes:
+        """Those at and below a path of a component; the component's own name stands for all of it."""
         key = (component, path)
         if key not in self.known:
             inner = path_inside(path, component)
-            meta = self.graph.components[component].meta
-            self.known[key] = {
-                id(p): (p.numel(), p.requires_grad and not is_frozen(f"{component}.{name}", self.frozen))
-                for name, p in meta.named_parameters(remove_duplicate=False)
+            named = self.graph.components[component].meta.named_parameters(remove_duplicate=False)
+            self.known[key] = joined(
+                {id(p): ParameterCount(p.numel(), p.numel() * self._trains(f"{component}.{name}", p.requires_grad))}
+                for name, p in named
                 if not inner or name == inner or name.startswith(f"{inner}.")
-            }
+            )
         return self.known[key]
+
+    def _trains(self, name: str, requires_grad: bool) -> bool:
+        return requires_grad and not is_frozen(name, self.graph.frozen)
+
+
+def joined(several: Iterable[Mapping[int, ParameterCount]]) -> Sizes:
+    """The parameters of all; one that is frozen under one of its names does not train."""
+    found: Sizes = {}
+    for sizes in several:
+        for key, size in sizes.items():
+            found[key] = size if key not in found or not size.trainable else found[key]
+    return found
+
+
+def total(sizes: Mapping[int, ParameterCount]) -> ParameterCount:
+    """The sum over all parameters."""
+    return ParameterCount(sum(s.total for s in sizes.values()), sum(s.trainable for s in sizes.values()))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import nn
 
-from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import Diagnostic
 from graphmodel.graph.text import info_text, target_text
-from graphmodel.graph.types import ModelGraph, Node
+from graphmodel.graph.types import ModelGraph
 from graphmodel.profile.flops import count_flops
+from graphmodel.profile.parameters import Parameters, joined, total
 
 
 @dataclass(frozen=True)
@@ -127,16 +125,14 @@ def report(graph: ModelGraph) -> Report:
     """The report of a graph after its passes."""
     flops = count_flops(graph)
     features = _features(graph)
-    counted: dict[int, torch.Tensor] = {}
+    parameters = Parameters(graph)
+    counted: set[int] = set()
     rows = []
-    trained = frozen = 0
     for node in graph.nodes.values():
-        used = list(_parameters(graph, node))
-        fresh = [(n, p) for n, p in used if id(p) not in counted]
-        counted |= {id(p): p for _, p in fresh}
-        own = sum(p.numel() for _, p in fresh)
-        still = sum(p.numel() for n, p in fresh if is_frozen(n, graph.frozen) or not p.requires_grad)
-        trained, frozen = trained + own - still, frozen + still
+        used = parameters.used_by(node)
+        own = total({key: size for key, size in used.items() if key not in counted})
+        shared = not counted.isdisjoint(used)
+        counted |= used.keys()
         rows.append(
             Row(
                 node=node.name,
@@ -144,25 +140,25 @@ def report(graph: ModelGraph) -> Report:
                 calls="" if node.call == "placeholder" else target_text(node.target),
                 feature=features.get(node.name, ()),
                 shape=info_text(node.info),
-                parameters=own,
-                frozen=still,
-                shared=len(fresh) < len(used),
+                parameters=own.total,
+                frozen=own.frozen,
+                shared=shared,
                 flops=round(flops[node.name]),
                 line=str(node.span) if node.span else "",
             )
         )
-    buffers = {id(b): b for node in graph.nodes.values() for b in _buffers(graph, node)}
-    everything = {id(p): p for c in graph.components.values() for p in c.meta.parameters()}
+    built = parameters.of(graph.nodes.values())
+    named = total(joined(parameters.below(name, name) for name in graph.components))
     return Report(
         name=graph.spec.name,
         dialect=graph.spec.dialect,
         inputs={name: info_text(graph.nodes[name].info) for name in graph.inputs},
         outputs={k: info_text(graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()},
         rows=tuple(rows),
-        trained=trained,
-        frozen=frozen,
-        pruned=sum(p.numel() for i, p in everything.items() if i not in counted),
-        bytes=sum(t.numel() * t.element_size() for t in (*counted.values(), *buffers.values())),
+        trained=built.trainable,
+        frozen=built.frozen,
+        pruned=named.total - built.total,
+        bytes=_memory(graph),
         flops=round(sum(flops.values(), Fraction(0))),
         passes=graph.history,
         summary=graph.summary,
@@ -170,21 +166,14 @@ def report(graph: ModelGraph) -> Report:
     )
 
 
-def _parameters(graph: ModelGraph, node: Node) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names (from the module's root) and tensors of the parameters that a node uses, each once."""
-    module, tensor = graph.module_of(node), graph.tensor_of(node)
-    if module is not None:
-        yield from ((f"{node.target}.{name}", p) for name, p in module.named_parameters())
-    elif isinstance(tensor, nn.Parameter):
-        yield str(node.target), tensor
-
-
-def _buffers(graph: ModelGraph, node: Node) -> Iterator[torch.Tensor]:
-    module, tensor = graph.module_of(node), graph.tensor_of(node)
-    if module is not None:
-        yield from module.buffers()
-    elif tensor is not None and not isinstance(tensor, nn.Parameter):
-        yield tensor
+def _memory(graph: ModelGraph) -> int:
+    """Bytes of the parameters and buffers that the calls use, each once."""
+    tensors: dict[int, torch.Tensor] = {}
+    for node in graph.nodes.values():
+        module, tensor = graph.module_of(node), graph.tensor_of(node)
+        found = [*module.parameters(), *module.buffers()] if module is not None else []
+        tensors |= {id(t): t for t in (*found, *([tensor] if tensor is not None else []))}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _features(graph: ModelGraph) -> dict[str, tuple[str, ...]]:

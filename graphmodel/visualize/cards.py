@@ -1,4 +1,4 @@
-"""Cards: everything that is told of a box or frame on demand, as plain data."""
+"""Cards: the details of a box or frame, shown on demand, as plain data."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from torch import nn
 from graphmodel.diagnostics import Span
 from graphmodel.graph.text import info_text, node_text
 from graphmodel.graph.types import ModelGraph, Node, head_name
-from graphmodel.profile.parameters import Held, Parameters
+from graphmodel.profile.parameters import ParameterCount
 from graphmodel.spec.model import ModelSpec
-from graphmodel.visualize import words
-from graphmodel.visualize.cells import Cell
+from graphmodel.visualize import labels
+from graphmodel.visualize.group import Group
 
 MOST = 200
-"""Longer lists on a card are cut; the JSON form of the graph has them whole."""
+"""Longer lists on a card are cut."""
 
 
 def of_box(
     graph: ModelGraph,
-    cell: Cell,
+    group: Group,
     nodes: Sequence[Node],
-    held: Held,
+    parameters: ParameterCount,
     flops: int,
     names: Sequence[str],
-    parameters: Parameters,
 ) -> dict[str, Any]:
     """The card of a box."""
-    inside = set(cell.members)
+    inside = set(group.members)
     reads = [graph.nodes[r] for n in nodes for r in n.refs() if r not in inside]
     card: dict[str, Any] = {
         "paths": _unique(str(n.target) for n in nodes if n.call in ("module", "attribute")),
@@ -38,11 +37,11 @@ def of_box(
         "yaml": _places(n.span for n in nodes),
         "reads": _unique(f"{r.name}: {info_text(r.info)}" for r in reads),
         "gives": _unique(f"{n.name}: {info_text(n.info)}" for n in _leaving(graph, inside)),
-        "parameters": held.total,
-        "trainable": held.trainable,
+        "parameters": parameters.total,
+        "trainable": parameters.trainable,
         "flops": flops,
         "features": _unique(f for n in nodes for f in n.facts.features),
-        "facts": _unique(words.sentence(k, getattr(n.facts, k)) for n in nodes for k in words.badges(n.facts)),
+        "facts": _unique(labels.sentence(k, getattr(n.facts, k)) for n in nodes for k in labels.badges(n.facts)),
         "calls": _unique(node_text(n) for n in nodes),
     }
     components = _unique(n.component for n in nodes if n.component and graph.components[n.component].kind == "head")
@@ -50,15 +49,17 @@ def of_box(
         card["heads"] = _unique(head_name(c) for c in components)
         card["settings"] = settings(graph, components[0])
     if len(nodes) == 1 and nodes[0].call == "module":
-        card["contents"] = contents(graph, nodes[0], parameters)
-    if cell.kind == "output":
-        card["outputs"] = list(names) or [cell.id.removeprefix("output:")]
+        card["contents"] = contents(graph, nodes[0])
+    if group.kind == "output":
+        card["outputs"] = list(names) or [group.id.removeprefix("output:")]
         card["yaml"] = _places(_output_span(graph, o) for o in card["outputs"][:MOST])
         card["gives"] = _unique(_output_shape(graph, o) for o in card["outputs"])
     return {k: (v[:MOST] if isinstance(v, list) else v) for k, v in card.items() if v not in ([], {}, "", 0)}
 
 
-def of_component(graph: ModelGraph, components: Iterable[str], held: Held, flops: int) -> dict[str, Any]:
+def of_component(
+    graph: ModelGraph, components: Iterable[str], parameters: ParameterCount, flops: int
+) -> dict[str, Any]:
     """The card of a frame."""
     found = [graph.components[c] for c in _unique(components) if c in graph.components]
     card: dict[str, Any] = {
@@ -66,8 +67,8 @@ def of_component(graph: ModelGraph, components: Iterable[str], held: Held, flops
         "classes": _unique(type(c.meta).__name__ for c in found),
         "families": _unique(c.family for c in found),
         "yaml": _places(c.span for c in found),
-        "parameters": held.total,
-        "trainable": held.trainable,
+        "parameters": parameters.total,
+        "trainable": parameters.trainable,
         "flops": flops,
     }
     if len(found) == 1:
@@ -94,7 +95,7 @@ def settings(graph: ModelGraph, component: str) -> dict[str, Any]:
 
 
 def contents_text(module: nn.Module) -> str:
-    """`3 × Bottleneck` for a sequence of three, else the class."""
+    """`3 × Bottleneck` for a sequence of three, otherwise the class."""
     children = Counter(type(c).__name__ for c in module.children())
     if not isinstance(module, (nn.Sequential, nn.ModuleList)) or not children:
         return type(module).__name__
@@ -106,19 +107,19 @@ def contents_text(module: nn.Module) -> str:
     return " · ".join(f"{n} × {name}" if n > 1 else name for name, n in children.items())
 
 
-def contents(graph: ModelGraph, node: Node, parameters: Parameters) -> list[list[Any]]:
+def contents(graph: ModelGraph, node: Node) -> list[list[Any]]:
     """Name, class and parameters of a module's children."""
     module = graph.module_of(node)
     if module is None:
         return []
     return [
-        [name, type(child).__name__, len(list(child.parameters())) and sum(p.numel() for p in child.parameters())]
+        [name, type(child).__name__, sum(p.numel() for p in child.parameters())]
         for name, child in module.named_children()
     ][:MOST]
 
 
 def _leaving(graph: ModelGraph, inside: set[str]) -> list[Node]:
-    """The calls of a cell that something outside reads."""
+    """The calls of a group that something outside it reads."""
     read = {n for o in graph.outputs.values() for n in o.parts.values()}
     for name, node in graph.nodes.items():
         if name not in inside:
@@ -142,7 +143,7 @@ def _output_span(graph: ModelGraph, key: str) -> Span | None:
 
 
 def _places(spans: Iterable[Span | None]) -> list[dict[str, Any]]:
-    """Places in the YAML, with their lines."""
+    """Locations in the YAML with their lines."""
     found = list(dict.fromkeys(s for s in spans if s is not None))
     return [{"place": str(s), "text": s.text.strip()} for s in found]
 

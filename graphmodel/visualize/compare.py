@@ -1,4 +1,4 @@
-"""Lays two pictures on each other: what was added, removed or changed bears its state."""
+"""Merges two pictures into one in which everything added, removed or changed is marked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TypeVar
 
-from graphmodel.visualize import words
+from graphmodel.profile import units
+from graphmodel.visualize import labels
 from graphmodel.visualize.picture import Arrow, Box, Frame, Picture
 
 Part = TypeVar("Part", Box, Frame)
@@ -15,8 +16,8 @@ Part = TypeVar("Part", Box, Frame)
 def compare_pictures(before: Picture, after: Picture) -> Picture:
     """One picture of both.
 
-    Boxes and frames are the same thing where their ids agree. Members of removed boxes are kept apart by a mark, so
-    that paths through the new model stay paths of the new model.
+    Boxes and frames with equal ids are the same thing. Members of removed boxes get a prefix, so that a path through
+    the new model never contains them.
     """
     old, new = {b.id: b for b in before.boxes}, {b.id: b for b in after.boxes}
     boxes = [_box(old.get(id), new.get(id)) for id in _joined(list(old), list(new))]
@@ -30,7 +31,7 @@ def compare_pictures(before: Picture, after: Picture) -> Picture:
 
 
 def _joined(old: list[str], new: list[str]) -> list[str]:
-    """The new order, with what is gone behind what stood before it."""
+    """The new order, with what was removed after its former predecessor."""
     found = list(new)
     for i, id in enumerate(old):
         if id not in new:
@@ -65,23 +66,23 @@ def _frame(old: Frame | None, new: Frame | None) -> Frame:
 
 
 def _was(old: Part, new: Part) -> list[str]:
-    """What a changed thing said before."""
+    """What a changed box or frame said before."""
     gone = [line for line in old.lines if line not in new.lines]
     if old.title != new.title:
         gone.insert(0, old.title)
     if old.parameters != new.parameters:
-        gone.append(f"{words.count(old.parameters)} params")
+        gone.append(f"{units.count(old.parameters)} params")
     if isinstance(old, Box) and isinstance(new, Box):
         gone += [f"feature {f}" for f in old.features if f not in new.features]
         if (old.count, old.repeats) != (new.count, new.repeats):
             gone.append(f"×{max(old.count, old.repeats)}")
-    gone += [words.badge(b) for b in old.badges if b not in new.badges]
-    gone += [f"not {words.badge(b)}" for b in new.badges if b not in old.badges]
-    return [words.cut(f"was {', '.join(gone)}", words.LONGEST + 10)] if gone else []
+    gone += [labels.badge(b) for b in old.badges if b not in new.badges]
+    gone += [f"not {labels.badge(b)}" for b in new.badges if b not in old.badges]
+    return [labels.cut(f"was {', '.join(gone)}", labels.LONGEST + 10)] if gone else []
 
 
 def _arrows(before: Picture, after: Picture) -> list[Arrow]:
-    """Arrows of one flow between the same boxes are the same arrow."""
+    """The arrows of both; those of one flow between the same boxes are the same arrow."""
     found: list[Arrow] = []
     by_ends: dict[tuple[str, str, str], tuple[list[Arrow], list[Arrow]]] = defaultdict(lambda: ([], []))
     for which, picture in enumerate((before, after)):

@@ -1,36 +1,19 @@
-"""Makes the picture of a graph: cells folded as asked, then put into words and numbers."""
+"""Composes the picture of a graph: a box for each group of calls, frames around them, arrows between them."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from graphmodel.graph.text import info_text
-from graphmodel.graph.types import ModelGraph, Node, head_name, tensor_infos
+from torch import nn
+
+from graphmodel.graph.text import info_text, target_text
+from graphmodel.graph.types import ModelGraph, Node, Ref, head_name, tensor_infos
 from graphmodel.profile.parameters import Parameters
-from graphmodel.visualize import cards, fold, words
-from graphmodel.visualize.cells import Cell, Cells, Sharing
-from graphmodel.visualize.flows import Flows
-from graphmodel.visualize.ghosts import with_ghosts
-from graphmodel.visualize.picture import Arrow, Box, Frame, Picture
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a picture of a graph shows.
-
-    Attributes:
-        sharing: `merge` draws a trunk once, whoever goes through it; `split` draws each pass.
-        depth: 0 draws a trunk as one box, 1 its stages with equal ones in a row folded, 2 every stage, 3 every call.
-        stack: equal heads on one value lie in a stack where there are so many of them; 0 never.
-        ghosts: also draw the parts of trunks that no output needs.
-    """
-
-    sharing: Sharing = "merge"
-    depth: int = 1
-    stack: int = 4
-    ghosts: bool = False
+from graphmodel.visualize import cards, labels
+from graphmodel.visualize.group import QUIET, Group, Grouping, grouped, operation_name
+from graphmodel.visualize.picture import Arrow, Box, Frame, Options, Picture
 
 
 def compose(graph: ModelGraph, options: Options | None = None, flops: Mapping[str, int] | None = None) -> Picture:
@@ -39,18 +22,15 @@ def compose(graph: ModelGraph, options: Options | None = None, flops: Mapping[st
     Args:
         graph: before or after its passes.
         options: what to show.
-        flops: of each node, by name; counted here where None.
+        flops: of each node, by name; counted here if None.
     """
     options = options or Options()
     if flops is None:
         flops = count(graph)
     ghosts: frozenset[str] = frozenset()
-    if options.ghosts:
+    if options.ghosts and options.depth > 0:
         graph, ghosts = with_ghosts(graph)
-    cells = folded(graph, options, ghosts)
-    if not cells.is_acyclic():  # passes that differ inside of the trunk cannot be laid on each other
-        cells = folded(graph, replace(options, sharing="split"), ghosts)
-    return _Composer(graph, cells, flops).picture()
+    return _Composer(graph, grouped(graph, options, ghosts), flops).picture()
 
 
 def count(graph: ModelGraph) -> dict[str, int]:
@@ -60,46 +40,60 @@ def count(graph: ModelGraph) -> dict[str, int]:
     return {name: round(number) for name, number in count_flops(graph).items()}
 
 
-def folded(graph: ModelGraph, options: Options, ghosts: Iterable[str] = ()) -> Cells:
-    """The cells of a graph, folded as the options ask."""
-    cells = Cells(graph, options.sharing, ghosts)
-    if not cells.is_acyclic():
-        return cells
-    if options.depth <= 0:
-        fold.fold_whole_trunks(cells)
-    elif options.depth <= 2:
-        fold.fold_details(cells)
-    if options.depth == 1:
-        fold.fold_repeats(cells)
-    if options.depth <= 2:
-        fold.fold_quiet(cells)
-        fold.fold_operations(cells)
-    fold.stack_heads(cells, options.stack)
-    return cells
+def with_ghosts(graph: ModelGraph) -> tuple[ModelGraph, frozenset[str]]:
+    """The graph with calls of what it leaves out of its trunks, modules with parameters, and the names of those calls.
+
+    They follow the pass that goes furthest through the trunk, in the order in which the trunk registers them. What they
+    would return is not known, since nothing runs them.
+    """
+    added: dict[str, Node] = {}
+    for component in graph.components.values():
+        calls = [n for n in graph.nodes.values() if n.component == component.name and n.scope]
+        called = {str(n.target) for n in calls if n.call in ("module", "attribute")}
+        if component.kind != "trunk" or not called or component.name in called:
+            continue
+        places = {f"{component.name}.{path}": i for i, (path, _) in enumerate(component.meta.named_modules())}
+        furthest = max(calls, key=lambda n: places.get(str(n.target), 0)).scope
+        before = [n.name for n in graph.nodes.values() if n.scope == furthest][-1]
+        for path in _unused(component.meta, component.name, called):
+            name = f"unused_{path.replace('.', '_')}"
+            while name in graph.nodes or name in added:
+                name += "_"
+            added[name] = Node(name, "trunk", "module", path, (Ref(before),), component=component.name, scope=furthest)
+            before = name
+    return replace(graph, nodes={**graph.nodes, **added}), frozenset(added)
+
+
+def _unused(module: nn.Module, path: str, called: set[str]) -> Iterator[str]:
+    """Paths of the largest modules with parameters below one in which nothing is called."""
+    for name, child in module.named_children():
+        inner = f"{path}.{name}"
+        if any(c.startswith(f"{inner}.") for c in called):
+            yield from _unused(child, inner, called)
+        elif inner not in called and next(child.parameters(), None) is not None:
+            yield inner
 
 
 class _Composer:
-    def __init__(self, graph: ModelGraph, cells: Cells, flops: Mapping[str, int]) -> None:
-        self.graph, self.cells, self.flops = graph, cells, flops
+    def __init__(self, graph: ModelGraph, grouping: Grouping, flops: Mapping[str, int]) -> None:
+        self.graph, self.grouping, self.flops = graph, grouping, flops
         self.parameters = Parameters(graph)
         self.flows = Flows(graph)
 
     def picture(self) -> Picture:
-        order = self.cells.order
+        order = self.grouping.order
         last = len(order)
-        listed = sorted(self.cells.cells.values(), key=lambda c: order[c.members[0]] if c.members else last)
-        boxes = [self.box(cell) for cell in listed]
+        listed = sorted(self.grouping.groups.values(), key=lambda c: order[c.members[0]] if c.members else last)
+        boxes = [self.box(group) for group in listed]
         frames = self.frames(boxes)
         hold = {f.id: f for f in frames}
         boxes = [self.inherit(b, hold) for b in boxes]
         place = {b.id: i for i, b in enumerate(boxes)}
         arrows = sorted(self.arrows(), key=lambda a: (place[a.target], place[a.source]))
-        real = [n for n in self.graph.nodes.values() if n.name not in self.cells.ghosts]
-        everything = self.parameters.of(real)
-        counts = [f"{len(self.graph.inputs)} input{'s' * (len(self.graph.inputs) != 1)}"]
+        real = [n for n in self.graph.nodes.values() if n.name not in self.grouping.ghosts]
         outputs = sum(len(o.parts) for o in self.graph.outputs.values())
-        counts.append(f"{outputs} output{'s' * (outputs != 1)}")
-        counts.append(words.sums(everything.total, sum(self.flops.get(n.name, 0) for n in real)))
+        counts = [_plural(len(self.graph.inputs), "input"), _plural(outputs, "output")]
+        counts.append(labels.totals(self.parameters.of(real).total, sum(self.flops.get(n.name, 0) for n in real)))
         return Picture(
             title=self.graph.spec.name,
             lines=(" · ".join(c for c in counts if c),),
@@ -107,34 +101,34 @@ class _Composer:
             arrows=tuple(arrows),
             frames=tuple(frames),
             flows=self.flows.names if len(self.flows.names) > 1 else {},
-            edges=tuple(self.cells.node_edges()),
+            edges=tuple(self.grouping.node_edges()),
         )
 
     # -- boxes --------------------------------------------------------------------------------------------------------
 
-    def box(self, cell: Cell) -> Box:
-        nodes = self.cells.nodes(cell)
-        title, lines = self.text(cell, nodes)
-        held = self.parameters.of(nodes)
+    def box(self, group: Group) -> Box:
+        nodes = self.grouping.nodes(group)
+        title, lines = self.text(group, nodes)
+        parameters = self.parameters.of(nodes)
         features = self.features(nodes)
-        names = [c.removeprefix("output:") for c in cell.stacked] if cell.kind == "output" else []
+        names = [c.removeprefix("output:") for c in group.stacked] if group.kind == "output" else []
         flops = sum(self.flops.get(n.name, 0) for n in nodes)
         return Box(
-            id=cell.id,
-            kind=cell.kind,
+            id=group.id,
+            kind=group.kind,
             title=title,
             lines=lines,
-            parameters=held.total,
-            trainable=held.trainable,
+            parameters=parameters.total,
+            trainable=parameters.trainable,
             flops=flops,
             features=features,
             badges=self.badges(nodes),
-            frame=cell.frame,
-            count=max(1, len(cell.stacked)),
-            repeats=cell.repeats,
-            ghost=cell.ghost,
-            members=tuple(cell.members) or tuple(cell.stacked) or (cell.id,),
-            card=cards.of_box(self.graph, cell, nodes, held, flops, names, self.parameters),
+            frame=group.frame,
+            count=max(1, len(group.stacked)),
+            repeats=group.repeats,
+            ghost=group.ghost,
+            members=tuple(group.members) or tuple(group.stacked) or (group.id,),
+            card=cards.of_box(self.graph, group, nodes, parameters, flops, names),
         )
 
     def features(self, nodes: Iterable[Node]) -> tuple[str, ...]:
@@ -148,68 +142,68 @@ class _Composer:
         return tuple(sorted(found, key=found.__getitem__))
 
     def badges(self, nodes: Iterable[Node]) -> tuple[str, ...]:
-        """Facts that hold for every module of a cell; for its operations, where it calls no module."""
+        """Facts that all modules of a group share, or all its operations if it calls no module."""
         nodes = list(nodes)
         telling = [n for n in nodes if n.call == "module"] or nodes
-        found = [words.badges(n.facts) for n in telling]
+        found = [labels.badges(n.facts) for n in telling]
         return tuple(b for b in (found[0] if found else ()) if all(b in f for f in found))
 
-    def text(self, cell: Cell, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
-        """The title of a cell and what stands under it."""
-        if cell.kind == "input":
-            return cell.id.removeprefix("input:"), _input_lines(self.graph, cell.id.removeprefix("input:"))
-        if cell.kind == "output":
-            stacked = [c.removeprefix("output:") for c in cell.stacked]
-            return words.cut(words.names(stacked or [cell.id.removeprefix("output:")])), ()
-        if cell.kind == "head" and nodes[0].component:
-            return self.head_text(cell, nodes)
-        if cell.kind == "stage":
-            return self.stage_text(cell, nodes)
-        done = [words.operation(n) for n in nodes if fold.operation_name(n) not in ("getitem", "size")]
-        done = list(dict.fromkeys(done or [words.operation(n) for n in nodes]))
-        return words.cut(" · ".join(done)), ()
+    def text(self, group: Group, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
+        """The title of a group and the lines below it."""
+        if group.kind == "input":
+            return group.id.removeprefix("input:"), _input_lines(self.graph, group.id.removeprefix("input:"))
+        if group.kind == "output":
+            stacked = [c.removeprefix("output:") for c in group.stacked]
+            return labels.cut(labels.names(stacked or [group.id.removeprefix("output:")])), ()
+        if group.kind == "head" and nodes[0].component:
+            return self.head_text(group, nodes)
+        if group.kind == "stage":
+            return self.stage_text(group, nodes)
+        done = [_operation(n) for n in nodes if operation_name(n) not in ("getitem", "size")]
+        done = list(dict.fromkeys(done or [_operation(n) for n in nodes]))
+        return labels.cut(" · ".join(done)), ()
 
-    def head_text(self, cell: Cell, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
+    def head_text(self, group: Group, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
         component = self.graph.components[nodes[0].component]
         heads = list(dict.fromkeys(head_name(n.component) for n in nodes if n.component))
         written = cards.written(self.graph.spec, component.name)
-        settings = words.settings(written, component.params)
-        if cell.frame:
-            return words.cut(component.family), words.wrap(settings)
-        return words.cut(words.names(heads)), words.wrap(" · ".join(p for p in (component.family, settings) if p))
+        settings = labels.settings(written, component.params)
+        if group.frame:
+            return labels.cut(component.family), labels.wrap(settings)
+        return labels.cut(labels.names(heads)), labels.wrap(" · ".join(p for p in (component.family, settings) if p))
 
-    def stage_text(self, cell: Cell, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
-        component = self.cells.trunk_of.get(nodes[0].scope, nodes[0].component)
-        if not cell.frame:
+    def stage_text(self, group: Group, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
+        component = self.grouping.trunk_of.get(nodes[0].scope, nodes[0].component)
+        if not group.frame:
             return self.trunk_text(component)
         paths = list(dict.fromkeys(str(n.target).removeprefix(f"{component}.") for n in nodes if n.call == "module"))
-        if cell.repeats > 1:
+        if group.repeats > 1:
             module = self.graph.module_of(next(n for n in nodes if n.call == "module"))
-            return words.cut(words.run_of(paths)), words.wrap(type(module).__name__)
-        telling = [n for n in nodes if fold.operation_name(n) not in fold.QUIET] or nodes
+            return labels.cut(labels.run_of(paths)), labels.wrap(type(module).__name__)
+        telling = [n for n in nodes if operation_name(n) not in QUIET] or nodes
         if len(paths) == 1 and all(n.call in ("module", "attribute") for n in telling):
             module = self.graph.module_of(next(n for n in nodes if n.call == "module"))
             assert module is not None
-            return words.cut(paths[0] or component), words.wrap(cards.contents_text(module))
+            return labels.cut(paths[0] or component), labels.wrap(cards.contents_text(module))
         parts = list(dict.fromkeys(self.part(n, component) for n in telling))
         together = " · ".join(parts)
-        if len(together) <= words.LONGEST:
+        if len(together) <= labels.LONGEST:
             return together, ()
-        ends = f"{parts[0]} … {parts[-1]}"
-        return ends if len(ends) <= words.LONGEST else f"{words.cut(parts[0], words.LONGEST - 2)} …", words.wrap(
-            together
-        )
+        title = f"{parts[0]} … {parts[-1]}"
+        if len(title) > labels.LONGEST:
+            title = f"{labels.cut(parts[0], labels.LONGEST - 2)} …"
+        return title, labels.wrap(together)
 
     def part(self, node: Node, component: str) -> str:
         if node.call in ("module", "attribute"):
             return str(node.target).removeprefix(f"{component}.")
-        return words.operation(node)
+        return _operation(node)
 
-    def trunk_text(self, component: str, scope: str = "") -> tuple[str, tuple[str, ...]]:
-        made = self.graph.components[component]
+    def trunk_text(self, component: str) -> tuple[str, tuple[str, ...]]:
+        trunk = self.graph.components[component]
         title = component.removeprefix("trunks.")
-        settings = words.settings(cards.written(self.graph.spec, component), made.params)
-        return title, words.wrap(" · ".join(p for p in (made.family, settings) if p))
+        settings = labels.settings(cards.written(self.graph.spec, component), trunk.params)
+        return title, labels.wrap(" · ".join(p for p in (trunk.family, settings) if p))
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
@@ -218,30 +212,41 @@ class _Composer:
         for box in boxes:
             if box.frame:
                 inside[box.frame].append(box)
-        return [self.frame(id, held) for id, held in inside.items()]
+        return [self.frame(id, boxes) for id, boxes in inside.items()]
 
     def frame(self, id: str, inside: list[Box]) -> Frame:
         nodes = [self.graph.nodes[m] for b in inside for m in b.members if m in self.graph.nodes and not b.ghost]
         calling = [b for b in inside if not b.ghost and any(self.graph.nodes[m].call == "module" for m in b.members)]
         shared = [b for b in (calling[0].badges if calling else ()) if all(b in c.badges for c in calling)]
-        held = self.parameters.of(nodes)
+        parameters = self.parameters.of(nodes)
         flops = sum(self.flops.get(n.name, 0) for n in nodes)
         if id.startswith("head:"):
             names = list(dict.fromkeys(head_name(n.component) for n in nodes if n.component))
-            title = words.cut(words.names(names))
-            card = cards.of_component(self.graph, [n.component for n in nodes], held, flops)
-            return Frame(id, "head", title, (), held.total, held.trainable, flops, tuple(shared), "", card)
-        component, _, scope = id.removeprefix("trunk:").partition("@")
-        title, lines = self.trunk_text(component)
-        if scope:
-            passes = [s for s, c in self.cells.trunk_of.items() if c == component]
-            title = f"{title} · {self.flows.of_scope(scope)}" if len(passes) > 1 else title
-            lines = (*lines, f"weights shared by {len(passes)} passes") if len(passes) > 1 else lines
-        card = cards.of_component(self.graph, [component], held, flops)
-        return Frame(id, "trunk", title, lines, held.total, held.trainable, flops, tuple(shared), "", card)
+            title = labels.cut(labels.names(names))
+            lines: tuple[str, ...] = ()
+            components = [n.component for n in nodes]
+        else:
+            component, _, scope = id.removeprefix("trunk:").partition("@")
+            title, lines = self.trunk_text(component)
+            components = [component]
+            passes = [s for s, c in self.grouping.trunk_of.items() if c == component]
+            if scope and len(passes) > 1:
+                title = f"{title} · {self.flows.of_scope(scope)}"
+                lines = (*lines, f"weights shared by {len(passes)} passes")
+        return Frame(
+            id,
+            "head" if id.startswith("head:") else "trunk",
+            title,
+            lines,
+            parameters.total,
+            parameters.trainable,
+            flops,
+            tuple(shared),
+            card=cards.of_component(self.graph, components, parameters, flops),
+        )
 
     def inherit(self, box: Box, frames: Mapping[str, Frame]) -> Box:
-        """A box without a module of its own looks like the frame around it."""
+        """A box that calls no module shows the badges of the frame around it."""
         frame = frames.get(box.frame)
         if frame is None or box.ghost or any(self.graph.nodes[m].call == "module" for m in box.members):
             return box
@@ -251,8 +256,8 @@ class _Composer:
 
     def arrows(self) -> list[Arrow]:
         found: dict[tuple[str, str, tuple[str, ...], str], list[tuple[str, str]]] = defaultdict(list)
-        for source, target in self.cells.node_edges():
-            first, second = self.cells.owner[source], self.cells.owner.get(target, target)
+        for source, target in self.grouping.node_edges():
+            first, second = self.grouping.owner[source], self.grouping.owner.get(target, target)
             if first != second:
                 lines = self.label(source, target)
                 found[first, second, lines, self.flows.of_edge(source, target)].append((source, target))
@@ -262,31 +267,91 @@ class _Composer:
                 second,
                 lines,
                 flow,
-                ghost=self.cells.cells[first].ghost or self.cells.cells[second].ghost,
+                ghost=self.grouping.groups[first].ghost or self.grouping.groups[second].ghost,
                 members=tuple(members),
             )
             for (first, second, lines, flow), members in found.items()
         ]
 
     def label(self, source: str, target: str) -> tuple[str, ...]:
-        """What stands on the arrow between two nodes."""
+        """The label of the arrow between two nodes."""
         node = self.graph.nodes[source]
         reader = self.graph.nodes.get(target)
         named = node.facts.features
-        if named and len(self.features(self.cells.nodes(self.cells.owner[source]))) > 1:
+        if named and len(self.features(self.grouping.nodes(self.grouping.owner[source]))) > 1:
             return ", ".join(named), info_text(node.info)  # the box alone does not say which feature this is
         if node.kind == "input" and reader is not None:
-            joint = next((r for r in reader.refs() if r in self.cells.joints and source in self.cells.through(r)), None)
-            if joint is not None:
-                views = self.graph.nodes[joint].refs()
-                return f"views {self.view_numbers(views)}", info_text(self.graph.nodes[joint].info)
+            joins = (self.graph.nodes[r] for r in reader.refs() if r in self.grouping.view_joins)
+            join = next((j for j in joins if source in j.refs()), None)
+            if join is not None:
+                return f"views {self.view_numbers(join.refs())}", info_text(join.info)
             if node.call != "placeholder":
                 return f"view {self.view_numbers([source])}", info_text(node.info)
-        return (info_text(node.info),) if any(tensor_infos(node.info)) else ()  # a size is no shape worth a word
+        return (info_text(node.info),) if any(tensor_infos(node.info)) else ()  # a size has no shape
 
     def view_numbers(self, views: list[str]) -> str:
-        """Which views of their input these are."""
-        return words.span_of([int(self.graph.nodes[v].args[1]) for v in views])
+        """The numbers of some views of an input."""
+        return labels.span_of([int(self.graph.nodes[v].args[1]) for v in views])
+
+
+class Flows:
+    """The passes of a picture: which inputs, or views of one, a value comes from. Trunks with the same views share one.
+
+    Attributes:
+        names: display name of each flow by its id.
+    """
+
+    def __init__(self, graph: ModelGraph) -> None:
+        self.graph = graph
+        self.entries: dict[str, frozenset[str]] = {}
+        upstream: dict[str, frozenset[str]] = {}
+        for name, node in graph.nodes.items():
+            if node.kind == "input":
+                upstream[name] = frozenset([name])
+                continue
+            reads = frozenset[str]().union(*(upstream[r] for r in node.refs()))
+            if node.scope:
+                self.entries[node.scope] = self.entries.get(node.scope, frozenset()) | reads
+            upstream[name] = reads
+        ids = {entry: f"flow{i}" for i, entry in enumerate(dict.fromkeys(self.entries.values()))}
+        self.scopes = {scope: ids[entry] for scope, entry in self.entries.items()}
+        self.names = {id: self.name(entry) for entry, id in ids.items()}
+        self.carried: dict[str, frozenset[str]] = {}
+        for name, node in graph.nodes.items():
+            if node.scope:
+                self.carried[name] = frozenset([self.scopes[node.scope]])
+            else:
+                self.carried[name] = frozenset[str]().union(*(self.carried[r] for r in node.refs()))
+
+    def name(self, entry: frozenset[str]) -> str:
+        """`images`, `crops 0–1 (224×224)`."""
+        nodes = [self.graph.nodes[n] for n in self.graph.nodes if n in entry]
+        inputs = list(dict.fromkeys(_input(n) for n in nodes))
+        if len(inputs) > 1:
+            return labels.names(inputs)
+        views = self.graph.inputs[inputs[0]].views if inputs else None
+        chosen = [n for n in nodes if n.call != "placeholder"]
+        if views is None or not chosen or len(chosen) == len(views):
+            return inputs[0] if inputs else ""
+        numbers = [int(n.args[1]) for n in chosen]
+        sizes = list(dict.fromkeys("×".join(str(d) for d in views[i][1:]) for i in numbers))
+        return f"{inputs[0]} {labels.span_of(numbers)} ({', '.join(sizes)})"
+
+    def of_scope(self, scope: str) -> str:
+        """The name of a trunk pass's flow."""
+        return self.names[self.scopes[scope]]
+
+    def of_edge(self, source: str, target: str) -> str:
+        """The flow of an edge, if there are several and it belongs to one."""
+        if len(self.names) < 2:
+            return ""
+        node = self.graph.nodes.get(target)
+        carried = self.carried[target] if node is not None and node.scope else self.carried[source]
+        return next(iter(carried)) if len(carried) == 1 else ""
+
+
+def _input(node: Node) -> str:
+    return node.name if node.call == "placeholder" else node.refs()[0]
 
 
 def _input_lines(graph: ModelGraph, name: str) -> tuple[str, ...]:
@@ -305,5 +370,18 @@ def _input_lines(graph: ModelGraph, name: str) -> tuple[str, ...]:
     return tuple(shown if len(shown) <= 6 else [*shown[:5], f"… {len(shown) - 5} more"])
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _shape(shape: Sequence[int]) -> str:
     return "×".join(str(d) for d in shape)
+
+
+def _operation(node: Node) -> str:
+    """A function or method in short: `flatten`, `avg_pool2d 10×10`; without its module."""
+    name = target_text(node.target).rsplit(".", 1)[-1]
+    sizes = [v for k, v in node.kwargs.items() if k in ("output_size", "kernel_size")]
+    if not sizes:
+        return name
+    return f"{name} {_shape(sizes[0] if isinstance(sizes[0], (list, tuple)) else (sizes[0], sizes[0]))}"

@@ -1,17 +1,74 @@
-"""Writes a picture as DOT. All static forms and the page come from this one text, laid out by Graphviz."""
+"""Writes a picture as DOT in a light or dark palette; Graphviz makes every static format and the page from this text.
+
+The palettes are tints of Okabe and Ito's set, which colour-blind readers can tell apart. Text has a contrast of
+at least 4.5:1 with its background.
+
+Source: Okabe and Ito 2008, "Color Universal Design".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
-from graphmodel.visualize import words
-from graphmodel.visualize.picture import Arrow, Box, Frame, Picture
-from graphmodel.visualize.theme import FONT, THEMES, fill_role, flow_role, frame_roles
+from graphmodel.visualize import labels
+from graphmodel.visualize.picture import Arrow, Box, Frame, Orientation, Picture
 
-Orientation = Literal["portrait", "landscape"]
+FONT = "Inter,Helvetica,Arial,sans-serif"
+"""Inter is part of the package; the others serve programs that ignore the font inside an SVG."""
+
+PALETTE: dict[str, tuple[str, str]] = {
+    "paper": ("#ffffff", "#12161b"),
+    "text": ("#17202a", "#e9edf1"),
+    "muted": ("#55606c", "#a3aebb"),
+    "arrow": ("#77828e", "#7f8b98"),
+    "shape": ("#5a6572", "#a0abb7"),
+    "input": ("#fdfdfe", "#1b2128"),
+    "input_line": ("#5f6b77", "#8d99a6"),
+    "stage": ("#e2eef9", "#173450"),
+    "stage_line": ("#3a78b0", "#5b9fd6"),
+    "op": ("#f2f4f6", "#232a32"),
+    "op_line": ("#98a3ae", "#6c7885"),
+    "head": ("#fdf0d9", "#3f2f10"),
+    "head_line": ("#bf8310", "#d9a13a"),
+    "output": ("#fefefe", "#1c2229"),
+    "output_line": ("#606c78", "#8e9aa7"),
+    "frozen": ("#dfe4e9", "#333b44"),
+    "frozen_line": ("#7c8895", "#8793a0"),
+    "ghost": ("#fcfcfc", "#14181d"),
+    "ghost_line": ("#b3bcc6", "#4f5a66"),
+    "ghost_text": ("#626d78", "#8b96a3"),
+    "trunk_frame": ("#f5f9fd", "#131f2b"),
+    "trunk_frame_line": ("#b7cfe6", "#31506d"),
+    "head_frame": ("#fef9f0", "#221c10"),
+    "head_frame_line": ("#e6cb98", "#665026"),
+    "frozen_frame": ("#f3f5f7", "#1a1f25"),
+    "frozen_frame_line": ("#c0c8d0", "#46515d"),
+    "feature": ("#1f5f96", "#8cc4f2"),
+    "feature_text": ("#fffffe", "#0d1c2a"),
+    "badge": ("#fffffd", "#13171c"),
+    "badge_line": ("#a5afb9", "#66727f"),
+    "badge_text": ("#4d5864", "#b6c0cb"),
+    "flow0": ("#00805d", "#3fc59c"),
+    "flow1": ("#a3477f", "#e091c0"),
+    "flow2": ("#b84f00", "#f08c4b"),
+    "flow3": ("#1b6fb3", "#6db4ec"),
+    "flow4": ("#7a6a00", "#d8c33b"),
+    "flow5": ("#4a4f57", "#c3c9d1"),
+    "same": ("#f7f8fa", "#20262d"),
+    "same_line": ("#a8b2bc", "#5c6773"),
+    "added": ("#d5f0e6", "#0b4534"),
+    "added_line": ("#00795a", "#41c79e"),
+    "removed": ("#fbe2d5", "#43210f"),
+    "removed_line": ("#b64a02", "#f08a4e"),
+    "changed": ("#fff3c4", "#3d3508"),
+    "changed_line": ("#7d6400", "#dcc440"),
+}
+"""The light and the dark colour of each role. No two roles share one, so that a page can replace one by the other."""
+LIGHT = {role: light for role, (light, _) in PALETTE.items()}
+DARK = {role: dark for role, (_, dark) in PALETTE.items()}
+
 FILLER = '<td cellpadding="0"></td>' * 40
-"""Graphviz shares spare width evenly among the cells of a row; these take nearly all of it."""
+"""Graphviz divides spare width evenly among the cells of a row; these take nearly all of it."""
 MARKS = {"added": "+ ", "removed": "− ", "changed": "~ "}
 
 
@@ -30,13 +87,13 @@ def to_dot(
         theme: `light` or `dark`.
         orientation: `portrait` draws from top to bottom, `landscape` from left to right.
         legend: whether to explain the colours and badges that occur.
-        title: whether the model's name and sums stand above.
+        title: whether to write the model's name and totals above.
     """
-    return _Writer(picture, THEMES[theme], orientation).write(legend, title)
+    return _Writer(picture, LIGHT if theme == "light" else DARK, orientation).write(legend, title)
 
 
 def printable(text: str) -> str:
-    """Text with a space for each character that shows nothing: XML may hold few of them, and some turn text around."""
+    """Text with a space for each unprintable character: XML allows few of them, and some reverse the text."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -46,7 +103,7 @@ def quoted(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text inside of an HTML-like label."""
+    """Text inside an HTML-like label."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
 
@@ -104,7 +161,7 @@ class _Writer:
         return f'<font point-size="{size}" color="{self.colours[role]}">{inner}</font>'
 
     def pill(self, text: str, role: str, line: str) -> str:
-        """A small filled label inside of another."""
+        """A small filled label inside another."""
         return (
             f'<td align="right"><table border="1" cellborder="0" cellspacing="0" cellpadding="1" style="rounded" '
             f'bgcolor="{self.colours[role]}" color="{self.colours[line]}"><tr><td>'
@@ -112,14 +169,14 @@ class _Writer:
         )
 
     def pills(self, features: Iterable[str], badges: Iterable[str]) -> str:
-        found = [self.pill(words.cut(f, 20), "feature", "feature") for f in features]
-        found += [self.pill(words.badge(b), "badge", "badge_line") for b in badges]
+        found = [self.pill(labels.cut(f, 20), "feature", "feature") for f in features]
+        found += [self.pill(labels.badge(b), "badge", "badge_line") for b in badges]
         if not found:
             return ""
         return '<td width="7"></td>'.join(["", *found])
 
     def row(self, *cells: str) -> str:
-        """Cells side by side: the first at the left, the others at the right."""
+        """Cells side by side: the first on the left, the others on the right."""
         first, *others = cells
         return (
             '<tr><td><table border="0" cellborder="0" cellspacing="0" cellpadding="0"><tr>'
@@ -128,7 +185,7 @@ class _Writer:
 
     def heading(self) -> str:
         spare = '<td width="12"></td>'
-        name = self.font(words.cut(self.picture.title, 60), 15, "text", bold=True)
+        name = self.font(labels.cut(self.picture.title, 60), 15, "text", bold=True)
         rows = [f'<tr><td align="left">{name}</td>{spare}</tr>']
         rows += [f'<tr><td align="left">{self.font(line, 9, "muted")}</td>{spare}</tr>' for line in self.picture.lines]
         return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{"".join(rows)}</table>'
@@ -174,7 +231,7 @@ class _Writer:
         many = box.count if box.count > 1 else box.repeats
         times = f'<td width="9"></td><td>{self.font(f"×{many}", 11, strong, bold=True)}</td>' if many > 1 else ""
         first = self.row(f'<td align="left">{name}</td>', times, self.pills(box.features, self.picture.badges_of(box)))
-        sums = words.sums(box.parameters, box.flops)
+        sums = labels.totals(box.parameters, box.flops)
         rest = [(line, 9) for line in box.lines] + ([(sums, 8)] if sums else [])
         rows = [f'<tr><td align="left">{self.font(text, points, quiet)}</td></tr>' for text, points in rest]
         text = f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{first}{"".join(rows)}</table>'
@@ -196,7 +253,7 @@ class _Writer:
         return f"{quoted(box.id)} [{_attributes(attributes)}, label=<{text}>];"
 
     def sheets(self, text: str, role: str) -> str:
-        """A box that looks like the top of a pile."""
+        """A box that looks like a stack of sheets."""
         fill, line = self.colours[role], self.colours[f"{role}_line"]
         edge = f'border="1" sides="LRB" height="4" color="{line}" bgcolor="{fill}"'
         gap = '<td width="5" height="4" border="0"></td>'
@@ -211,7 +268,7 @@ class _Writer:
         fill, line = frame_roles(frame)
         name = self.font(MARKS.get(frame.state, "") + frame.title, 11, "text", bold=True)
         first = self.row(f'<td align="left">{name}</td>', self.pills((), frame.badges))
-        rest = [*frame.lines, words.sums(frame.parameters, frame.flops)]
+        rest = [*frame.lines, labels.totals(frame.parameters, frame.flops)]
         rows = [f'<tr><td align="left">{self.font(text, 8, "muted")}</td></tr>' for text in rest if text]
         style = "rounded,filled,dashed" if frame.state == "removed" else "rounded,filled"
         attributes = {
@@ -227,7 +284,7 @@ class _Writer:
         }
         text = f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{first}{"".join(rows)}</table>'
         inside = self.picture.inside(frame.id)
-        # A cluster's own label lies where arrows come in; as a node it has a place that they go around.
+        # A cluster's own label lies in the way of arrows; arrows go around one that is a node.
         name, node = quoted(f"label of {frame.id}"), f"{attributes['id']}l"
         first_box = quoted(inside[0].id)
         label = [
@@ -248,7 +305,7 @@ class _Writer:
         ]
 
     def arrow(self, arrow: Arrow, number: int) -> None:
-        """Two lines with what is written on the arrow between them, as a node: so it never lies on anything."""
+        """Two lines with the arrow's label as a node between them, so that it never covers anything."""
         role = flow_role(arrow.flow)
         first, second = self.picture.boxes[self.numbers[arrow.source]], self.picture.boxes[self.numbers[arrow.target]]
         text_role = role or "shape"
@@ -277,7 +334,7 @@ class _Writer:
         half = _attributes(line | {"dir": "none"})
         self.outside.append(f"{source} -> {name} [{half}];")
         if second.frame and second.frame != first.frame and not self.landscape:
-            # Beside the frame's label, inside of its border: else the line may leave the frame to get around the label.
+            # Beside the frame's label, inside its border: otherwise a line may leave the frame to go around it.
             gate = quoted(f"gate of arrow {number}")
             self.gates[second.frame].append(f'{gate} [shape=point, style=invis, width=0, height=0, label=""];')
             self.outside.append(f"{name} -> {quoted(f'label of {second.frame}')} [style=invis, weight=0];")
@@ -287,14 +344,37 @@ class _Writer:
         self.outside.append(f"{name} -> {target} [{_attributes(line)}];")
 
 
+def fill_role(box: Box) -> str:
+    """The role of a box's fill; the role of its line ends in `_line`."""
+    if box.state:
+        return box.state
+    if box.ghost:
+        return "ghost"
+    if "frozen" in box.badges and box.kind in ("stage", "head"):
+        return "frozen"
+    return box.kind
+
+
+def frame_roles(frame: Frame) -> tuple[str, str]:
+    """The roles of a frame's fill and of its line."""
+    role = "frozen_frame" if frame.state or "frozen" in frame.badges else f"{frame.kind}_frame"
+    changed = frame.state in ("added", "removed", "changed")
+    return role, f"{frame.state if changed else role}_line"
+
+
+def flow_role(flow: str) -> str:
+    """The role of a flow's arrows; flows beyond the sixth look like plain arrows."""
+    return flow if flow in LIGHT else ""
+
+
 def tooltip(box: Box) -> str:
-    """What a browser shows over a box of a plain SVG."""
+    """The text that a browser shows over a box of an SVG."""
     paths = box.card.get("paths", [])
     return "\n".join([box.title, *paths[:12], *(f"{y['place']}" for y in box.card.get("yaml", [])[:2])])
 
 
 def legend_entries(picture: Picture) -> list[tuple[str, str]]:
-    """Pairs of a colour's role (or a badge's text) and what it means, of what occurs in the picture."""
+    """The colours, badges and signs that occur in a picture, each with its meaning."""
     roles = {fill_role(b) for b in picture.boxes}
     states = {b.state for b in picture.boxes}
     meanings = {
@@ -316,7 +396,7 @@ def legend_entries(picture: Picture) -> list[tuple[str, str]]:
     entries += [(id, name) for id, name in picture.flows.items() if flow_role(id)]
     marked = [*(b.badges for b in picture.boxes), *(f.badges for f in picture.frames)]
     found = dict.fromkeys(b for badges in marked for b in badges if b != "frozen")
-    entries += [(words.badge(b), words.FACTS[b][1] if b in words.FACTS else b) for b in found]
+    entries += [(labels.badge(b), labels.FACTS[b][1] if b in labels.FACTS else b) for b in found]
     if any(a.lines and "N" in a.lines[-1] for a in picture.arrows):
         entries.append(("N", "batch size"))
     return entries

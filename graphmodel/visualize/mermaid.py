@@ -1,13 +1,12 @@
-"""Writes a picture as Mermaid, which GitHub, GitLab and Jupyter draw where it stands in Markdown."""
+"""Writes a picture as Mermaid, which GitHub, GitLab and Jupyter draw inside Markdown."""
 
 from __future__ import annotations
 
 import re
 
-from graphmodel.visualize import words
-from graphmodel.visualize.dot import MARKS, Orientation
-from graphmodel.visualize.picture import Box, Frame, Picture
-from graphmodel.visualize.theme import LIGHT, fill_role, flow_role, frame_roles
+from graphmodel.visualize import labels
+from graphmodel.visualize.dot import LIGHT, MARKS, fill_role, flow_role, frame_roles
+from graphmodel.visualize.picture import Box, Frame, Orientation, Picture
 
 SHAPES = {
     "input": ("([", "])"),
@@ -17,12 +16,12 @@ SHAPES = {
     "head": ("[", "]"),
 }
 WIDE = '%%{init: {"flowchart": {"wrappingWidth": 420}}}%%'
-"""Keeps lines whole; Mermaid breaks them at 200 pixels on its own."""
+"""Keeps lines in one piece; Mermaid breaks them at 200 pixels by default."""
 STACK = ("[[", "]]")
 
 
 def to_mermaid(picture: Picture, *, orientation: Orientation = "portrait") -> str:
-    """The picture as a Mermaid flowchart; text is escaped down to letters, digits and a few signs."""
+    """The picture as a Mermaid flowchart; everything in its text but letters, digits and a few signs is escaped."""
     numbers = {b.id: i for i, b in enumerate(picture.boxes)}
     lines = [WIDE, f"flowchart {'LR' if orientation == 'landscape' else 'TB'}"]
     roles: dict[str, None] = {}
@@ -60,9 +59,9 @@ _KEEP = re.compile(r"[A-Za-z0-9 _,×·–…→−≈]")
 
 
 def escaped(text: str) -> str:
-    """Text that Mermaid shows as it is: every other sign becomes its number, so none opens markup or a list."""
+    """Text that Mermaid shows unchanged: other signs become their code points, so none starts markup or a list."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    plain = re.sub(r"(?<=\w)\.(?=\w)", "\0", plain)  # dots inside of numbers and paths are harmless
+    plain = re.sub(r"(?<=\w)\.(?=\w)", "\0", plain)  # dots inside numbers and paths are harmless
     return "".join(
         "." if c == "\0" else c if _KEEP.match(c) or (ord(c) > 127 and c.isalpha()) else f"#{ord(c)};" for c in plain
     )
@@ -72,12 +71,12 @@ def _box_text(box: Box, picture: Picture) -> str:
     many = box.count if box.count > 1 else box.repeats
     title = f"<b>{escaped(MARKS.get(box.state, '') + box.title)}</b>" + (f" ×{many}" if many > 1 else "")
     features = [f"feature {f}" for f in box.features]
-    badges = [words.badge(b) for b in picture.badges_of(box)]
+    badges = [labels.badge(b) for b in picture.badges_of(box)]
     extra = " · ".join([*features, *badges])
-    rest = [*box.lines, words.sums(box.parameters, box.flops), extra]
+    rest = [*box.lines, labels.totals(box.parameters, box.flops), extra]
     return "<br/>".join([title, *(escaped(line) for line in rest if line)])
 
 
 def _frame_text(frame: Frame) -> str:
-    lines = [frame.title, *frame.lines, words.sums(frame.parameters, frame.flops), *map(words.badge, frame.badges)]
+    lines = [frame.title, *frame.lines, labels.totals(frame.parameters, frame.flops), *map(labels.badge, frame.badges)]
     return " · ".join(escaped(line) for line in lines if line)

@@ -1,4 +1,4 @@
-"""Writes the interactive page: one file, no network, every drawing inside, laid out by Graphviz beforehand."""
+"""Writes the interactive page: one file with every drawing inside, laid out by Graphviz beforehand; no network."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import hashlib
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from graphmodel.visualize import words
-from graphmodel.visualize.dot import Orientation, to_dot
-from graphmodel.visualize.layout import VENDOR, svg_of
-from graphmodel.visualize.picture import Box, Frame, Picture
-from graphmodel.visualize.svg import dark_rules, finish, font_faces
+from graphmodel.build.build import build_graph
+from graphmodel.graph.types import ModelGraph
+from graphmodel.visualize import labels
+from graphmodel.visualize.compose import compose, count
+from graphmodel.visualize.dot import to_dot
+from graphmodel.visualize.picture import LEVELS, Box, Frame, Options, Orientation, Picture
+from graphmodel.visualize.render import VENDOR, dark_rules, font_faces, to_svg
 
 ASSETS = Path(__file__).parent / "assets"
 MOST_BOXES = 700
-"""Levels of detail with more boxes are left out of the page; nobody reads them and they take long to lay out."""
+"""Levels of detail with more boxes are left out of the page; they are unreadable and take long to lay out."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,40 @@ class Level:
 
 @dataclass(frozen=True)
 class View:
-    """The model at one moment: before its passes, or after."""
+    """The model before its passes, or after."""
 
     name: str
     levels: Sequence[Level]
+
+
+def page_of(
+    shown: ModelGraph | Picture, options: Options, *, theme: str = "auto", orientation: Orientation = "portrait"
+) -> str:
+    """The page of a graph, before and after its passes and at every level of detail, or of one picture.
+
+    Args:
+        shown: a graph, or a picture, which is shown as it is.
+        options: what to show; `depth` is the level shown first.
+        theme: as for `to_page`.
+        orientation: as for `to_page`.
+    """
+    level = LEVELS[max(0, min(options.depth, len(LEVELS) - 1))]
+    if isinstance(shown, Picture):
+        return to_page([View("", [Level(level, shown)])], level=level, theme=theme, orientation=orientation)
+    views = [View("after passes", _levels(shown, options))]
+    if shown.history and not any(c.given for c in shown.components.values()):
+        # The graph exists, so whatever code its spec names has been allowed.
+        views.insert(0, View("before", _levels(build_graph(shown.spec, allow_imports=True), options)))
+    return to_page(views, level=level, theme=theme, orientation=orientation)
+
+
+def _levels(graph: ModelGraph, options: Options) -> list[Level]:
+    flops = count(graph)
+    found = []
+    for depth, name in enumerate(LEVELS):
+        stack = 0 if name == "everything" else options.stack
+        found.append(Level(name, compose(graph, replace(options, depth=depth, stack=stack), flops)))
+    return found
 
 
 def to_page(
@@ -46,7 +78,7 @@ def to_page(
 
     Args:
         views: the last one is shown first.
-        level: the level of detail that is shown first; the first where empty.
+        level: the level of detail that is shown first; empty for the first.
         theme: `light`, `dark`, or `auto`, which follows the reader's system.
         orientation: of the drawings.
     """
@@ -71,7 +103,7 @@ def to_page(
 
 
 def embedded(data: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element around it."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -84,7 +116,7 @@ def _hash(script: str) -> str:
 
 
 def _worth_showing(levels: Sequence[Level], asked: str) -> list[Level]:
-    """Levels that differ from the one before and are small enough, and the one that is asked for."""
+    """The requested level, and those that differ from the one before and are small enough."""
     found: list[Level] = []
     for item in levels:
         same = found and _boxes(found[-1].picture) == _boxes(item.picture)
@@ -102,12 +134,12 @@ def _boxes(picture: Picture) -> list[tuple[str, ...]]:
 def _level(item: Level, orientation: Orientation) -> dict[str, Any]:
     picture = item.picture
     numbers = {b.id: i for i, b in enumerate(picture.boxes)}
-    drawn = finish(svg_of(to_dot(picture, orientation=orientation, title=False)), picture, fonts=False)
+    drawn = to_svg(to_dot(picture, orientation=orientation, title=False), picture, fonts=False)
     return {
         "name": item.name,
         "svg": drawn,
         "lines": list(picture.lines),
-        "boxes": [_box(b, picture) for b in picture.boxes],
+        "boxes": [_box(b) for b in picture.boxes],
         "frames": [_frame(f) for f in picture.frames],
         "arrows": [
             {"source": numbers[a.source], "target": numbers[a.target], "members": a.members} for a in picture.arrows
@@ -116,10 +148,9 @@ def _level(item: Level, orientation: Orientation) -> dict[str, Any]:
     }
 
 
-def _box(box: Box, picture: Picture) -> dict[str, Any]:
-    badges = [words.badge(b) for b in box.badges]
-    told = box.card
-    listed = [*told.get("paths", ()), *told.get("heads", ()), *told.get("outputs", ()), *told.get("classes", ())]
+def _box(box: Box) -> dict[str, Any]:
+    badges = [labels.badge(b) for b in box.badges]
+    listed = [name for key in ("paths", "heads", "outputs", "classes") for name in box.card.get(key, ())]
     text = [box.kind, box.title, *box.lines, *box.features, *badges, *listed]
     return {
         "kind": box.kind,
@@ -130,7 +161,7 @@ def _box(box: Box, picture: Picture) -> dict[str, Any]:
         "times": box.count if box.count > 1 else box.repeats,
         "ghost": box.ghost,
         "members": box.members,
-        "card": told,
+        "card": box.card,
         "text": " ".join(text).lower(),
     }
 
@@ -140,6 +171,6 @@ def _frame(frame: Frame) -> dict[str, Any]:
         "kind": frame.kind,
         "title": frame.title,
         "lines": frame.lines,
-        "badges": [words.badge(b) for b in frame.badges],
+        "badges": [labels.badge(b) for b in frame.badges],
         "card": frame.card,
     }

@@ -1,4 +1,7 @@
-"""What a picture shows: boxes, arrows and frames, in plain words and numbers. Every form is derived from it."""
+"""The view model: boxes, arrows and frames with their texts and numbers. Every format is written from it.
+
+Nothing here imports torch, so that a file name with an unknown suffix is rejected at once.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,61 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from graphmodel.diagnostics import choices_help, fail
+
+FORMATS = ("svg", "png", "pdf", "html", "mmd", "dot", "json")
+"""Formats of a picture, by the suffix of its file."""
+LEVELS = ("overview", "stages", "all stages", "everything")
+"""Levels of detail of the page, by `depth`."""
+
+Sharing = Literal["merge", "split"]
+Orientation = Literal["portrait", "landscape"]
 BoxKind = Literal["input", "stage", "op", "head", "output"]
 FrameKind = Literal["trunk", "head"]
 State = Literal["", "same", "added", "removed", "changed"]
 
 SCHEMA = 1
-"""Version of the JSON form."""
+"""Version of the JSON format."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a picture of a graph shows.
+
+    Attributes:
+        sharing: `merge` draws a trunk once for all its passes; `split` draws each pass.
+        depth: 0 draws a trunk as one box, 1 its stages with consecutive equal ones folded, 2 every stage, 3 every call.
+        stack: at least this many equal heads on one value are drawn as a stack; 0 never stacks.
+        ghosts: also draw the parts of trunks that no output needs.
+    """
+
+    sharing: Sharing = "merge"
+    depth: int = 1
+    stack: int = 4
+    ghosts: bool = False
 
 
 @dataclass(frozen=True)
 class Box:
-    """One thing in the picture: a call of the graph, or several that are folded into one.
+    """One box: a call of the graph, or several that are folded into one.
 
     Attributes:
-        id: names the same thing in another picture of the same or of a similar model.
+        id: the same for the same thing in another picture of the same or of a similar model.
         kind: what it is.
         title: its name.
-        lines: what else is written in it, short.
-        parameters: how many it has; a component in two boxes counts in both.
+        lines: short texts below the title.
+        parameters: number of parameters; a component in two boxes counts in both.
         trainable: how many of them train.
-        flops: of one sample, forward, summed over the calls that it stands for.
+        flops: of one forward pass at the batch of the picture, summed over its calls.
         features: names of the trunk features that leave it.
-        badges: what passes did to it (`frozen`, …); `words.FACTS` explains them.
-        frame: the frame it lies in, empty for none.
-        count: how many equal things lie in one stack.
-        repeats: how many equal stages in a row it stands for.
-        ghost: it is not part of the model, only of the trunk it was cut from.
-        state: what a comparison says of it.
-        members: names of the graph's nodes that it stands for.
-        card: everything that is told of it on demand: `path`, `class`, `yaml`, `facts`, `contents`, …
+        badges: facts that passes left on it (`frozen`, …); `labels.FACTS` explains them.
+        frame: id of the enclosing frame, empty if there is none.
+        count: how many equal heads or outputs are stacked in it.
+        repeats: how many consecutive equal stages it represents.
+        ghost: it is not part of the model, only of the trunk that the model was cut from.
+        state: the result of a comparison.
+        members: names of the graph's nodes that it represents.
+        card: details on demand: `paths`, `classes`, `yaml`, `facts`, `contents`, …
     """
 
     id: str
@@ -57,16 +86,16 @@ class Box:
 
 @dataclass(frozen=True)
 class Arrow:
-    """A value that goes from one box to another.
+    """A value that one box computes and another reads.
 
     Attributes:
-        source: id of the box that it leaves.
+        source: id of the box that computes it.
         target: id of the box that reads it.
-        lines: what is written on it; the last is the shape.
-        flow: the pass that it belongs to, where there are several and it belongs to one.
+        lines: its label; the last line is the shape.
+        flow: the trunk pass that it belongs to, if there are several and it belongs to one.
         ghost: one of its ends is a ghost.
-        state: what a comparison says of it.
-        members: the edges of the graph that it stands for, as pairs of node names.
+        state: the result of a comparison.
+        members: the edges of the graph that it represents, as pairs of node names.
     """
 
     source: str
@@ -83,16 +112,16 @@ class Frame:
     """A border around boxes: a trunk, one pass through it, or a head of several modules.
 
     Attributes:
-        id: as a box's.
+        id: see `Box`.
         kind: what it is.
         title: its name.
-        lines: what else is written in it.
+        lines: short texts below the title.
         parameters: of everything inside, each counted once.
         trainable: how many of them train.
         flops: of everything inside.
-        badges: as a box's, where they hold for everything inside.
-        state: what a comparison says of it.
-        card: as a box's.
+        badges: those that all boxes inside share.
+        state: the result of a comparison.
+        card: see `Box`.
     """
 
     id: str
@@ -113,12 +142,12 @@ class Picture:
 
     Attributes:
         title: the model's name.
-        lines: sums and remarks under it.
+        lines: totals and remarks below the title.
         boxes: in the order of execution.
         arrows: in the order of the boxes that read them.
         frames: in the order of their first boxes.
-        flows: name of each pass that arrows are told apart by, by its id; empty where there is one.
-        edges: the graph's own edges, for following a path through boxes that stand for several calls.
+        flows: display name of each trunk pass by its id; empty if there is only one.
+        edges: the graph's own edges, for following a path through boxes that represent several calls.
     """
 
     title: str
@@ -130,14 +159,32 @@ class Picture:
     edges: tuple[tuple[str, str], ...] = ()
 
     def inside(self, frame: str) -> tuple[Box, ...]:
-        """The boxes of a frame; those of none for an empty name."""
+        """The boxes of a frame; for an empty name, those outside every frame."""
         return tuple(b for b in self.boxes if b.frame == frame)
 
     def badges_of(self, box: Box) -> tuple[str, ...]:
-        """The badges of a box that its frame does not already bear."""
+        """The badges of a box that its frame does not already show."""
         frame = next((f for f in self.frames if f.id == box.frame), None)
         return tuple(b for b in box.badges if frame is None or b not in frame.badges)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, plain data."""
+        """Plain data, as the JSON format has it."""
         return {"graphmodel_picture": SCHEMA, **asdict(self)}
+
+
+def check_format(suffix: str) -> str:
+    """The format that a file's suffix names.
+
+    Args:
+        suffix: with or without its dot, in any case.
+
+    Raises:
+        CompileError: GM530 if it names none.
+    """
+    name = suffix.removeprefix(".").lower()
+    if name not in FORMATS:
+        what = (
+            f"`.{name}` is not a valid picture format" if name else "the file name needs a suffix that names a format"
+        )
+        raise fail("GM530", what, help=choices_help(name, FORMATS, "formats"))
+    return name

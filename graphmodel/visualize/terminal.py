@@ -1,11 +1,11 @@
-"""Shows a picture as a tree in the terminal, for a look without leaving the shell."""
+"""Shows a picture as a tree in the terminal."""
 
 from __future__ import annotations
 
 from rich.text import Text
 from rich.tree import Tree
 
-from graphmodel.visualize import words
+from graphmodel.visualize import labels
 from graphmodel.visualize.dot import MARKS
 from graphmodel.visualize.picture import Arrow, Box, Frame, Picture
 
@@ -14,7 +14,7 @@ STATES = {"added": "green", "removed": "red", "changed": "yellow"}
 
 
 def to_tree(picture: Picture) -> Tree:
-    """Inputs, trunks and their stages, what reads them, outputs, each with what comes in."""
+    """Inputs, trunks with their stages, operations, heads and outputs, each with what it reads."""
     return _Tree(picture).tree()
 
 
@@ -49,7 +49,7 @@ class _Tree:
 
     def frame(self, frame: Frame) -> Text:
         text = Text(MARKS.get(frame.state, "") + frame.title, style=STATES.get(frame.state, "bold"))
-        rest = [*frame.lines, words.sums(frame.parameters, frame.flops), *map(words.badge, frame.badges)]
+        rest = [*frame.lines, labels.totals(frame.parameters, frame.flops), *map(labels.badge, frame.badges)]
         return text.append("  " + " · ".join(r for r in rest if r), style="dim")
 
     def box(self, box: Box) -> Text:
@@ -60,7 +60,7 @@ class _Tree:
             text.append(f" ×{many}", style="bold")
         for feature in box.features:
             text.append(f" [{feature}]", style="cyan")
-        rest = [*box.lines, words.sums(box.parameters, box.flops), *map(words.badge, self.picture.badges_of(box))]
+        rest = [*box.lines, labels.totals(box.parameters, box.flops), *map(labels.badge, self.picture.badges_of(box))]
         if any(rest):
             text.append("  " + " · ".join(r for r in rest if r), style="dim")
         reads = self.reads(box)
@@ -69,7 +69,7 @@ class _Tree:
         return text
 
     def reads(self, box: Box) -> str:
-        """What comes in; of a neighbour in the same frame only the shape."""
+        """What a box reads; of a neighbour in the same frame only the shape."""
         parts = []
         for arrow in self.incoming[box.id]:
             source = self.boxes[arrow.source]
@@ -81,7 +81,7 @@ class _Tree:
         return ", ".join(dict.fromkeys(parts))
 
     def name(self, box: Box) -> str:
-        """What a reader calls a box: the feature, the head, or the box itself."""
+        """The name of a box for its readers: its feature, its head, or its title."""
         if box.features:
             return ", ".join(box.features)
         return self.frames[box.frame].title if box.kind == "head" and box.frame else box.title

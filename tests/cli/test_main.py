@@ -37,8 +37,7 @@ def test_every_command_has_help_and_a_format(run):
     for command in COMMANDS:
         text = run(command, "--help").stdout
         assert "Usage: graphmodel " + command in text
-        if command != "visualize":  # draws
-            assert "--format" in text
+        assert "--format" in text
 
 
 def test_version(run):

@@ -9,8 +9,7 @@ from xml.etree import ElementTree
 
 import uharfbuzz
 
-from graphmodel.visualize.layout import VENDOR
-from graphmodel.visualize.svg import SVG
+from graphmodel.visualize.render import SVG, VENDOR
 
 
 @dataclass(frozen=True)

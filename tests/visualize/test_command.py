@@ -44,7 +44,7 @@ def other(small: dict[str, Any], tmp_path: Path) -> Path:
     return path
 
 
-def test_a_tree_is_printed_where_no_file_is_named(run: Any, spec: Path) -> None:
+def test_a_tree_is_printed_if_no_file_is_named(run: Any, spec: Path) -> None:
     done = run("visualize", spec)
     assert done.exit_code == 0
     assert "layer1  2 × BasicBlock" in done.stdout
@@ -52,15 +52,15 @@ def test_a_tree_is_printed_where_no_file_is_named(run: Any, spec: Path) -> None:
 
 
 @needs_graphviz
-def test_the_ending_says_the_form(run: Any, spec: Path, tmp_path: Path) -> None:
-    for form, start in (
+def test_the_suffix_names_the_format(run: Any, spec: Path, tmp_path: Path) -> None:
+    for suffix, start in (
         ("svg", "<svg"),
         ("mmd", "%%{init"),
         ("dot", "digraph"),
         ("json", "{"),
         ("html", "<!doctype"),
     ):
-        file = tmp_path / f"model.{form}"
+        file = tmp_path / f"model.{suffix}"
         done = run("visualize", spec, "-o", file)
         assert done.exit_code == 0, done.output
         assert file.read_text().startswith(start)
@@ -79,7 +79,17 @@ def test_options_reach_the_picture(run: Any, spec: Path, tmp_path: Path) -> None
     assert any(b["ghost"] for b in json.loads(file.read_text())["boxes"])
 
 
-def test_an_unknown_ending_is_refused_before_anything_is_built(run: Any, spec: Path, tmp_path: Path) -> None:
+def test_json_is_the_picture_or_the_file_that_was_written(run: Any, spec: Path, tmp_path: Path) -> None:
+    data = json.loads(run("visualize", spec, "--format", "json").stdout)
+    assert data["ok"]
+    assert [b["title"] for b in data["boxes"] if b["kind"] == "output"] == ["head"]
+    done = run("visualize", spec, "--format", "json", "-o", tmp_path / "model.dot")
+    assert json.loads(done.stdout) == {"ok": True, "files": [str(tmp_path / "model.dot")], "diagnostics": []}
+    wrong = run("visualize", spec, "--format", "json", "-o", tmp_path / "model.bmp")
+    assert (wrong.exit_code, json.loads(wrong.stdout)["diagnostics"][0]["code"]) == (2, "GM530")
+
+
+def test_an_unknown_suffix_is_rejected_before_anything_is_built(run: Any, spec: Path, tmp_path: Path) -> None:
     done = run("visualize", spec, "-o", tmp_path / "model.bmp")
     assert done.exit_code == 2
     assert "GM530" in done.stderr
@@ -93,7 +103,7 @@ def test_a_wrong_spec_gives_its_findings(run: Any, tmp_path: Path) -> None:
     assert "did you mean `resnet`" in done.stderr
 
 
-def test_diff_exits_with_zero_where_nothing_differs(run: Any, spec: Path) -> None:
+def test_diff_exits_with_zero_if_nothing_differs(run: Any, spec: Path) -> None:
     done = run("diff", spec, spec)
     assert (done.exit_code, done.stdout) == (0, "no difference\n")
 
@@ -105,7 +115,7 @@ def test_diff_exits_with_one_and_says_what_differs(run: Any, spec: Path, other: 
     assert run("diff", spec, other, "--set", "trunk.depth=18").exit_code == 0
 
 
-def test_diff_exits_with_two_where_a_side_cannot_be_read(run: Any, spec: Path, tmp_path: Path) -> None:
+def test_diff_exits_with_two_if_a_side_cannot_be_read(run: Any, spec: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("trunk: resnte\ninputs: {images: [3, 64, 64]}\n")
     for wrong in (tmp_path / "bad.yaml", tmp_path / "none.yaml", tmp_path):
         done = run("diff", spec, wrong)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torchvision
 
+import graphmodel
 from graphmodel.comparison import Difference, diff
 from graphmodel.visualize import Options, Picture, compare_pictures, picture_of
-from graphmodel.visualize.api import graph_of
 from tests.visualize.conftest import NATIVE, drawn, example_graph, probes
 
 
 def between(one: Mapping[str, Any], other: Mapping[str, Any]) -> Difference:
-    return diff(graph_of(one), graph_of(other))
+    return diff(*(graphmodel.build_graph(graphmodel.load_spec(spec)) for spec in (one, other)))
 
 
 def texts(found: Difference, *what: str) -> list[str]:

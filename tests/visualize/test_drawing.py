@@ -12,8 +12,8 @@ pytest.importorskip("pygraphviz")
 
 from graphmodel.visualize import Options, Picture, compare_pictures, draw
 from graphmodel.visualize.compose import compose
-from graphmodel.visualize.svg import SVG
-from graphmodel.visualize.theme import DARK, LIGHT, contrast
+from graphmodel.visualize.dot import DARK, LIGHT
+from graphmodel.visualize.render import SVG
 from tests.visualize.conftest import NATIVE, drawn, example_graph, probes
 from tests.visualize.geometry import Area, groups, points, shape_area, shapes, text_area, texts
 
@@ -109,6 +109,18 @@ ON = [
     ("feature_text", "feature"),
     ("badge_text", "badge"),
 ]
+
+
+def contrast(first: str, second: str) -> float:
+    """The contrast ratio of two colours, 1 to 21 (WCAG 2)."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])

@@ -13,10 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import graphmodel
 from graphmodel.visualize import Box, Options, Picture, picture_of
-from graphmodel.visualize.api import graph_of
-from graphmodel.visualize.cells import is_joint
 from graphmodel.visualize.compose import compose
-from graphmodel.visualize.fold import QUIET, operation_name
+from graphmodel.visualize.group import QUIET, joins_views, operation_name
 from tests.conftest import EXAMPLES
 from tests.visualize.conftest import NATIVE, drawn, example_graph, probes
 from tests.visualize.toy import ToyTransformer
@@ -60,7 +58,7 @@ def test_every_call_lies_in_one_box_and_every_edge_in_an_arrow_or_a_box(name: st
     owner = {member: box.id for box in picture.boxes for member in box.members}
     assert sum(len(b.members) for b in picture.boxes) == len(owner)
     shown = {m for m in owner if not m.startswith("output:")} & set(graph.nodes)
-    assert shown == {n for n, node in graph.nodes.items() if not is_joint(graph, node)}
+    assert shown == {n for n, node in graph.nodes.items() if not joins_views(graph, node)}
     outputs = {f"output:{key}" for output in graph.outputs.values() for key in output.parts}
     assert outputs <= set(owner)
     arrows = {edge for a in picture.arrows for edge in a.members}
@@ -290,7 +288,7 @@ def test_a_head_with_several_tensors_has_an_output_for_each(crops: dict[str, Any
 # -- ghosts -----------------------------------------------------------------------------------------------------------
 
 
-def test_ghosts_are_what_the_trunk_would_also_run(small: dict[str, Any]) -> None:
+def test_ghosts_are_what_the_model_leaves_out_of_its_trunk(small: dict[str, Any]) -> None:
     small["mapping"] = {"images": {"res3": {"pool": {"adaptive_avg_pool2d": 1}, "heads": ["head"]}}}
     reference = torchvision.models.resnet18()
     picture = drawn(small, ghosts=True)
@@ -298,18 +296,32 @@ def test_ghosts_are_what_the_trunk_would_also_run(small: dict[str, Any]) -> None
     assert [(b.title, b.parameters) for b in ghosts] == [
         ("layer3", size(reference.layer3)),
         ("layer4", size(reference.layer4)),
-        ("avgpool · flatten · fc", size(reference.fc)),
+        ("fc", size(reference.fc)),
     ]
-    assert [a.lines for a in picture.arrows if a.ghost] == [("N×128×8×8",), ("N×256×4×4",), ("N×512×2×2",)]
+    assert [a.lines for a in picture.arrows if a.ghost] == [("N×128×8×8",), (), ()]  # nothing computes the others
     assert picture.lines == drawn(small).lines  # the sums are the model's
     assert not any(b.ghost for b in drawn(small).boxes)
 
 
-def test_in_place_copies_of_the_tracer_are_no_ghosts(small: dict[str, Any]) -> None:
+def test_ghosts_of_nested_modules_follow_the_pass_that_goes_furthest() -> None:
+    spec = probes(1, 1)
+    spec["inputs"]["patches"] = {"shape": [3, 16, 16]}
+    spec["mapping"] = {"images": {"block3": ["layer0_probe0"]}, "patches": {"block1": None}}
+    picture = drawn(spec, ghosts=True)
+    assert [b.title for b in picture.boxes if b.ghost] == ["blocks 4–11", "norm · classifier"]
+    assert [(a.source, len(a.members)) for a in picture.arrows if a.ghost] == [
+        (one(picture, "blocks 2–3").id, 1), (one(picture, "blocks 4–11").id, 1),
+    ]  # fmt: skip
+
+
+def test_a_trunk_without_unused_parts_has_no_ghosts(small: dict[str, Any]) -> None:
     assert [b.title for b in drawn(small, ghosts=True, depth=3).boxes if b.ghost] == ["fc"]
+    whole = drawn(small, ghosts=True, depth=0)
+    assert not any(b.ghost for b in whole.boxes)
+    assert whole.boxes == drawn(small, depth=0).boxes
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
+# -- labels -----------------------------------------------------------------------------------------------------------
 
 
 def test_cards_tell_where_a_box_comes_from(two_inputs: dict[str, Any], tmp_path: Any) -> None:
@@ -361,7 +373,7 @@ def test_a_regnet_of_more_than_a_billion_parameters_needs_no_memory() -> None:
 def test_calls_that_only_pick_or_ask_have_no_box_of_their_own(name: str) -> None:
     size = 240 if "240" in name else 224
     spec = {"inputs": {"images": [3, size, size]}, "trunk": name, "heads": {"a": {"mlp": {"dims": ["auto", 2]}}}}
-    graph = graph_of(spec)
+    graph = graphmodel.build_graph(graphmodel.load_spec(spec))
     quiet = {n for n, node in graph.nodes.items() if node.kind == "trunk" and operation_name(node) in QUIET}
     assert quiet
     assert not any(set(b.members) <= quiet for b in compose(graph, Options(), {}).boxes)

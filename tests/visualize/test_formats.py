@@ -1,4 +1,4 @@
-"""Each form says what the picture says, in its own language."""
+"""Each format contains what the picture contains, in its own syntax."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import pytest
 from rich.console import Console
 
 import graphmodel
-from graphmodel.visualize import FORMS, Options, draw, picture_of, save
+from graphmodel.visualize import FORMATS, Options, draw, mimebundle, picture_of, save
+from graphmodel.visualize.dot import DARK, LIGHT
 from graphmodel.visualize.mermaid import escaped
-from graphmodel.visualize.notebook import mimebundle
-from graphmodel.visualize.svg import SVG
+from graphmodel.visualize.render import SVG, VENDOR, render
 from graphmodel.visualize.terminal import to_tree
-from graphmodel.visualize.theme import DARK, LIGHT
 from tests.visualize.conftest import drawn, probes
 from tests.visualize.geometry import groups, texts
 
@@ -178,18 +177,18 @@ def test_markup_in_names_is_text_in_the_tree(small: dict[str, Any]) -> None:
 
 
 @needs_graphviz
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_written_whole(small: dict[str, Any], form: str, tmp_path: Path) -> None:
-    path = save(small, tmp_path / "deep" / f"model.{form.upper()}", Options(depth=0))
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_written_whole(small: dict[str, Any], format: str, tmp_path: Path) -> None:
+    path = save(small, tmp_path / "deep" / f"model.{format.upper()}", Options(depth=0))
     assert path.stat().st_size > 500
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_an_unknown_form_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
+def test_an_unknown_format_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(graphmodel.CompileError, match="GM530") as error:
         save(small, tmp_path / "model.svgz")
     assert "did you mean `svg`" in str(error.value)
-    with pytest.raises(graphmodel.CompileError, match="ending must name a form"):
+    with pytest.raises(graphmodel.CompileError, match="suffix that names a format"):
         save(small, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
@@ -201,7 +200,7 @@ def test_a_place_that_cannot_be_written_is_one_finding(small: dict[str, Any], tm
 
 
 def test_without_pygraphviz_the_finding_says_what_to_install(small: dict[str, Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr("graphmodel.visualize.layout.find_spec", lambda name: None)
+    monkeypatch.setattr("graphmodel.visualize.render.find_spec", lambda name: None)
     picture = drawn(small)
     with pytest.raises(graphmodel.CompileError, match=r"pip install 'graphmodel\[visualize\]'"):
         draw(picture, "svg")
@@ -210,10 +209,8 @@ def test_without_pygraphviz_the_finding_says_what_to_install(small: dict[str, An
 
 @needs_graphviz
 def test_what_graphviz_refuses_is_one_finding() -> None:
-    from graphmodel.visualize.layout import lay_out
-
     with pytest.raises(graphmodel.CompileError, match=r"GM530.*cannot draw"):
-        lay_out("digraph { this is no dot", "svg")
+        render("digraph { this is no dot", "svg")
 
 
 @needs_graphviz
@@ -227,7 +224,7 @@ def test_notebooks_show_specs_graphs_and_modules(small: dict[str, Any]) -> None:
 
 
 def test_notebooks_without_pygraphviz_show_mermaid(small: dict[str, Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr("graphmodel.visualize.notebook.find_spec", lambda name: None)
+    monkeypatch.setattr("graphmodel.visualize.find_spec", lambda name: None)
     bundle = mimebundle(graphmodel.load_spec(small))
     assert bundle["text/vnd.mermaid"].startswith("%%{init")
 
@@ -262,8 +259,6 @@ def test_two_hundred_heads_on_twelve_layers_are_drawn_in_five_seconds(stack: int
 
 @needs_graphviz
 def test_drawing_leaves_nothing_beside_the_fonts(small: dict[str, Any]) -> None:
-    from graphmodel.visualize.layout import VENDOR
-
     before = sorted(VENDOR.iterdir())
     draw(drawn(small), "svg")
     assert sorted(VENDOR.iterdir()) == before

@@ -1,0 +1,163 @@
+"""Renders DOT with Graphviz, which pygraphviz brings along, and finishes the SVG: fonts, tooltips, dark mode.
+
+Graphviz runs in a process of its own, because it keeps global state, has crashed after errors, and must find our fonts
+before it measures its first label.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from xml.etree import ElementTree
+
+from graphmodel.diagnostics import fail
+from graphmodel.visualize.dot import PALETTE, printable, tooltip
+from graphmodel.visualize.picture import Picture
+
+SVG = "http://www.w3.org/2000/svg"
+ElementTree.register_namespace("", SVG)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+VENDOR = Path(__file__).parent / "vendor"
+TIMEOUT = 300
+"""Seconds; a graph that takes longer shows thousands of boxes."""
+
+_PROGRAM = """
+import os, sys
+sys.path[:] = [p for p in sys.path if p]  # nothing from the working directory
+import pygraphviz
+form, dpi = sys.argv[1:]
+graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode())
+drawn = graph.draw(format=form, prog="dot", args=f"-Gdpi={dpi}" if form == "png" else "")
+sys.stdout.buffer.write(drawn if isinstance(drawn, bytes) else str(drawn).encode())
+sys.stdout.buffer.flush()
+os._exit(0)  # Graphviz has crashed in its own clean-up; nothing is left to do
+"""
+_CONFIGURATION = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{fonts}</dir><include ignore_missing="yes">/etc/fonts/fonts.conf</include>
+<cachedir>{cache}</cachedir>
+<match target="font"><edit name="hinting"><bool>false</bool></edit><edit name="hintstyle"><const>hintnone</const></edit>
+</match></fontconfig>
+"""
+
+
+def render(dot: str, format: str, *, dpi: int = 200) -> bytes:
+    """The drawing as Graphviz makes it.
+
+    Args:
+        dot: the text of a picture.
+        format: `svg`, `png` or `pdf`.
+        dpi: the resolution of a PNG.
+
+    Raises:
+        CompileError: GM530 if pygraphviz is missing or Graphviz fails.
+    """
+    if find_spec("pygraphviz") is None:
+        raise fail("GM530", "pygraphviz is not installed", help="pip install 'graphmodel[visualize]'")
+    with tempfile.TemporaryDirectory() as place:
+        fonts = Path(place) / "fonts"  # a copy, because fontconfig writes files beside the fonts that it reads
+        fonts.mkdir()
+        for file in VENDOR.glob("*.ttf"):
+            shutil.copy(file, fonts)
+        configuration = Path(place) / "fonts.conf"
+        configuration.write_text(_CONFIGURATION.format(fonts=fonts, cache=place), encoding="utf-8")
+        environment = {**os.environ, "FONTCONFIG_FILE": str(configuration), "PYTHONIOENCODING": "utf-8"}
+        try:
+            made = subprocess.run(
+                [sys.executable, "-c", _PROGRAM, format, str(dpi)],
+                input=dot.encode(),
+                capture_output=True,
+                env=environment,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise fail(
+                "GM530", f"Graphviz took longer than {TIMEOUT} s", help="show less: `--depth 0`, or `--stack`"
+            ) from None
+    if made.returncode or not made.stdout:
+        text = made.stderr.decode(errors="replace").strip().splitlines()
+        raise fail("GM530", f"Graphviz cannot draw this: {text[-1] if text else made.returncode}")
+    return made.stdout
+
+
+def to_svg(dot: str, picture: Picture, *, fonts: bool = True, follow: bool = False) -> str:
+    """The drawing as SVG with its font, tooltips and a class for each kind of part.
+
+    Args:
+        dot: the picture as DOT, in the light palette if `follow`.
+        picture: the picture.
+        fonts: whether to embed the fonts, which adds 50 kB.
+        follow: whether colours change with the reader's dark mode.
+
+    Raises:
+        CompileError: as `render`.
+    """
+    drawn = render(dot, "svg").decode()
+    root = ElementTree.fromstring(re.sub(r"<!--.*?-->\n?", "", drawn[drawn.index("<svg") :], flags=re.S))
+    root.set("role", "img")
+    root.set("aria-label", printable(picture.title))
+    boxes, frames, arrows = picture.boxes, picture.frames, picture.arrows
+    for group in root.iter(f"{{{SVG}}}g"):
+        title = group.find(f"{{{SVG}}}title")
+        kind, _, number = group.get("id", "").partition("-")
+        classes = group.get("class", "").split()
+        text = ""
+        if kind == "b":
+            text = tooltip(boxes[int(number)])
+        elif kind == "f":
+            text = frames[int(number.rstrip("l"))].title
+        elif "arrow" in classes or "arrow-text" in classes:
+            arrow = arrows[int(next(c for c in classes if re.fullmatch(r"a\d+", c))[1:])]
+            text = " ".join(arrow.lines)
+            group.attrib.pop("id", None)
+        elif "graph" in classes:
+            text = picture.title
+        else:
+            group.attrib.pop("id", None)
+        if title is not None:
+            title.text = "\n".join(map(printable, text.splitlines()))
+            if not text:
+                group.remove(title)
+    for element in root.iter(f"{{{SVG}}}text"):
+        element.text = (element.text or "").rstrip("\xa0")  # spare room for Graphviz
+    # Otherwise browsers round the widths of small letters up, and long lines leave their boxes.
+    rules = ["text{text-rendering:geometricPrecision}"]
+    rules += [font_faces()] if fonts else []
+    rules += [dark_rules("@media (prefers-color-scheme: dark)")] if follow else []
+    style = ElementTree.Element(f"{{{SVG}}}style")
+    style.text = "".join(rules)
+    root.insert(0, style)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+@cache
+def font_faces() -> str:
+    """CSS that embeds the fonts."""
+    rules = []
+    for name, weight in (("Regular", "normal"), ("SemiBold", "bold")):
+        data = base64.b64encode((VENDOR / f"Inter-{name}.woff2").read_bytes()).decode()
+        source = f"url(data:font/woff2;base64,{data}) format('woff2')"
+        rules.append(f"@font-face{{font-family:Inter;font-weight:{weight};src:{source}}}")
+    return "".join(rules)
+
+
+def dark_rules(condition: str) -> str:
+    """CSS that replaces each light colour by the dark one.
+
+    Args:
+        condition: a media query, or a selector of an element around the drawing.
+    """
+    rules = []
+    inside = "" if condition.startswith("@") else f"{condition} "
+    for light, dark in PALETTE.values():
+        rules.append(f'{inside}[fill="{light}"]{{fill:{dark}}}{inside}[stroke="{light}"]{{stroke:{dark}}}')
+    return f"{condition}{{{''.join(rules)}}}" if condition.startswith("@") else "".join(rules)
