@@ -30,10 +30,11 @@ class TrunkFeature:
 
     Attributes:
         path: the module that returns it.
-        kind: `map`, `tokens` or `vector`.
+        kind: `map`, `rows` (a map with channels last), `tokens` or `vector`.
         width: its channels.
         stride: input pixels per step of a map.
         flat: flattened by the trunk after the module.
+        before: it is what the module is called with.
     """
 
     path: str
@@ -41,6 +42,7 @@ class TrunkFeature:
     width: int
     stride: int = 0
     flat: bool = False
+    before: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class TrunkKind:
         spec: what a spec says of it.
         build: the library's own module.
         features: the features by the name that specs use.
-        sizes: image sizes that it takes.
+        sizes: heights and widths that it takes.
         patterns: patterns over its module paths that freeze part of it.
         prefix: number of tokens before the patches.
     """
@@ -102,6 +104,15 @@ RESNET_PATTERNS = ("layer1", "bn1", "*bn*", "layer2.0", "*.downsample.*", "layer
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}
 CONVNEXT = {"depths": [1, 1, 2, 1], "dims": [8, 12, 16, 20]}
+SWIN = {
+    "img_size": 32,
+    "patch_size": 2,
+    "window_size": 4,
+    "embed_dim": 12,
+    "depths": [1, 1, 2],
+    "num_heads": [1, 2, 3],
+    "drop_path_rate": 0.0,
+}
 
 TRUNKS: dict[str, TrunkKind] = {
     "resnet": TrunkKind(
@@ -145,6 +156,41 @@ TRUNKS: dict[str, TrunkKind] = {
             "stages.2.blocks.0": TrunkFeature("stages.2.blocks.0", "map", 16, 16),
         },
         patterns=("stem", "stages.1", "*norm*", "*.gamma", "stages.2.blocks.1.mlp"),
+    ),
+    "swin": TrunkKind(
+        {"name": "timm:swin_tiny_patch4_window7_224", **SWIN},
+        lambda: timm.create_model("swin_tiny_patch4_window7_224", **SWIN),
+        {
+            "layers.0.blocks.0": TrunkFeature("layers.0.blocks.0", "rows", 12, 2),
+            "layers.1": TrunkFeature("layers.1", "rows", 24, 4),
+            "layers.2": TrunkFeature("layers.2", "rows", 48, 8),
+        },
+        sizes=(32,),
+        patterns=("patch_embed", "layers.0", "*norm*", "*.relative_position_bias_table"),
+    ),
+    "shufflenet": TrunkKind(
+        {"name": "torchvision:shufflenet_v2_x0_5"},
+        torchvision.models.shufflenet_v2_x0_5,
+        {
+            "conv1": TrunkFeature("conv1", "map", 24, 2),
+            "res3": TrunkFeature("stage2", "map", 48, 8),
+            "res4": TrunkFeature("stage3", "map", 96, 16),
+            "stage3.1.branch2": TrunkFeature("stage3.1.branch2", "map", 48, 16),
+            "conv5": TrunkFeature("conv5", "map", 1024, 32),
+            "flatten": TrunkFeature("fc", "vector", 1024, before=True),
+        },
+        patterns=("stage2", "*.branch2.1", "conv5", "*.bias"),
+    ),
+    "regnet": TrunkKind(
+        {"name": "torchvision:regnet_x_400mf"},
+        torchvision.models.regnet_x_400mf,
+        {
+            "stem": TrunkFeature("stem", "map", 32, 2),
+            "res3": TrunkFeature("trunk_output.block2", "map", 64, 8),
+            "trunk_output.block3": TrunkFeature("trunk_output.block3", "map", 160, 16),
+            "flatten": TrunkFeature("avgpool", "vector", 400, flat=True),
+        },
+        patterns=("stem", "trunk_output.block1", "*.bias"),
     ),
     "custom": TrunkKind(
         {"name": "property_custom"},
@@ -366,12 +412,16 @@ class Interpreter:
         for feature in dict.fromkeys(features):
             entry = kind.features[feature]
 
-            def hook(_: nn.Module, __: Any, out: torch.Tensor, feature: str = feature, flat: bool = entry.flat) -> None:
-                seen[feature] = out.flatten(1).clone() if flat else out.clone()
+            def see(value: torch.Tensor, feature: str = feature, flat: bool = entry.flat) -> None:
+                seen[feature] = value.flatten(1).clone() if flat else value.clone()
                 if len(seen) == len(set(features)):
                     raise _Done  # what no feature needs does not run, and moves no statistics
 
-            handles.append(module.get_submodule(entry.path).register_forward_hook(hook))
+            part = module.get_submodule(entry.path)
+            if entry.before:
+                handles.append(part.register_forward_pre_hook(lambda _, inputs, see=see: see(inputs[0])))
+            else:
+                handles.append(part.register_forward_hook(lambda _, __, out, see=see: see(out)))
         try:
             module(x.flip(1) if self.input_types[trunk] == "bgr" else x)
         except _Done:
@@ -438,7 +488,9 @@ def prepare(value: torch.Tensor, kind: TrunkKind, feature: TrunkFeature, options
     if tokens is not None:
         patches = value[:, kind.prefix :]
         value = {"class": lambda: value[:, 0], "patch": lambda: patches, "mean": lambda: patches.mean(1)}[tokens]()
-    if options.get("layout") == "nchw" and value.ndim == 3:
+    if feature.kind == "rows" and options.get("layout") == "nchw":
+        value = value.permute(0, 3, 1, 2)
+    elif options.get("layout") == "nchw":
         patches = value if tokens == "patch" else value[:, kind.prefix :]
         side = round(patches.shape[1] ** 0.5)
         value = patches.transpose(1, 2).reshape(len(value), -1, side, side)
