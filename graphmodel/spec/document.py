@@ -194,6 +194,10 @@ def read_text(text: str, name: str = "<string>", *, quote: bool = True) -> Docum
 
 def _refuse_depth(text: str, name: str, lines: list[str]) -> None:
     """Refuses deep nesting before it is composed: libyaml's composer recurses in C and would end the process."""
+    flow = text.count("[") + text.count("{")
+    block = max((len(line) - len(line.lstrip(" -?:\t")) for line in text.split("\n")), default=0)
+    if flow + 2 * block < MAX_DEPTH:  # as for most files: none of them can be nested that deeply
+        return
     try:
         _count_depth(text, name, lines, _Loader)
     except yaml.MarkedYAMLError as error:

@@ -111,10 +111,12 @@ def report_invalid(
     error: ValidationError, model: type[BaseModel], document: Document, report: Collector, at: KeyPath = ()
 ) -> None:
     """Reports Pydantic's findings; beyond `LIMIT` they are only counted, since looking up names takes time."""
-    found = _one_per_union(error.errors(include_url=False), document, at)
-    for finding in found[:LIMIT]:
+    found = error.errors(include_url=False)
+    # A value has a few findings at most, so that the first `LIMIT` values are among these.
+    kept = _one_per_union(found[: 10 * LIMIT], document, at)
+    for finding in kept[:LIMIT]:
         report.add(diagnose(finding, model, document, at))
-    report.omitted += max(0, len(found) - LIMIT)
+    report.omitted += max(0, len(kept) - LIMIT) + max(0, len(found) - 10 * LIMIT)
 
 
 _VAGUE = ("literal_error", "none_required", "int_type", "float_type", "bool_type", "string_type", "list_type")
