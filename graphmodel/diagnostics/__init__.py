@@ -2,6 +2,7 @@
 
 from graphmodel.diagnostics.findings import (
     LIMIT,
+    LONGEST_NAME,
     Collector,
     CompileError,
     Diagnostic,
@@ -20,6 +21,7 @@ from graphmodel.diagnostics.findings import (
 
 __all__ = [
     "LIMIT",
+    "LONGEST_NAME",
     "Collector",
     "CompileError",
     "Diagnostic",

@@ -70,3 +70,43 @@ def test_a_feature_called_trunk_is_no_trunk() -> None:
     spec, found = features("mobilenetv3_tv", "trunk", "trunk_pool")
     assert found == ["trunk", "trunk_pool"]
     assert [edge.output for edge in spec.edges] == ["trunk_output", "trunk_pool"]
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "key"),
+    [
+        ("convit", "CONVIT", "QKV_BIAS"),
+        ("vision_transformer", "VISION_TRANSFORMERS", "HYBRID"),
+        ("resnet", "XCIT", "POOL"),
+    ],
+)
+def test_a_key_of_a_block_that_vissl_never_reads_is_a_warning_at_its_line(name: str, block: str, key: str) -> None:
+    spec = load({"NAME": name, block: {key: True}})
+    [warning] = [d for d in spec.notes if d.severity == "warning"]
+    assert (warning.code, warning.path) == ("GM231", f"MODEL.TRUNK.{block}.{key}")
+    assert key.lower() not in spec.trunks["trunk"].params
+
+
+@pytest.mark.parametrize(
+    ("block", "key"),
+    [("RESNETS", "DEPHT"), ("RESNETS", "depth"), ("VISION_TRANSFORMERS", "PATCH_SIZ"), ("CONVIT", "GPSA_LAYERS")],
+)
+def test_a_near_miss_of_a_key_stays_an_error(block: str, key: str) -> None:
+    with pytest.raises(graphmodel.CompileError, match=f"unknown key `{key}`") as caught:
+        load({"NAME": "resnet", block: {key: 18}})
+    assert [d.code for d in caught.value.diagnostics if d.severity == "error"] == ["GM201"]
+
+
+def test_an_empty_placeholder_of_weights_is_a_warning() -> None:
+    spec = load({"NAME": "resnet"}, WEIGHTS_INIT={"PARAM_FILE": {}})
+    assert [(d.code, d.severity) for d in spec.notes if "PARAM_FILE" in d.message] == [("GM231", "warning")]
+    assert spec.weights is None or not spec.weights.file
+
+
+@pytest.mark.parametrize("name", ["alexnet_bvlc", "alexnet_deepcluster", "alexnet_jigsaw", "alexnet_rotnet"])
+def test_alexnets_that_ignore_the_input_type_read_all_channels_of_a_lab_image(name: str) -> None:
+    """VISSL: their `forward` starts with `feat = x`, or with the filter of DeepCluster."""
+    spec = load({"NAME": name}, INPUT_TYPE="lab")
+    assert spec.trunks["trunk"].input_type == "rgb"
+    assert any("ignores INPUT_TYPE" in d.message for d in spec.notes)
+    assert load({"NAME": "alexnet_colorization"}, INPUT_TYPE="lab").trunks["trunk"].input_type == "lab"

@@ -32,11 +32,16 @@ class WeightNormLinear(nn.Module):
         in_features: width of the input.
         out_features: width of the output.
         train_length: whether the lengths `weight_g`, which start at 1, are trained.
+        as_buffer: whether lengths that are not trained are a buffer, as FSDP requires: the parameters that it shards
+            together must agree on `requires_grad`.
     """
 
-    def __init__(self, in_features: int, out_features: int, train_length: bool) -> None:
+    def __init__(self, in_features: int, out_features: int, train_length: bool, as_buffer: bool = False) -> None:
         super().__init__()
-        self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_length)
+        if as_buffer and not train_length:
+            self.register_buffer("weight_g", torch.ones(out_features, 1))
+        else:
+            self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_length)
         self.weight_v = nn.Parameter(nn.Linear(in_features, out_features, bias=False).weight.detach())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,9 +83,11 @@ class DinoParams(HeadParams):
         return ("prototypes",)
 
 
-@register_head("dino_head", "dino_head_fsdp", params=DinoParams)
+@register_head("dino_head", params=DinoParams)
 class DinoHead(nn.Module):
     """`(N, C)` to a list of one tensor, the scores `(N, num_clusters[0])`."""
+
+    fixed_length_as_buffer = False
 
     def __init__(self, params: DinoParams) -> None:
         super().__init__()
@@ -94,9 +101,19 @@ class DinoHead(nn.Module):
         self.mlp = nn.Sequential(*layers) if len(layers) > 1 else layers[0]
         init_linear(self.mlp)
         self.prototypes0 = WeightNormLinear(
-            params.bottleneck_dim, params.num_clusters[0], train_length=not params.normalize_last_layer
+            params.bottleneck_dim,
+            params.num_clusters[0],
+            train_length=not params.normalize_last_layer,
+            as_buffer=self.fixed_length_as_buffer,
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = as_vectors(x) if x.dim() == 4 else x
         return [self.prototypes0(F.normalize(self.mlp(x), dim=-1))]
+
+
+@register_head("dino_head_fsdp", params=DinoParams)
+class DinoHeadFsdp(DinoHead):
+    """`dino_head` for FSDP: prototype lengths that are not trained are a buffer, as in VISSL."""
+
+    fixed_length_as_buffer = True

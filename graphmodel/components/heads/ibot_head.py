@@ -122,12 +122,14 @@ class _TokenHead(nn.Module):
         ]
 
 
-@register_head("ibot_head", "ibot_head_fsdp", params=IbotParams)
+@register_head("ibot_head", params=IbotParams)
 class IbotHead(_TokenHead):
     """`(N, 1 + L, C)` to scores of the class token, `(N, out_dim)`, and of the patches, `(N, L, patch_out_dim)`.
 
     `(N, C)` is read as class tokens alone. The result is a list of two tensors, or of one.
     """
+
+    fixed_length_as_buffer = False
 
     def __init__(self, params: IbotParams) -> None:
         super().__init__()
@@ -135,18 +137,25 @@ class IbotHead(_TokenHead):
         layers.append(nn.Linear(params.hidden_dim if layers else known(params.in_dim), params.bottleneck_dim))
         self.mlp = TokenMlp(*layers) if len(layers) > 1 else layers[0]
         init_linear(self.mlp)
-        train_length = not params.normalize_last_layer
-        self.prototypes0 = WeightNormLinear(params.bottleneck_dim, params.out_dim, train_length)
+        lengths = not params.normalize_last_layer, self.fixed_length_as_buffer
+        self.prototypes0 = WeightNormLinear(params.bottleneck_dim, params.out_dim, *lengths)
         self.prototypes1 = (
             self.prototypes0
             if params.shared_head
-            else WeightNormLinear(params.bottleneck_dim, params.patch_outputs, train_length)
+            else WeightNormLinear(params.bottleneck_dim, params.patch_outputs, *lengths)
         )
         self.finish(params)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = F.normalize(self.mlp(x), dim=-1)
         return self.outputs(x, self.prototypes0, self.prototypes1)
+
+
+@register_head("ibot_head_fsdp", params=IbotParams)
+class IbotHeadFsdp(IbotHead):
+    """`ibot_head` for FSDP: prototype lengths that are not trained are a buffer, as in `dino_head_fsdp`."""
+
+    fixed_length_as_buffer = True
 
 
 @register_head("ibot_distillation_head", params=IbotDistillationParams)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Tag
 
-from graphmodel.spec.validate import BY_SHAPE, LIST, MAP, NONE, Bool, Int, YamlModel
+from graphmodel.spec.validate import BY_SHAPE, LIST, MAP, NONE, Bool, Int, YamlModel, keys_of
 
 Block = dict[str, Any]
 
@@ -199,6 +199,14 @@ class Trunk(YamlModel):
     TRUNK_PARAMS: Any = Field(None, description="VISSL ignores this old key.")
 
 
+TRUNK_BLOCK_KEYS: dict[str, list[str]] = {
+    name: keys_of(field.annotation)
+    for name, field in Trunk.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, YamlModel)
+}
+"""The keys that VISSL reads of each block of TRUNK."""
+
+
 class Head(YamlModel):
     """MODEL.HEAD."""
 
@@ -216,7 +224,7 @@ class WeightsInit(YamlModel):
     SKIP_LAYERS: list[str] = Field(default_factory=lambda: ["num_batches_tracked"])
     REMOVE_PREFIX: str | None = ""
     APPEND_PREFIX: str | None = ""
-    PARAM_FILE: str | None = Field(None, description="VISSL ignores this misspelling of PARAMS_FILE.")
+    PARAM_FILE: Any = Field(None, description="VISSL ignores this misspelling of PARAMS_FILE.")
 
 
 class VisslModel(YamlModel):

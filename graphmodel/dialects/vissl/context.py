@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from graphmodel.diagnostics import Collector
+from graphmodel.diagnostics import LONGEST_NAME, Collector
 from graphmodel.dialects import InputShapes
-from graphmodel.dialects.vissl.config import VisslModel
+from graphmodel.dialects.vissl.config import TRUNK_BLOCK_KEYS, VisslModel
 from graphmodel.spec.document import Document, KeyPath, dotted, kind_of
 from graphmodel.spec.validate import validate
 
@@ -24,6 +26,7 @@ class Context:
         model: the validated MODEL block.
         shapes: per-sample input shapes from the caller.
         report: where findings go.
+        unread: paths of keys in trunk blocks that VISSL never reads.
     """
 
     document: Document
@@ -31,6 +34,7 @@ class Context:
     model: VisslModel
     shapes: InputShapes
     report: Collector
+    unread: tuple[KeyPath, ...] = ()
 
     @property
     def is_frozen(self) -> bool:
@@ -105,5 +109,31 @@ def read_context(document: Document, inputs: InputShapes, report: Collector) -> 
             "GM202", f"`MODEL` takes a mapping, not {kind_of(block)}", document.span((*base, "MODEL")), "", "MODEL"
         )
     report.raise_errors()
+    block, unread = _without_unread_keys(block, (*base, "MODEL"))
     model = validate(VisslModel, document, report, block, (*base, "MODEL"))
-    return Context(document, base, model, inputs, report)
+    return Context(document, base, model, inputs, report, unread)
+
+
+def _without_unread_keys(model: Mapping[str, Any], path: KeyPath) -> tuple[Mapping[str, Any], tuple[KeyPath, ...]]:
+    """MODEL without the keys of trunk blocks that VISSL never reads, and their paths.
+
+    Files of VISSL have such keys, left over from other versions (`CONVIT.QKV_BIAS`). A key that resembles one that is
+    read stays, and is reported as unknown.
+    """
+    trunk = model.get("TRUNK")
+    if not isinstance(trunk, Mapping):
+        return model, ()
+    kept: dict[str, Any] = dict(trunk)
+    unread: list[KeyPath] = []
+    for name, known in TRUNK_BLOCK_KEYS.items():
+        values = trunk.get(name)
+        if isinstance(values, Mapping):
+            strange = [key for key in values if key not in known and not _resembles(key, known)]
+            unread += [(*path, "TRUNK", name, key) for key in strange]
+            kept[name] = {key: value for key, value in values.items() if key not in strange}
+    return {**model, "TRUNK": kept}, tuple(unread)
+
+
+def _resembles(key: str, known: Sequence[str]) -> bool:
+    lowered = [name.lower() for name in known]
+    return len(key) <= LONGEST_NAME and bool(difflib.get_close_matches(key.lower(), lowered, n=1, cutoff=0.75))

@@ -186,6 +186,8 @@ def _report_keys(context: Context, unused: Sequence[KeyPath]) -> None:
         path = context.path(*key.split("."))
         if context.document.get(path) is not None:
             context.warning(why, path)
+    for path in context.unread:
+        context.warning(f"VISSL never reads {dotted(path[len(context.base) + 1 :])}", path)
     for path in unused:
         context.note(f"{dotted(path[len(context.base) + 1 :])} is not used by this trunk", path)
     if context.model.WEIGHTS_INIT.PARAMS_FILE:

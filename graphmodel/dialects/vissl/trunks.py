@@ -37,6 +37,9 @@ BLOCKS: dict[str, tuple[str, ...]] = {
 ONE_RESULT = {"resnet_sk", "convnext", "convit", "classy_vit", "swin_transformer", "swin_transformer_official"}
 """Trunks whose VISSL code ignores feature names and returns one pooled vector."""
 
+NO_INPUT_TYPE = {"alexnet_bvlc", "alexnet_deepcluster", "alexnet_jigsaw", "alexnet_rotnet", "efficientnet"}
+"""Trunks with three input channels whose VISSL code ignores INPUT_TYPE."""
+
 REGNET_LADDER = {"depth", "w_0", "w_a", "w_m", "group_width", "bottleneck_multiplier"}
 REGNET_STAGES = {"depths", "widths", "group_widths", "bottleneck_multipliers", "strides"}
 
@@ -63,8 +66,14 @@ def trunk_of(context: Context) -> tuple[Any, list[KeyPath]]:
             native[spelled] = (
                 Located(value, (*at, key), str.upper) if isinstance(value, dict) else Located(value, (*at, key))
             )
-    if context.model.INPUT_TYPE != "rgb":
-        native["input_type"] = Located(context.model.INPUT_TYPE, context.path("INPUT_TYPE"))
+    input_type = context.model.INPUT_TYPE
+    if input_type == "lab" and trunk.NAME in NO_INPUT_TYPE:
+        context.note(
+            f"VISSL's `{trunk.NAME}` ignores INPUT_TYPE: it reads all three channels of a Lab image",
+            context.path("INPUT_TYPE"),
+        )
+    elif input_type != "rgb":
+        native["input_type"] = Located(input_type, context.path("INPUT_TYPE"))
     written = context.document.get(context.path("TRUNK"), {}) or {}
     unused += [context.path("TRUNK", b) for b in ALL_BLOCKS if b not in blocks and written.get(b)]
     return Located(native, context.path("TRUNK")), unused

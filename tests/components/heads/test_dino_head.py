@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import graphmodel
-from graphmodel.components.heads.dino_head import DinoHead, DinoParams, WeightNormLinear
+from graphmodel.components.heads.dino_head import DinoHead, DinoHeadFsdp, DinoParams, WeightNormLinear
+from graphmodel.components.heads.ibot_head import IbotHeadFsdp, IbotParams
 from graphmodel.components.tensors import TensorInfo
 
 SMALL: dict[str, Any] = {"in_dim": 12, "num_clusters": [20], "hidden_dim": 16, "bottleneck_dim": 8}
@@ -90,13 +91,29 @@ def test_a_model_with_the_head_pickles_and_copies() -> None:
         assert not twin.get_parameter("heads.dino.prototypes0.weight_g").requires_grad
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_fsdp_variants_keep_lengths_that_are_not_trained_as_buffers(fixed: bool) -> None:
+    """VISSL: `NormalizedLinearLayer` registers `weight_g` as a buffer, so that all parameters of the head train."""
+    dino = DinoHeadFsdp(DinoParams(**SMALL, normalize_last_layer=fixed))
+    ibot = IbotHeadFsdp(IbotParams(in_dim=12, out_dim=20, hidden_dim=16, bottleneck_dim=8, normalize_last_layer=fixed))
+    for head in (dino, ibot):
+        buffers = [name for name, _ in head.named_buffers() if name.endswith("weight_g")]
+        assert bool(buffers) is fixed
+        assert all(p.requires_grad for p in head.parameters())
+        assert "prototypes0.weight_g" in head.state_dict()
+    plain = DinoHead(DinoParams(**SMALL, normalize_last_layer=fixed))
+    plain.load_state_dict(dino.state_dict())
+    x = torch.randn(3, 12)
+    assert torch.equal(plain(x)[0], dino(x)[0])
+
+
 def test_the_fsdp_name_is_the_same_head() -> None:
     spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
     twin = graphmodel.compile(
         {**spec, "heads": {"dino": {"dino_head_fsdp": {"num_clusters": [20], "hidden_dim": 16, "bottleneck_dim": 8}}}},
         seed=0,
     )
-    assert list(twin.state_dict()) == list(model().state_dict())
+    assert set(twin.state_dict()) == set(model().state_dict())
 
 
 def test_tokens_are_projected_one_by_one() -> None:
