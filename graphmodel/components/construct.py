@@ -81,6 +81,20 @@ def meta_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
+def specialize(module: nn.Module, to: type[nn.Module]) -> None:
+    """Turns a library's module into our subclass of its class, in place.
+
+    The library's constructors and initialisation have run and stay as they are; only methods differ. The subclass may
+    therefore add no state of its own.
+
+    Raises:
+        TypeError: if `to` is not a subclass of the module's class.
+    """
+    if not issubclass(to, type(module)):
+        raise TypeError(f"{to.__name__} is not a subclass of {type(module).__name__}")
+    module.__class__ = to
+
+
 def is_meta(module: nn.Module) -> bool:
     """Whether the module's tensors are all on the meta device."""
     tensors: list[Any] = [*module.parameters(), *module.buffers()]

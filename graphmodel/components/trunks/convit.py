@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from timm.models.convit import GPSA, ConVit
 from torch import nn
 
+from graphmodel.components.construct import specialize
 from graphmodel.components.family import TrunkFamily
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
@@ -154,7 +155,7 @@ class ConvitFamily(TrunkFamily[ConvitParams]):
     def adapt(self, attention: GPSA, params: ConvitParams) -> None:
         """Turns timm's attention into VISSL's, its initial function unchanged."""
         del attention.rel_indices
-        attention.__class__ = RepeatedPositionsAttention
+        specialize(attention, RepeatedPositionsAttention)
         assert isinstance(attention, RepeatedPositionsAttention)
         if params.locality_dim > 1:
             attention.widen(params.locality_dim)

@@ -274,10 +274,71 @@ class RegNetFamily(TrunkFamily[RegNetParams]):
         block = re.fullmatch(r"trunk_output\.block(\d+)\.block\d+-(\d+)\.(.*)", key)
         if block:
             stage, number = int(block[1]), int(block[2])
-            group = "" if self.name == "regnet" else f"block{stage}-part{_group(params, stage, number)}."
+            grouped = self.name in ("regnet_v2", "regnet_fsdp")
+            group = f"block{stage}-part{_group(params, stage, number)}." if grouped else ""
             inner = to_vissl(block[3], _inside(params))
             return f"_feature_blocks.res{stage + 1}.{group}block{stage}-{number}.{inner}"
         return None if key.startswith("fc.") else f"_feature_blocks.{to_vissl(key, STEM_KEYS)}"
+
+
+class PredefinedRegNetParams(TrunkParams):
+    """None: the trunk's name fixes everything."""
+
+
+@register_trunk(
+    "regnet_x_400mf",
+    "regnet_x_800mf",
+    "regnet_x_1_6gf",
+    "regnet_x_1.6gf",
+    "regnet_x_3_2gf",
+    "regnet_x_3.2gf",
+    "regnet_x_8gf",
+    "regnet_x_16gf",
+    "regnet_x_32gf",
+    "regnet_y_400mf",
+    "regnet_y_800mf",
+    "regnet_y_1_6gf",
+    "regnet_y_1.6gf",
+    "regnet_y_3_2gf",
+    "regnet_y_3.2gf",
+    "regnet_y_8gf",
+    "regnet_y_16gf",
+    "regnet_y_32gf",
+    "regnet_y_64gf",
+    "regnet_y_128gf",
+    "regnet_y_256gf",
+    "regnet_z_500mf",
+    "regnet_z_4gf",
+)
+class PredefinedRegNetFamily(TrunkFamily[PredefinedRegNetParams]):
+    """`regnet_y_16gf` and the like as names of trunks, as VISSL's documentation writes them.
+
+    The same as `regnet` with that name as its `variant`; ClassyVision writes a dot in `regnet_y_1.6gf`.
+    """
+
+    Params = PredefinedRegNetParams
+    summary = "predefined RegNet X, Y and Z (torchvision)"
+    source = "torchvision.models.regnet"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.family = RegNetFamily("regnet")
+        self.numbers = RegNetParams(variant=name)
+
+    def input_types(self) -> tuple[str, ...]:
+        return self.family.input_types()
+
+    def build(self, params: PredefinedRegNetParams, input_type: str) -> nn.Module:
+        return self.family.build(self.numbers, input_type)
+
+    def features(self, params: PredefinedRegNetParams, trunk: nn.Module) -> Sequence[Feature]:
+        return self.family.features(self.numbers, trunk)
+
+    def from_vissl_key(self, key: str, params: PredefinedRegNetParams) -> str | None:
+        return self.family.from_vissl_key(key, self.numbers)
+
+    def to_vissl_key(self, key: str, params: PredefinedRegNetParams) -> str | None:
+        return self.family.to_vissl_key(key, self.numbers)
 
 
 STEM_KEYS = (("conv1.stem.", "stem."),)

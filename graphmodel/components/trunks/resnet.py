@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from graphmodel.components.family import TrunkFamily, TrunkParams
+from graphmodel.components.construct import specialize
+from graphmodel.components.family import RGB, InvalidTrunkParams, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
+from graphmodel.components.trunks._images import channels_of
 from graphmodel.components.trunks._pooled import flatten
 from graphmodel.spec.validate import Bool, PositiveInt
 
@@ -42,6 +44,7 @@ class ResNetParams(TrunkParams):
     groupnorm_groups: PositiveInt = Field(32, description="Groups of `GroupNorm`.")
     standardize_convolutions: Bool = Field(False, description="Weight-standardised convolutions.")
     zero_init_residual: Bool = Field(False, description="Each residual branch starts at zero.")
+    in_chans: PositiveInt | None = Field(None, description="Channels of the images; by default 3, or 1 for `lab`.")
     layer4_stride: Literal[1, 2] = Field(2, description="Stride of the last stage.")
 
 
@@ -70,6 +73,45 @@ def _norm(params: ResNetParams) -> Callable[[int], nn.Module] | None:
     return partial(nn.GroupNorm, params.groupnorm_groups)
 
 
+class WideResNet(ResNet):
+    """torchvision's ResNet with the first width, the last stride and the input channels as parameters.
+
+    torchvision fixes them at 64, 2 and 3, so its constructor is written out here; stages and initialisation are its
+    own. With those values the weights under a seed are torchvision's.
+    """
+
+    def __init__(self, params: ResNetParams, channels: int) -> None:
+        nn.Module.__init__(self)
+        block, depths = LAYERS[params.depth]
+        width = 64 * params.width_multiplier
+        self._norm_layer = _norm(params) or nn.BatchNorm2d
+        self.inplanes, self.dilation = width, 1
+        self.groups, self.base_width = params.groups, params.width_per_group
+        self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = self._norm_layer(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = self._make_layer(block, width, depths[0])
+        self.layer2 = self._make_layer(block, width * 2, depths[1], stride=2)
+        self.layer3 = self._make_layer(block, width * 4, depths[2], stride=2)
+        self.layer4 = self._make_layer(block, width * 8, depths[3], stride=params.layer4_stride)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(width * 8 * block.expansion, 1000)
+        self._initialize(params.zero_init_residual)
+
+    def _initialize(self, zero_init_residual: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.modules() if zero_init_residual else ():
+            last = {Bottleneck: "bn3", BasicBlock: "bn2"}.get(type(module))
+            if last is not None:
+                nn.init.zeros_(module.get_parameter(f"{last}.weight"))
+
+
 @register_trunk("resnet")
 class ResNetFamily(TrunkFamily[ResNetParams]):
     """torchvision's ResNet, its width, norm, convolutions and last stride set as asked.
@@ -84,24 +126,33 @@ class ResNetFamily(TrunkFamily[ResNetParams]):
     source = "torchvision.models.resnet"
 
     def build(self, params: ResNetParams, input_type: str) -> nn.Module:
-        block, layers = LAYERS[params.depth]
-        model = _Widened(
-            block,
-            layers,
-            zero_init_residual=params.zero_init_residual,
-            groups=params.groups,
-            width_per_group=params.width_per_group,
-            norm_layer=_norm(params),
-            multiplier=params.width_multiplier,
-            last_stride=params.layer4_stride,
-        )
-        if input_type == "lab":
-            model.conv1 = _kaiming(nn.Conv2d(1, model.conv1.out_channels, 7, 2, 3, bias=False))
+        model = WideResNet(params, self.channels(params, input_type))
         if params.standardize_convolutions:
             for module in model.modules():
                 if type(module) is nn.Conv2d:
-                    module.__class__ = StandardizedConv2d
+                    specialize(module, StandardizedConv2d)
         return model
+
+    def channels(self, params: ResNetParams, input_type: str) -> int:
+        """The channels that the first convolution reads.
+
+        Raises:
+            InvalidTrunkParams: if `in_chans` contradicts the input type.
+        """
+        channels = channels_of(input_type)
+        if params.in_chans is None or params.in_chans == channels:
+            return channels
+        if input_type != RGB:
+            message = f"`input_type: {input_type}` gives {channels} channels, not {params.in_chans}"
+            raise InvalidTrunkParams(message, ("in_chans",), "leave out one of them", "GM202")
+        return params.in_chans
+
+    def input_help(
+        self, params: ResNetParams, shape: Sequence[int], trunk: nn.Module, shapes: Sequence[Sequence[int]] = ()
+    ) -> str:
+        if len(shape) != 3 or shape[0] == trunk.get_parameter("conv1.weight").shape[1]:
+            return ""
+        return f"write `in_chans: {shape[0]}`"
 
     def features(self, params: ResNetParams, trunk: nn.Module) -> Sequence[Feature]:
         return (
@@ -114,33 +165,3 @@ class ResNetFamily(TrunkFamily[ResNetParams]):
 
     def to_vissl_key(self, key: str, params: ResNetParams) -> str | None:
         return None if key.startswith("fc.") else f"_feature_blocks.{key}"
-
-
-def _kaiming(conv: nn.Conv2d) -> nn.Conv2d:
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
-
-
-class _Widened(ResNet):
-    """torchvision's ResNet with wider stages and another last stride; unchanged if both are the default.
-
-    torchvision fixes the first width at 64 and the strides at 2; both are read where `_make_layer` is called, so the
-    arguments are changed on their way in and the library's own constructor and initialisation run as they are.
-    """
-
-    def __init__(self, block: Any, layers: list[int], *, multiplier: int, last_stride: int, **options: Any) -> None:
-        self._multiplier, self._last_stride = multiplier, last_stride
-        super().__init__(block, layers, **options)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        wide = self.__dict__.get("_multiplier", 1)
-        if name == "inplanes" and value == 64 and "conv1" not in self.__dict__.get("_modules", {}):
-            value = 64 * wide
-        elif name == "fc" and wide > 1:
-            value = nn.Linear(value.in_features * wide, value.out_features)
-        super().__setattr__(name, value)
-
-    def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> nn.Sequential:
-        if planes == 512:
-            stride = self._last_stride
-        return super()._make_layer(block, planes * self._multiplier, blocks, stride, dilate)

@@ -22,6 +22,7 @@ from timm.models.swin_transformer import (
 from torch import nn
 from torch.nn import functional as F
 
+from graphmodel.components.construct import specialize
 from graphmodel.components.family import TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
@@ -127,9 +128,9 @@ class ResizingSwin(SwinTransformer):
         for module in self.modules():
             # The library's own constructors and initialisation have run; only the forward differs.
             if type(module) is SwinTransformerBlock:
-                module.__class__ = PaddedBlock
+                specialize(module, PaddedBlock)
             elif type(module) is WindowAttention:
-                module.__class__ = SlicedWindowAttention
+                specialize(module, SlicedWindowAttention)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(N, 3, H, W)` to the normalised map of the last stage, `(N, h, w, C)`."""

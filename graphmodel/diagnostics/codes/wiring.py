@@ -38,11 +38,11 @@ ENTRIES = (
             channels, an image too small for the strides, control flow that depends on tensor values or on the batch
             size, or a result that is not a tensor (select an item of it: `output.0`, `output.name`).""",
         """
-            trunk: {name: resnet, depth: 18}
+            trunk: {name: regnet, variant: regnet_y_400mf}
             inputs: {images: [1, 64, 64]}
             """,
         """
-            trunk: {name: resnet, depth: 18}
+            trunk: {name: regnet, variant: regnet_y_400mf}
             inputs: {images: [3, 64, 64]}
             """,
     ),

@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 import graphmodel
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.registry import find_trunk
-from graphmodel.components.trunks.regnet import RegNetParams
+from graphmodel.components.trunks.regnet import NAMED, RegNetParams
 from tests.trunk_helpers import assert_same_state, build, disturb, params_of, read, shapes
 
 NARROWER = {"regnet_x_400mf": "regnetx_004", "regnet_y_800mf": "regnety_008", "regnet_y_8gf": "regnety_080"}
@@ -286,3 +286,26 @@ print(time.process_time() - start, used() - before, sum(p.numel() for p in model
     assert parameters > 1.2e9
     assert seconds < 3
     assert megabytes < 300
+
+
+@pytest.mark.parametrize("name", [*NAMED, "regnet_x_1.6gf", "regnet_x_3.2gf", "regnet_y_1.6gf", "regnet_y_3.2gf"])
+def test_a_predefined_name_is_a_trunk_in_both_dialects(name: str) -> None:
+    variant = name.replace(".", "_")
+    assert shapes(name) == shapes("regnet", variant=variant)
+    head = {"PARAMS": [["mlp", {"dims": ["auto", 10]}]]}
+    native = graphmodel.load_spec({"trunk": {"name": name}, "inputs": {"images": [3, 64, 64]}})
+    vissl = graphmodel.load_spec({"MODEL": {"TRUNK": {"NAME": name}, "HEAD": head}})
+    assert native.trunks["trunk"].family == vissl.trunks["trunk"].family == name
+
+
+def test_both_forms_of_vissls_page_and_code_are_one_model() -> None:
+    x = torch.randn(1, 3, 64, 64)
+    (page,) = read("regnet_y_400mf", ["flatten"], x)
+    (code,) = read("regnet", ["flatten"], x, variant="regnet_y_400mf")
+    assert torch.equal(page, code)
+    family, params = find_trunk("regnet_y_400mf"), params_of("regnet_y_400mf")
+    plain, numbers = find_trunk("regnet"), params_of("regnet", variant="regnet_y_400mf")
+    assert family is not None
+    assert plain is not None
+    for key in shapes("regnet_y_400mf"):
+        assert family.to_vissl_key(key, params) == plain.to_vissl_key(key, numbers)

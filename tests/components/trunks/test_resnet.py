@@ -132,3 +132,28 @@ def test_a_shallow_resnext_is_refused_where_it_is_written() -> None:
     with pytest.raises(graphmodel.CompileError, match="BasicBlock only supports") as caught:
         read("resnet", ["flatten"], torch.zeros(1, 3, 64, 64), depth=18, groups=32)
     assert caught.value.diagnostics[0].code == "GM302"
+
+
+def test_images_of_other_channels_are_read_with_in_chans() -> None:
+    for channels in (1, 4):
+        (seen,) = read("resnet", ["res2"], torch.randn(2, channels, 64, 64), depth=18, in_chans=channels)
+        assert seen.shape == (2, 64, 16, 16)
+    assert build("resnet", depth=18, in_chans=1).conv1.weight.shape == (64, 1, 7, 7)
+
+
+def test_channels_that_do_not_fit_point_to_in_chans() -> None:
+    with pytest.raises(graphmodel.CompileError) as caught:
+        read("resnet", ["res2"], torch.zeros(1, 1, 64, 64), depth=18)
+    (finding,) = caught.value.diagnostics
+    assert finding.help == "write `in_chans: 1`"
+    with pytest.raises(graphmodel.CompileError, match="gives 1 channels, not 3"):
+        read("resnet", ["res2"], torch.zeros(1, 3, 64, 64), depth=18, in_chans=3, input_type="lab")
+
+
+def test_wide_and_strided_resnets_have_torchvisions_shapes() -> None:
+    ours, theirs = build("resnet", depth=50, width_multiplier=2), torchvision.models.resnet50()
+    wide = {k: v.shape for k, v in ours.state_dict().items()}
+    assert list(wide) == list(theirs.state_dict())
+    for key, value in theirs.state_dict().items():
+        expected = [2 * d if i < 2 and d not in (3, 1000) and value.dim() > 0 else d for i, d in enumerate(value.shape)]
+        assert list(wide[key]) == expected, key
