@@ -73,6 +73,7 @@ def load_weights(
         >>> report.matched["trunk.conv1.weight"], report.missing, report.pruned
         ('module.conv1.weight', [], ['module.fc.weight', 'module.fc.bias'])
     """
+    _check(match, network, interpolate)
     graph = module.model_graph
     weights = graph.spec.weights
     if source is None:
@@ -103,6 +104,16 @@ def load_weights(
     for finding in report.warnings:
         warnings.warn(printable(f"{finding.message}; {finding.help}"), stacklevel=2)
     return report
+
+
+def _check(match: str, network: Networks, interpolate: bool | tuple[int, int]) -> None:
+    if match not in ("names", "order"):
+        raise fail("GM510", f"`match={match!r}` is not valid", help='use "names" or "order"')
+    if network is not None and not isinstance(network, (str, Mapping)):
+        raise fail("GM514", f"`network` is a name or a mapping, not {type(network).__name__}")
+    pair = isinstance(interpolate, tuple) and [type(n) for n in interpolate] == [int, int] and min(interpolate) > 0
+    if not (isinstance(interpolate, bool) or pair):
+        raise fail("GM510", f"`interpolate={interpolate!r}` is not valid", help="use True, or (rows, columns)")
 
 
 def _own_tensors(module: CompiledModel) -> Tensors:

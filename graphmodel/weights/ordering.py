@@ -50,7 +50,7 @@ def in_order(state: StateDict, target: Target, prefix: str = "") -> Reading | Di
         target: what is filled.
         prefix: what the keys of the network start with; others are left out.
     """
-    theirs = [k for k in state.tensors if clean(k).startswith(prefix)]
+    theirs = [k for k in state.tensors if clean(k).startswith(prefix)] if prefix else list(state.tensors)
     plain = [k for k in theirs if _leaf(k) != COUNTER]
     ours = [k for k in target.shapes if _leaf(k) != COUNTER]
     needed = 1 + max((i for i, k in enumerate(ours) if k in target.wanted), default=-1)

@@ -56,6 +56,9 @@ def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]
     """
     if isinstance(source, Mapping):
         return source
+    if not isinstance(source, (str, os.PathLike)):
+        help = "pass its `state_dict()`" if isinstance(source, torch.nn.Module) else ""
+        raise fail("GM510", f"a checkpoint is a path or a mapping, not {type(source).__name__}", help=help)
     path = Path(source)
     _check_is_a_file(path)
     try:
@@ -127,30 +130,35 @@ def _unreadable(path: Path, why: str, help: str) -> CompileError:
 
 def state_dicts(content: Mapping[str, Any]) -> list[StateDict]:
     """Every state dict in a checkpoint; VISSL's `{trunk: …, heads: …}` counts as one with those prefixes."""
-    found = []
-    for state in _search(content, (), ()):
-        found.append(state)
-        if len(found) == MAX_STATE_DICTS:
-            break
-    return found
+    # The shallow ones first: an optimizer's state may have a dictionary for every parameter.
+    found: list[StateDict] = []
+    level: list[tuple[Mapping[Any, Any], tuple[str, ...], tuple[int, ...]]] = [(content, (), ())]
+    while level and len(found) < MAX_STATE_DICTS:
+        below = []
+        for inner, path, above in level[:MAX_STATE_DICTS]:
+            state, is_whole = _state_dict(inner, path)
+            if state is not None:
+                found.append(state)
+            if not is_whole and len(path) < MAX_NESTING:
+                around = (*above, id(inner))
+                below += [
+                    (v, (*path, str(k)), around)
+                    for k, v in inner.items()
+                    if isinstance(v, Mapping) and id(v) not in around
+                ]
+        level = below
+    return found[:MAX_STATE_DICTS]
 
 
-def _search(content: Mapping[Any, Any], path: tuple[str, ...], above: tuple[int, ...]) -> Iterator[StateDict]:
-    if len(path) > MAX_NESTING or id(content) in above:
-        return
-    above = (*above, id(content))
+def _state_dict(content: Mapping[Any, Any], path: tuple[str, ...]) -> tuple[StateDict | None, bool]:
+    """A mapping's own tensors, and whether it is a whole model of VISSL's with nothing else inside."""
     parts = {k: content[k] for k in ("trunk", "heads") if isinstance(content.get(k), Mapping)}
     if parts:
         joined = {f"{part}.{k}": v for part, inner in parts.items() for k, v in _flat(inner)}
         if joined:
-            yield StateDict(path, joined)
-            return
+            return StateDict(path, joined), True
     own = {str(k): tensor for k, v in content.items() if (tensor := _tensor(v)) is not None}
-    if own:
-        yield StateDict(path, own)
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _search(value, (*path, str(key)), above)
+    return (StateDict(path, own) if own else None), False
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 
@@ -172,6 +173,7 @@ class Reader:
         return self._unique_names[target]
 
 
+@lru_cache(maxsize=65536)
 def clean(key: str) -> str:
     """A key without the segments that wrappers add at any depth."""
     if not any(segment in key for segment in TRANSPARENT):

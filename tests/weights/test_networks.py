@@ -263,3 +263,12 @@ def test_every_tensor_is_counted_once() -> None:
     assert report.total == len(floats)
     assert sorted(report.missing) == sorted(set(floats) - set(report.matched))
     assert report.covered == len(set(floats) & set(report.matched))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"match": "ordr"}, {"network": ["a"]}, {"interpolate": "yes"}, {"interpolate": (4,)}, {"interpolate": (0, 4)}],
+)
+def test_arguments_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(CompileError, match="not"):
+        load(graphmodel.compile(ONE, device="meta"), prefixed(A), **options)

@@ -197,3 +197,13 @@ def test_mappings_that_contain_themselves_end() -> None:
     content["again"] = content
     content["trunk"] = {"a": content, "w": torch.ones(1)}
     assert state_dicts(content)
+
+
+def test_an_optimizer_with_many_parameters_does_not_hide_the_model() -> None:
+    states = {i: {"exp_avg": torch.zeros(1)} for i in range(6000)}
+    assert ("model",) in [s.path for s in state_dicts({"optimizer": {"state": states}, "model": {"w": torch.ones(1)}})]
+
+
+@pytest.mark.parametrize("source", [3, b"x.pth", io.BytesIO(b""), torch.nn.Linear(2, 2), ["x.pth"]])
+def test_what_is_neither_a_path_nor_a_mapping_is_refused(source: Any) -> None:
+    assert "a path or a mapping" in refusal(source)
