@@ -1,10 +1,8 @@
-"""Random damage to sound specs: whatever comes, it compiles or it is diagnosed; nothing else is ever raised."""
+"""Random damage to valid specs: every one compiles or is diagnosed; nothing else is ever raised."""
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 
 import graphmodel
 from graphmodel.spec.document import read_file, read_text
+from tests.fuzz import MEGABYTES, damaged, outcome, run
 
 ROOT = Path(__file__).parents[1]
 HEAD = {"mlp": {"dims": ["auto", 4]}}
@@ -57,51 +56,6 @@ SOUND: dict[str, dict[str, Any]] = {
         }
     },
 }
-ODD: list[Any] = [
-    None, "", 0, -1, 1, 2, 3.5, 1e308, float("inf"), float("nan"), True, False, "auto", "images", "trunk", "flatten",
-    "res5", [], {}, [[]], [{}], {"a": 1}, [1], ["a"], [None], 10**20, -(10**20), "x" * 300, "a.b.c", ".", "a.", ".a", "é",
-    "\x01", "*", "?", "[", "all", "class", {"from": "images"}, [3, 32, 32], [3, 0, 32], [3, 10**9, 10**9], {"mlp": None},
-    "mlp", {"name": "resnet"}, {"count": 10**9, "shape": [3, 4, 4]},
-]  # fmt: skip
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if path:
-        yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in items:
-        yield from places(child, (*path, key))
-
-
-def damaged(spec: dict[str, Any], chance: random.Random) -> dict[str, Any]:
-    """The spec with one to three of its values replaced, deleted, renamed, repeated or wrapped."""
-    spec = copy.deepcopy(spec)
-    for _ in range(chance.choice([1, 1, 2, 3])):
-        *holders, key = chance.choice(list(places(spec)) or [("name",)])
-        target: Any = spec
-        for holder in holders:
-            target = target[holder]
-        kind = chance.choice(["replace", "replace", "replace", "delete", "rename", "wrap"])
-        if kind == "delete" and (isinstance(target, list) or key in target):
-            del target[key]
-        elif kind == "rename" and isinstance(target, dict) and key in target:
-            target[chance.choice([o for o in ODD if isinstance(o, str)])] = target.pop(key)
-        elif kind == "rename" and isinstance(target, list):
-            target.insert(key, copy.deepcopy(target[key]))
-        elif kind == "wrap":
-            target[key] = [target[key]] if isinstance(target, list) or key in target else []
-        else:
-            target[key] = copy.deepcopy(chance.choice(ODD))
-    return spec
-
-
-def outcome(spec: Any) -> str:
-    """What comes of a spec; anything but a `CompileError` goes through and fails the test."""
-    try:
-        module = graphmodel.compile(graphmodel.load_spec(spec), device="meta", seed=0)
-    except graphmodel.CompileError as error:
-        return "diagnosed" if any(d.severity == "error" for d in error.diagnostics) else "refused without an error"
-    return "compiled" if module.model_graph.outputs else "compiled to nothing"
 
 
 @pytest.mark.parametrize("dialect", SOUND)
@@ -116,6 +70,15 @@ def test_damaged_specs_compile_or_are_diagnosed(dialect: str, seed: int) -> None
     chance = random.Random(f"{dialect}{seed}")
     for _ in range(5):
         assert outcome(damaged(SOUND[dialect], chance)) in ("compiled", "diagnosed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_twenty_thousand_damaged_examples(part: int) -> None:
+    """`python -m tests.fuzz --count 100000` runs more of them."""
+    found = run(range(5000 * part, 5000 * (part + 1)))
+    assert not found.failures, "\n".join(f"{number}: {text}" for number, text in list(found.failures.items())[:5])
+    assert found.megabytes < MEGABYTES
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -135,7 +135,8 @@ def _write(
     remark = printable(comment(path))
     flow = _flow(value)
     inner = any(comment((*path, k)) for k in value) if isinstance(value, Mapping) else False
-    if flow is not None and not inner and len(start) + len(flow) < _WIDTH:
+    is_scalar = not isinstance(value, (Mapping, list, tuple))
+    if flow is not None and not inner and (is_scalar or len(start) + len(flow) < _WIDTH):
         lines.append(f"{start} {flow}" + (f"  # {remark}" if remark else ""))
         return
     if isinstance(value, Mapping) and start.rstrip().endswith("-"):
