@@ -233,6 +233,7 @@ def _frozen(row: Row) -> str:
 
 def totals(result: Report) -> Iterator[str]:
     """Totals of parameters, memory and operations, one per line."""
+    from graphmodel.profile.flops import rows_text
     from graphmodel.profile.units import count, memory, si
 
     pruned = f", {count(result.pruned)} pruned" if result.pruned else ""
@@ -240,6 +241,6 @@ def totals(result: Report) -> Iterator[str]:
         f"parameters  {count(result.trained)} trained, {count(result.frozen)} frozen{pruned}; "
         f"{memory(result.bytes)} with buffers"
     )
-    yield f"FLOPs       {si(result.flops)} per sample (forward, a multiply-add is two)"
+    yield f"FLOPs       {si(result.flops)} at {rows_text(result.batch_rows)} (forward, a multiply-add is two)"
     for done in result.summary:
         yield f"pass        {done}"

@@ -139,6 +139,7 @@ def _is_used(stage: str, built: set[str]) -> bool:
 def plan_text(plan: dict[str, Any]) -> list[str]:
     """The plan as text."""
     from graphmodel.profile import units
+    from graphmodel.profile.flops import rows_text
 
     lines = [f"{plan['name']}: forward({', '.join(plan['inputs'])}) returns a {plan['returns']}"]
     for title in ("inputs", "outputs"):
@@ -154,6 +155,7 @@ def plan_text(plan: dict[str, Any]) -> list[str]:
     lines += [f"    {pattern}" for pattern in plan["frozen"]]
     lines.append(f"  {counts['pruned']} are not built")
     lines.append(f"  {units.memory(plan['totals']['bytes'])} of memory with buffers")
-    lines += ["", f"FLOPs  {units.si(plan['totals']['flops_per_sample'])} per sample (forward, a multiply-add is two)"]
+    flops, batch = units.si(plan["totals"]["flops_per_sample"]), rows_text(plan["totals"]["rows_per_sample"])
+    lines += ["", f"FLOPs  {flops} at {batch} (forward, a multiply-add is two)"]
     lines += ["", f"passes  {', '.join(plan['passes'])}", *(f"  {s}" for s in plan["summary"] or ["nothing to do"])]
     return lines

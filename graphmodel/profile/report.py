@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import Diagnostic
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph
-from graphmodel.profile.flops import count_flops
+from graphmodel.profile.flops import count_flops, rows_per_sample
 from graphmodel.profile.parameters import Parameters, joined, total
 
 
@@ -29,7 +28,7 @@ class Row:
         parameters: parameters behind the call, those of an earlier row not counted again.
         frozen: how many of them do not train.
         shared: it has parameters that an earlier row counts.
-        flops: floating-point operations per sample, a multiply-add counted as two.
+        flops: floating-point operations at batch size 1, a multiply-add counted as two.
         line: where the spec asks for it, `file:line:column`.
     """
 
@@ -64,7 +63,8 @@ class Report:
         frozen: parameters that do not.
         pruned: parameters of the named trunks and heads that no output needs and that are never built.
         bytes: memory of parameters and buffers.
-        flops: floating-point operations per sample.
+        flops: floating-point operations of one forward pass in eval mode at batch size 1.
+        batch_rows: rows of each input at that batch size: nine patches of a sample may be nine rows.
         passes: names of the passes that ran.
         summary: what each of them did.
         notes: what they declined to do and why.
@@ -80,6 +80,7 @@ class Report:
     pruned: int
     bytes: int
     flops: int
+    batch_rows: dict[str, int]
     passes: tuple[str, ...]
     summary: tuple[str, ...]
     notes: tuple[Diagnostic, ...]
@@ -115,6 +116,7 @@ class Report:
                 },
                 "bytes": self.bytes,
                 "flops_per_sample": self.flops,
+                "rows_per_sample": self.batch_rows,
             },
             "passes": list(self.passes),
             "summary": list(self.summary),
@@ -143,7 +145,7 @@ def report(graph: ModelGraph) -> Report:
                 parameters=own.total,
                 frozen=own.frozen,
                 shared=shared,
-                flops=round(flops[node.name]),
+                flops=flops[node.name],
                 line=str(node.span) if node.span else "",
             )
         )
@@ -159,7 +161,8 @@ def report(graph: ModelGraph) -> Report:
         frozen=built.frozen,
         pruned=named.total - built.total,
         bytes=_memory(graph),
-        flops=round(sum(flops.values(), Fraction(0))),
+        flops=sum(flops.values()),
+        batch_rows=rows_per_sample(graph),
         passes=graph.history,
         summary=graph.summary,
         notes=graph.notes,

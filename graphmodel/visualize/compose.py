@@ -10,6 +10,7 @@ from torch import nn
 
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph, Node, Ref, head_name, tensor_infos
+from graphmodel.profile.flops import count_flops, rows_per_sample, rows_text
 from graphmodel.profile.parameters import Parameters
 from graphmodel.visualize import cards, labels
 from graphmodel.visualize.group import QUIET, Group, Grouping, grouped, operation_name
@@ -26,18 +27,11 @@ def compose(graph: ModelGraph, options: Options | None = None, flops: Mapping[st
     """
     options = options or Options()
     if flops is None:
-        flops = count(graph)
+        flops = count_flops(graph)
     ghosts: frozenset[str] = frozenset()
     if options.ghosts and options.depth > 0:
         graph, ghosts = with_ghosts(graph)
     return _Composer(graph, grouped(graph, options, ghosts), flops).picture()
-
-
-def count(graph: ModelGraph) -> dict[str, int]:
-    """Floating-point operations of each call, per sample."""
-    from graphmodel.profile.flops import count_flops
-
-    return {name: round(number) for name, number in count_flops(graph).items()}
 
 
 def with_ghosts(graph: ModelGraph) -> tuple[ModelGraph, frozenset[str]]:
@@ -93,7 +87,9 @@ class _Composer:
         real = [n for n in self.graph.nodes.values() if n.name not in self.grouping.ghosts]
         outputs = sum(len(o.parts) for o in self.graph.outputs.values())
         counts = [_plural(len(self.graph.inputs), "input"), _plural(outputs, "output")]
-        counts.append(labels.totals(self.parameters.of(real).total, sum(self.flops.get(n.name, 0) for n in real)))
+        flops = sum(self.flops.get(n.name, 0) for n in real)
+        counts.append(labels.totals(self.parameters.of(real).total, flops))
+        counts[-1] += f" at {rows_text(rows_per_sample(self.graph))}" if flops else ""
         return Picture(
             title=self.graph.spec.name,
             lines=(" · ".join(c for c in counts if c),),

@@ -14,8 +14,9 @@ from typing import Any
 
 from graphmodel.build.build import build_graph
 from graphmodel.graph.types import ModelGraph
+from graphmodel.profile.flops import count_flops
 from graphmodel.visualize import labels
-from graphmodel.visualize.compose import compose, count
+from graphmodel.visualize.compose import compose
 from graphmodel.visualize.dot import to_dot
 from graphmodel.visualize.picture import LEVELS, Box, Frame, Options, Orientation, Picture
 from graphmodel.visualize.render import VENDOR, dark_rules, font_faces, to_svg
@@ -63,7 +64,7 @@ def page_of(
 
 
 def _levels(graph: ModelGraph, options: Options) -> list[Level]:
-    flops = count(graph)
+    flops = count_flops(graph)
     found = []
     for depth, name in enumerate(LEVELS):
         stack = 0 if name == "everything" else options.stack

@@ -54,7 +54,7 @@ class Box:
         lines: short texts below the title.
         parameters: number of parameters; a component in two boxes counts in both.
         trainable: how many of them train.
-        flops: of one forward pass at the batch of the picture, summed over its calls.
+        flops: of one forward pass in eval mode at batch size 1, summed over its calls.
         features: names of the trunk features that leave it.
         badges: facts that passes left on it (`frozen`, …); `labels.FACTS` explains them.
         frame: id of the enclosing frame, empty if there is none.
