@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch._dynamo.testing
 
 import graphmodel
 
