@@ -108,7 +108,7 @@ class CompiledModel(fx.GraphModule, Displayed):
         memo[id(self)] = copied
         copied.__dict__.update(copy.deepcopy(self._state(), memo))
         copied.graph = copy.deepcopy(self.graph)
-        for hook in copied._deepcopy_hooks:
+        for hook in getattr(copied, "_deepcopy_hooks", ()):  # torch 2.6 has none
             hook(copied)
         return copied
 

@@ -1,7 +1,7 @@
 """The blocks and stems of AnyNets that torchvision does not have, built of its parts under its names.
 
 Source: Radosavovic et al. 2020 (arXiv:2003.13678) and Dollár et al. 2021 (arXiv:2103.06877); ClassyVision 0.7,
-`anynet.py`, for the behaviour; torchvision >= 0.19 for the parts.
+`anynet.py`, for the behaviour; torchvision >= 0.21 for the parts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`beit`: BEiT.
 
-Source: Bao et al. 2022 (arXiv:2106.08254); timm >= 1.0.9, `timm.models.beit`.
+Source: Bao et al. 2022 (arXiv:2106.08254); timm >= 1.0.26, `timm.models.beit`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`classy_vit`: ClassyVision's vision transformer, on timm's.
 
 Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); ClassyVision 0.7, `models/vision_transformer.py` (behaviour and
-key names); timm >= 1.0.9, `timm.models.vision_transformer`.
+key names); timm >= 1.0.26, `timm.models.vision_transformer`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`convit`: vision transformers whose first layers start as convolutions.
 
-Source: d'Ascoli et al. 2021 (arXiv:2103.10697); timm >= 1.0.9, `timm.models.convit`; VISSL main branch,
+Source: d'Ascoli et al. 2021 (arXiv:2103.10697); timm >= 1.0.26, `timm.models.convit`; VISSL main branch,
 `vissl/models/trunks/convit.py` (`locality_dim`, other image sizes).
 """
 

@@ -1,6 +1,6 @@
 """`convnext`: ConvNeXt of any depths and widths.
 
-Source: Liu et al. 2022 (arXiv:2201.03545); timm >= 1.0.9, `timm.models.convnext`.
+Source: Liu et al. 2022 (arXiv:2201.03545); timm >= 1.0.26, `timm.models.convnext`.
 """
 
 from __future__ import annotations

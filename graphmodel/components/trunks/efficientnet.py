@@ -1,6 +1,6 @@
 """`efficientnet`: EfficientNet B0 to B7, as VISSL builds them with ClassyVision.
 
-Source: Tan and Le 2019 (arXiv:1905.11946); torchvision >= 0.19, `torchvision.models.efficientnet`; ClassyVision 0.7
+Source: Tan and Le 2019 (arXiv:1905.11946); torchvision >= 0.21, `torchvision.models.efficientnet`; ClassyVision 0.7
 `efficientnet.py` for the rounding of widths.
 """
 

@@ -1,6 +1,6 @@
 """`mobilenetv3_tv` and `mobilenetv3_timm`: torchvision's and timm's MobileNetV3, as VISSL wraps them.
 
-Source: Howard et al. 2019 (arXiv:1905.02244); torchvision >= 0.19, `torchvision.models.mobilenetv3`; timm >= 1.0.9,
+Source: Howard et al. 2019 (arXiv:1905.02244); torchvision >= 0.21, `torchvision.models.mobilenetv3`; timm >= 1.0.26,
 `timm.models.mobilenetv3`; VISSL's `mobile_net.py` for the features.
 """
 

@@ -1,6 +1,6 @@
 """`resnet`: ResNet and ResNeXt of any depth and width, as VISSL builds them on torchvision's.
 
-Source: He et al. 2016 (arXiv:1512.03385), Xie et al. 2017 (arXiv:1611.05431); torchvision >= 0.19,
+Source: He et al. 2016 (arXiv:1512.03385), Xie et al. 2017 (arXiv:1611.05431); torchvision >= 0.21,
 `torchvision.models.resnet`. Weight standardisation: Qiao et al. 2019 (arXiv:1903.10520).
 """
 

@@ -1,6 +1,6 @@
 """`swin_transformer`: Swin Transformers for images of any size.
 
-Source: Liu et al. 2021 (arXiv:2103.14030); timm >= 1.0.9, `timm.models.swin_transformer`; VISSL main branch,
+Source: Liu et al. 2021 (arXiv:2103.14030); timm >= 1.0.26, `timm.models.swin_transformer`; VISSL main branch,
 `vissl/models/trunks/swin_transformer.py` (other image sizes).
 """
 

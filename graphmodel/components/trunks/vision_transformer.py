@@ -1,7 +1,7 @@
 """`vision_transformer`: ViT and DeiT of any size, with masked tokens (iBOT) or dropped ones (MSN).
 
 Source: Dosovitskiy et al. 2021 (arXiv:2010.11929), Touvron et al. 2021 (arXiv:2012.12877), Zhou et al. 2022
-(arXiv:2111.07832), Assran et al. 2022 (arXiv:2204.07141); timm >= 1.0.9, `timm.models.vision_transformer`.
+(arXiv:2111.07832), Assran et al. 2022 (arXiv:2204.07141); timm >= 1.0.26, `timm.models.vision_transformer`.
 """
 
 from __future__ import annotations

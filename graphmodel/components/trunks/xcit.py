@@ -1,6 +1,6 @@
 """`xcit`: cross-covariance image transformers.
 
-Source: El-Nouby et al. 2021 (arXiv:2106.09681); timm >= 1.0.9, `timm.models.xcit`.
+Source: El-Nouby et al. 2021 (arXiv:2106.09681); timm >= 1.0.26, `timm.models.xcit`.
 """
 
 from __future__ import annotations
