@@ -10,8 +10,9 @@ import networkx as nx
 import torch
 
 from graphmodel.build.graph_writer import DTYPES
+from graphmodel.components.structure import map_structure
 from graphmodel.graph.evaluate import evaluate, on_meta
-from graphmodel.graph.types import ModelGraph
+from graphmodel.graph.types import ModelGraph, Node, Ref
 from graphmodel.spec.model import InputSpec
 from graphmodel.tracing.image_sizes import Accepts, Factors, factors, resize, spatial
 from graphmodel.tracing.shape_only import ShapeOnlyOps
@@ -79,6 +80,7 @@ def _within(by: Factors, shape: Sequence[int], limits: Sequence[Accepts]) -> Fac
 def _first_failure(graph: ModelGraph, shapes: Mapping[str, Shapes], batch: int) -> str | None:
     """The first call that does not run on inputs of these shapes."""
     values: dict[str, object] = {}
+    known: dict[str, object] = {}  # a module gives tensors of the same shapes for tensors of the same shapes
     with on_meta(graph), ShapeOnlyOps():
         for name, node in graph.nodes.items():
             if node.call == "placeholder":
@@ -86,8 +88,20 @@ def _first_failure(graph: ModelGraph, shapes: Mapping[str, Shapes], batch: int) 
                 tensors = [torch.empty((batch, *shape), dtype=dtype) for shape in shapes[name]]
                 values[name] = tensors if graph.inputs[name].views is not None else tensors[0]
                 continue
+            call = _signature(node, values) if node.call == "module" else name
             try:
-                values[name] = evaluate(graph, node, values)
+                values[name] = known[call] if call in known else evaluate(graph, node, values)
             except Exception:  # whatever a module raises, the graph does not serve this size
                 return name
+            known[call] = values[name]
     return None
+
+
+def _signature(node: Node, values: Mapping[str, object]) -> str:
+    """The module that a node calls, and the shapes and dtypes of what it is called with."""
+
+    def text(leaf: object) -> object:
+        value = values[leaf.node] if isinstance(leaf, Ref) else leaf
+        return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+
+    return repr((node.target, map_structure(text, (node.args, dict(node.kwargs)))))

@@ -84,10 +84,15 @@ def open_trunks(bound: BoundModel, writer: GraphWriter, report: Collector) -> Op
         groups = groups_of(run.item)
         found: list[dict[str, Value]] = []
         layouts: dict[str, str] = {}
+        # Views of one shape that take a pass each are opened once: tracing takes time.
+        by_shapes: dict[object, TracedTrunk | None] = {}
         for group in groups:
             scope = f"{group.label}_{trunk_name}" if several else group.label
             inputs = run.inputs(group, views, scope)
-            opened = run.opened(group, inputs)
+            shapes = tuple((n, tuple(t.shape), t.dtype) for n, value in inputs.items() for t in value.pair)
+            if shapes not in by_shapes:
+                by_shapes[shapes] = run.opened(group, inputs)
+            opened = by_shapes[shapes]
             if opened is None:
                 break
             component = _with_extras(components[trunk.component.name], opened)
