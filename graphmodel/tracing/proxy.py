@@ -139,6 +139,18 @@ class MetaProxy(fx.Proxy):
             return iter([self[i] for i in range(len(self))])
         raise TraceError(f"iteration over `{self.node.name}`")
 
+    def __hash__(self) -> int:
+        # A number is looked up by its value: by identity, no dictionary would ever contain it.
+        number = isinstance(self.values[0], (int, float))
+        return hash(constant(self)) if number else object.__hash__(self)
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.node.meta["sized"]:  # part of a name that is looked up, unless it ends up in an assertion's message
+            what = f"control flow may depend on the text of `{self.node.name}`, which changes with the image size"
+            self.tracer.texts.append((text, SizeDecision(what, enclosing_function())))  # type: ignore[attr-defined]
+        return text
+
     def __index__(self) -> int:
         return int(constant(self))
 

@@ -155,6 +155,8 @@ class _Job:
             with recorded(functions, tracer.call_function):
                 graph = tracer.trace(TracedRoot(trunk, self.requests, tracer))
             tracer.raise_decision()
+            if tracer.texts:
+                raise tracer.texts[0][1]
         except (TraceError, FeatureError):
             tracer.raise_decision()
             raise
@@ -227,6 +229,7 @@ class StageTracer(fx.Tracer):
         known_layouts: layouts of values that a library had reshaped.
         maps: the maps that a library made of values.
         decisions: what the trunk's code decided by the image size.
+        texts: image sizes that the trunk's code wrote into a string, other than an assertion's message.
         tensors: the tensors that the trunk holds.
     """
 
@@ -240,6 +243,7 @@ class StageTracer(fx.Tracer):
         self.maps: dict[fx.Node | None, MetaProxy] = {}
         self.proxies: dict[str, Any] = {}
         self.decisions: list[SizeDecision] = []
+        self.texts: list[tuple[str, SizeDecision]] = []
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.tensors = TrunkTensors(root)
@@ -376,6 +380,11 @@ class StageTracer(fx.Tracer):
     def check_assertion(self, node: fx.Node) -> None:
         """Keeps a library's assertion about the image size; it must hold at the other size for the graph to follow."""
         values = node.meta["values"]
+        message = str(node.args[1] if len(node.args) > 1 else node.kwargs.get("message", ""))
+        for written in list(self.texts):
+            if written[0] in message:
+                message = message.replace(written[0], "", 1)
+                self.texts.remove(written)
         if isinstance(values[2], Failed):
             raise SizeDecision(values[2].reason)
         node.meta["asserts"] = any(n.meta["sized"] for n in node.all_input_nodes)

@@ -186,6 +186,62 @@ def test_assertions_about_the_size_hold_for_every_size() -> None:
     assert accepts(compiled(Asserting(64), "stem", "output")) == (3, None, 64)
 
 
+class LookingUp(nn.Module):
+    """Finds a number by the size of its image."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.stem, self.head = how, nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        height, width = x.shape[2:]
+        if self.how == "dict":
+            factor = {64: 2.0}.get(height, 5.0)
+        elif self.how == "pair":
+            factor = {(64, 64): 2.0}.get((height, width), 5.0)
+        elif self.how == "set":
+            factor = 2.0 if height in {64} else 5.0
+        elif self.how == "text":
+            factor = {"64x64": 2.0}.get(f"{height}x{width}", 5.0)
+        else:
+            factor = {"64": 2.0}.get(str(width), 5.0)
+        return self.head(x) * factor
+
+
+@pytest.mark.parametrize("how", ["dict", "pair", "set", "text", "str"])
+def test_a_number_that_is_looked_up_by_the_size_is_the_one_of_that_size(how: str) -> None:
+    module = LookingUp(how).eval()
+    model = compiled(module, "stem", "output")
+    assert None not in accepts(model) or how in ("dict", "set", "str")
+    for size in ((64, 64), (64, 96), (96, 64)):
+        x = torch.randn(1, 3, *size)
+        try:
+            found = model(x)[1]
+        except graphmodel.CompileError:
+            assert size != (64, 64)
+            continue
+        assert torch.equal(found, module(x))
+
+
+def test_a_size_in_the_message_of_an_assertion_decides_nothing() -> None:
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            torch._assert(x.shape[2] % 16 == 0, f"the height ({x.shape[2]}) of {x.shape[2]}×{x.shape[3]}")
+            return self.head(x)
+
+    module = Told().eval()
+    model = compiled(module, "stem", "output")
+    assert accepts(model) == (3, None, None)
+    x = torch.randn(1, 3, 48, 50)
+    assert torch.equal(model(x)[1], module(x))
+
+
 class Remembering(nn.Module):
     """A stem that stores its size on itself, for others to read."""
 
