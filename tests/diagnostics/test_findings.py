@@ -119,7 +119,7 @@ TABLE = [
     Bad("head of another width", f"{ROOT}heads: {{h: {{mlp: {{dims: [2048, 10]}}}}}}\n", "GM304", 3, 26, ("wants 2048", "has 512", "`images.flatten`", "N×512")),
     Bad("head of another width in a chain", f"{ROOT}heads:\n  h:\n    - mlp: {{dims: [auto, 100]}}\n    - mlp: {{dims: [99, 10]}}\n", "GM304", 6, 20, ("wants 99", "has 100")),
     Bad("vector wanted, map given", f"{ROOT}{HEAD}mapping: {{images: {{res5: h}}}}\n", "GM304", 3, 18, ("N×512×2×2", "pool")),
-    Bad("channels of the input", "inputs: {images: [4, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n", "GM303", 1, 10, ("4×64×64",)),
+    Bad("channels of the input", "inputs: {images: [4, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n", "GM305", 1, 10, ("4×64×64", "in_chans: 4")),
     Bad("pooling larger than the map", f"{ROOT}{HEAD}mapping: {{images: {{res5: {{pool: {{avg_pool2d: 9}}, head: h}}}}}}\n", "GM306", 4, 33, ("N×512×2×2",)),
     Bad("one head for two widths", f"{ROOT}heads: {{h: identity, g: {{mlp: {{dims: [auto, 3]}}}}}}\nmapping: [{{from: images.flatten, head: g, as: a}}, {{from: images.res4, pool: {{adaptive_avg_pool2d: 1}}, head: g, as: b}}]\n", "GM304", 4, 51, ("shared",)),
     Bad("features that do not join", f"{ROOT}{HEAD}mapping: [{{from: [images.res4, images.res5], head: h}}]\n", "GM306", 4, 11),
