@@ -59,12 +59,14 @@ def run(trunk: Any, features: Sequence[Feature], x: Any, extras: Mapping[str, An
     whole = None
     if "logits" in kinds or others:
         whole = trunk.forward_head(last) if classifies(trunk) else trunk(x, **extras)
+    # Before the head runs once more for the pooled vector: a tap is a module that was called once.
+    tapped = of_taps(trunk, others, whole, running)
     for feature in library:
         if feature.kind == "pre_logits":
             out[feature.name] = trunk.forward_head(last, pre_logits=True)
         elif feature.kind != "stage":
             out[feature.name] = last if feature.kind == "features" else whole
-    return out | of_taps(trunk, others, whole, running)
+    return out | tapped
 
 
 def _normed(

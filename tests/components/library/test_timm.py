@@ -299,3 +299,16 @@ def test_a_checkpoint_path_is_loaded_after_the_model_is_made_and_not_on_meta(
     trunk = {"name": "timm:test_resnet", "num_classes": 7, "checkpoint_path": str(path)}
     assert same(compiled(trunk, "logits"), source)
     assert not [w for w in recwarn if "no-op" in str(w.message)]
+
+
+def test_modules_of_the_head_are_features_beside_the_pooled_vector() -> None:
+    model = compiled({"name": "timm:test_resnet"}, "global_pool.flatten", "flatten", "output").eval()
+    x = torch.randn(2, 3, 160, 160)
+    own = timm.create_model("test_resnet").eval()
+    own.load_state_dict({k.removeprefix("trunk."): v for k, v in model.state_dict().items()})
+    with torch.no_grad():
+        pooled, vector, logits = list(model(x).values())
+        expected = own.forward_head(own.forward_features(x), pre_logits=True)
+        assert torch.equal(pooled, expected)
+        assert torch.equal(vector, expected)
+        assert torch.equal(logits, own(x))
