@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -20,31 +20,38 @@ from graphmodel.lower.emit import FORMS
 from graphmodel.lower.slicing import names_in, slice_graph
 from graphmodel.passes.manager import run_passes
 from graphmodel.passes.pipeline import PIPELINE
+from graphmodel.passes.switches import among, chosen_passes
 from graphmodel.spec.model import ModelSpec
+
+Passes: TypeAlias = Sequence[str] | Mapping[str, bool] | bool | None
+"""Switches of optimization passes, as `compile` takes them."""
 
 
 def build_graph(
     spec: ModelSpec,
     *,
     outputs: Sequence[str] | None = None,
+    passes: Passes = None,
     trunks: Mapping[str, nn.Module] | None = None,
     allow_imports: bool = False,
 ) -> ModelGraph:
-    """The graph of a spec after every pass: names bound, every shape checked, no weight built.
+    """The model graph of a spec: names bound, every shape checked, no weight built, nothing optimized.
 
     Args:
         spec: what `load_spec` returned.
         outputs: names of the outputs to keep, in this order; the spec's own if None.
+        passes: optimization passes, as for `compile`.
         trunks: modules to use for trunks of these names.
         allow_imports: whether the spec may name Python code to import.
 
     Raises:
         CompileError: everything that can be found wrong, at once.
     """
+    chosen = chosen_passes(spec, passes)
     graph = graph_build.build_graph(spec, trunks=trunks, allow_imports=allow_imports)
     if outputs is not None:
         graph = slice_graph(graph, None, outputs)
-    return run_passes(graph, PIPELINE)
+    return run_passes(graph, among(PIPELINE, chosen))
 
 
 def compile(
@@ -56,6 +63,7 @@ def compile(
     returns: Literal["dict", "tuple", "list", "tensor"] | None = None,
     inputs: InputShapes | None = None,
     overrides: Sequence[str] = (),
+    passes: Passes = None,
     trunks: Mapping[str, nn.Module] | None = None,
     allow_imports: bool = False,
     allow_extends_outside: bool = False,
@@ -89,6 +97,9 @@ def compile(
         inputs: per-sample shapes such as `{"images": (3, 224, 224)}`, over what the file says; a list of shapes is
             an input of views.
         overrides: `path=value` items.
+        passes: optimization passes: a list of names for exactly these, `()` for none, or a mapping of names that turns
+            some on or off. None takes the spec's own (`optimize:`); the default ones are exact and never make a model
+            slower.
         trunks: modules to use for the spec's trunks of these names, as they are: shared and not copied, their weights
             kept, moved only if `device` is given.
         allow_imports: whether the spec may name Python code to import.
@@ -105,12 +116,13 @@ def compile(
     _check_outputs(outputs)
     spec = load_spec(spec_or_path, overrides, inputs=inputs, allow_extends_outside=allow_extends_outside)
     with foreign_sources(allow_downloads):
-        graph = build_graph(spec, outputs=outputs, trunks=trunks, allow_imports=allow_imports)
+        graph = build_graph(spec, outputs=outputs, passes=passes, trunks=trunks, allow_imports=allow_imports)
         return lower(
             graph,
             device=torch.device(device) if device is not None else _device_beside(trunks or {}),
             seed=int(torch.randint(0, 2**31 - 1, (), device="cpu")) if seed is None else seed,
             returns=returns or spec.returns,
+            passes=chosen_passes(spec, passes),
             move_given=device is not None,
         )
 

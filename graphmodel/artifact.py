@@ -237,7 +237,7 @@ def lock_text(module: CompiledModel) -> str:
     from graphmodel.build.locked_spec import resolved_spec
     from graphmodel.dialects.native.dump import dump, header, to_yaml
 
-    spec = resolved_spec(module.model_graph).model_copy(update={"returns": module.returns})
+    spec = resolved_spec(module.model_graph).model_copy(update={"returns": module.returns, "optimize": module.passes})
     origin = " and ".join(Path(f).name for f in spec.origin.files) or "a mapping"
     first = f"{_MARK[2:]} {__version__} from {origin}: every default spelled out, every `auto` filled in."
     return header([first, f"seed: {_record(module)['seed']}"]) + to_yaml(dump(spec))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from graphmodel.graph.types import ModelGraph
@@ -9,12 +11,21 @@ from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import freeze_modules
 from graphmodel.lower.materialise import build_modules
 from graphmodel.lower.module import CompiledModel, assemble
+from graphmodel.passes.manager import run_passes
+from graphmodel.passes.pipeline import OPTIMIZATIONS
+from graphmodel.passes.switches import among
 
 __all__ = ["CompiledModel", "lower"]
 
 
 def lower(
-    graph: ModelGraph, *, device: torch.device, seed: int, returns: str, move_given: bool = True
+    graph: ModelGraph,
+    *,
+    device: torch.device,
+    seed: int,
+    returns: str,
+    passes: Collection[str] = (),
+    move_given: bool = True,
 ) -> CompiledModel:
     """The module of a graph.
 
@@ -23,6 +34,7 @@ def lower(
         device: where the weights go; on `meta` none are built.
         seed: the seed that every component derives its own stream from.
         returns: the form of the result: `dict`, `tuple`, `list` or `tensor`.
+        passes: names of the optimizations that run before the code is written.
         move_given: whether modules that the caller gave move to `device` too.
 
     Returns:
@@ -31,8 +43,10 @@ def lower(
     Raises:
         CompileError: GM501 if the result cannot have that form.
     """
-    code = emit_code(graph, returns)
+    optimized = run_passes(graph, among(OPTIMIZATIONS, passes))
+    code = emit_code(optimized, returns)
     root = build_modules(graph, device, seed, move_given=move_given)
-    module = assemble(code, root, {"graph": graph, "returns": returns, "seed": seed})
+    record = {"graph": graph, "optimized": optimized, "passes": tuple(passes), "returns": returns, "seed": seed}
+    module = assemble(code, root, record)
     freeze_modules(module, graph.frozen)
     return module

@@ -36,6 +36,8 @@ class CompiledModel(fx.GraphModule, Displayed):
 
     Attributes:
         model_graph: the graph it was lowered from.
+        optimized_graph: the same after the optimizations, from which its code is written.
+        passes: names of the optimization passes that were on.
         returns: `dict`, `tuple`, `list` or `tensor`.
     """
 
@@ -53,6 +55,17 @@ class CompiledModel(fx.GraphModule, Displayed):
         """The graph this module was lowered from."""
         graph: ModelGraph = self.meta["graphmodel"]["graph"]
         return graph
+
+    @property
+    def optimized_graph(self) -> ModelGraph:
+        """The model graph after the optimizations: what the code is written from, and what each pass did."""
+        graph: ModelGraph = self.meta["graphmodel"]["optimized"]
+        return graph
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """Names of the optimization passes that were on."""
+        return tuple(self.meta["graphmodel"]["passes"])
 
     @property
     def returns(self) -> str:
@@ -135,7 +148,8 @@ def assemble(graph: fx.Graph, root: nn.Module, record: dict[str, Any]) -> Compil
     Args:
         graph: the code.
         root: the module that holds what the code calls.
-        record: goes into `meta["graphmodel"]`: the model graph, the form of the result, the seed.
+        record: goes into `meta["graphmodel"]`: the model graph, the optimized one, the passes that were on, the form of
+            the result, the seed.
     """
     module = _blank(CompiledModel)
     module.__dict__["_modules"] = root._modules
@@ -155,7 +169,7 @@ def check_unedited(module: CompiledModel, what: str) -> None:
     Raises:
         CompileError: GM504.
     """
-    if pack(module.graph) != pack(emit_code(module.model_graph, module.returns)):
+    if pack(module.graph) != pack(emit_code(module.optimized_graph, module.returns)):
         message = f"{what} is made from the spec, and the graph of this module was edited after it was compiled"
         help = "edit the graph afterwards, or keep the module with `copy.deepcopy` or `torch.save`"
         raise fail("GM504", message, help=help)

@@ -16,7 +16,10 @@ from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import keep_frozen
 from graphmodel.lower.module import CompiledModel, assemble, check_unedited
+from graphmodel.passes.manager import run_passes
+from graphmodel.passes.pipeline import OPTIMIZATIONS
 from graphmodel.passes.prune import Prune
+from graphmodel.passes.switches import among
 
 STAND_INS = ("train", "add_module")
 """Methods of a `Keeper` that live in a module's `__dict__` and belong to that module alone."""
@@ -115,14 +118,16 @@ def slice_module(
     check_unedited(module, "a slice")
     graph = slice_graph(module.model_graph, inputs, outputs)
     form = returns or module.returns
-    code = emit_code(graph, form)
+    optimized = run_passes(graph, among(OPTIMIZATIONS, module.passes))
+    code = emit_code(optimized, form)
     wanted = {str(n.target) for n in graph.nodes.values() if n.call in ("module", "attribute")}
     try:
         root = _twin(module, "", wanted, _shared(module))
     except Exception as error:  # whatever a module or an attribute of it raises when it is copied
         message = f"a part of this module cannot be copied: {first_line(error)}"
         raise fail("GM505", message, help="slice first, then shard or change the parts") from error
-    made = assemble(code, root, {**module.meta["graphmodel"], "graph": graph, "returns": form})
+    changed = {"graph": graph, "optimized": optimized, "returns": form}
+    made = assemble(code, root, {**module.meta["graphmodel"], **changed})
     own = {key: value for key, value in module.__dict__.items() if key not in made.__dict__ and key not in STAND_INS}
     made.__dict__.update(own)
     keep_frozen(made, graph.frozen)

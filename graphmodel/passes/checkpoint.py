@@ -11,6 +11,7 @@ from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.diagnostics import Diagnostic
 from graphmodel.graph.types import InvalidGraph, ModelGraph, Node, Ref
 from graphmodel.passes.freeze import is_frozen_call
+from graphmodel.passes.manager import Switch
 from graphmodel.passes.on_meta import results_on_meta
 from graphmodel.passes.result import PassResult
 
@@ -49,6 +50,7 @@ class Checkpoint:
     """
 
     name = "checkpoint"
+    switch: Switch = "always"
     requires: frozenset[str] = frozenset({"freeze"})
 
     def run(self, graph: ModelGraph) -> PassResult:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from graphmodel.build.freeze_patterns import is_frozen, matches
 from graphmodel.diagnostics import Diagnostic
 from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
+from graphmodel.passes.manager import Switch
 from graphmodel.passes.result import PassResult
 
 
@@ -36,6 +37,7 @@ class Freeze:
     """
 
     name = "freeze"
+    switch: Switch = "always"
     requires: frozenset[str] = frozenset({"prune"})
 
     def run(self, graph: ModelGraph) -> PassResult:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from graphmodel.graph.types import InvalidGraph, ModelGraph
 from graphmodel.graph.verify import verify
 from graphmodel.passes.result import PassResult
+
+Switch = Literal["always", "on", "off"]
 
 
 class Pass(Protocol):
@@ -16,10 +18,13 @@ class Pass(Protocol):
 
     Attributes:
         name: a verb.
+        switch: `always` if it carries out what the spec says; an optimization runs unless it is turned off (`on`, for
+            those that are exact and never make a model slower) or only if it is asked for (`off`).
         requires: passes that must have run before.
     """
 
     name: str
+    switch: Switch
     requires: frozenset[str]
 
     def run(self, graph: ModelGraph) -> PassResult:

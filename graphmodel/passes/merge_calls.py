@@ -8,6 +8,7 @@ from typing import Any
 from graphmodel.components.structure import hashable
 from graphmodel.diagnostics import Diagnostic
 from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
+from graphmodel.passes.manager import Switch
 from graphmodel.passes.purity import why_impure
 from graphmodel.passes.result import PassResult
 from graphmodel.tracing.proxy import FACTORIES
@@ -37,6 +38,7 @@ class MergeCalls:
     """
 
     name = "merge_calls"
+    switch: Switch = "on"
     requires: frozenset[str] = frozenset({"prune"})
 
     def run(self, graph: ModelGraph) -> PassResult:

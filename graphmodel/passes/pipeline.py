@@ -9,3 +9,7 @@ from graphmodel.passes.merge_calls import MergeCalls
 from graphmodel.passes.prune import Prune
 
 PIPELINE: tuple[Pass, ...] = (Prune(), MergeCalls(), Freeze(), Checkpoint())
+"""Passes that make the model graph: what the model is to its users, slices, pictures and weights included."""
+
+OPTIMIZATIONS: tuple[Pass, ...] = ()
+"""Passes that turn the model graph into the graph that the code is written from. Names, parameters and buffers stay."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from graphmodel.graph.types import InvalidGraph, ModelGraph
+from graphmodel.passes.manager import Switch
 from graphmodel.passes.result import PassResult
 
 
@@ -34,6 +35,7 @@ class Prune:
     """
 
     name = "prune"
+    switch: Switch = "always"
     requires: frozenset[str] = frozenset()
 
     def run(self, graph: ModelGraph) -> PassResult:

@@ -18,6 +18,7 @@ InputType = Literal["rgb", "bgr", "lab"]
 Combine = Literal["concat", "sum", "stack", "list"]
 Layout = Literal["nchw", "nhwc", "nlc"]
 Tokens = Literal["class", "patch", "mean", "all"]
+Switches = bool | tuple[str, ...] | dict[str, bool]
 
 Shape = tuple[int, ...]
 
@@ -169,6 +170,8 @@ class ModelSpec(Part, Displayed):
         returns: the form of the module's result.
         checkpoint: activation checkpointing: the number of segments that each trunk is divided into, True for one per
             stage, 0 for none.
+        optimize: which optimization passes run: True for the default ones, False for none, a list of names for exactly
+            these, or a mapping of names that turns some on or off and leaves the others at their defaults.
     """
 
     name: str = "model"
@@ -182,6 +185,7 @@ class ModelSpec(Part, Displayed):
     outputs: tuple[Any, ...] = ()
     returns: Returns = "dict"
     checkpoint: bool | int = 0
+    optimize: Switches = True
     weights: WeightsSpec | None = None
 
     _document: Document = PrivateAttr(default_factory=lambda: Document({}))

@@ -75,4 +75,21 @@ ENTRIES = (
             inputs: {images: [3, 64, 64]}
             """,
     ),
+    code(
+        "GM430",
+        "not an optimization pass",
+        """`optimize:` (and `passes=` in `graphmodel.compile`) turns optimization passes on or off by name: `true` for
+            the default ones, `false` for none, a list for exactly those, or a mapping such as `{merge_calls: false}`.
+            Passes that carry out what the spec says, such as `freeze`, always run.""",
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            optimize: {merge_call: false}
+            """,
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            optimize: {merge_calls: false}
+            """,
+    ),
 )

@@ -37,6 +37,7 @@ def dump(spec: ModelSpec) -> dict[str, Any]:
     out["outputs"] = _plain(spec.outputs)
     out["returns"] = spec.returns
     out["checkpoint"] = spec.checkpoint
+    out["optimize"] = _plain(spec.optimize)
     if spec.weights is not None:
         out["weights"] = _plain(spec.weights.model_dump())
     return out

@@ -265,6 +265,13 @@ class NativeSpec(YamlModel):
         0,
         description="Activation checkpointing: the number of segments per trunk, or true for one per stage.",
     )
+    optimize: Annotated[
+        Annotated[Bool, Tag(BOOL)] | Annotated[list[str], Tag(LIST)] | Annotated[dict[str, Bool], Tag(MAP)], BY_SHAPE
+    ] = Field(
+        True,
+        description="Optimization passes: true for the default ones, false for none, a list for exactly these, or a "
+        "mapping such as `{batch_inputs: false}` that turns some on or off.",
+    )
     weights: WeightsYaml | None = None
 
     @field_validator("outputs")

@@ -84,6 +84,7 @@ class _Resolver:
             outputs=outputs,
             returns=contents.returns,
             checkpoint=contents.checkpoint,
+            optimize=tuple(contents.optimize) if isinstance(contents.optimize, list) else contents.optimize,
             weights=None
             if weights is None
             else WeightsSpec(
