@@ -177,7 +177,7 @@ def _trunk_names() -> list[Schema]:
 
 
 def _is_library(name: str) -> bool:
-    """Whether a trunk's name stands for a whole library, whose models follow a colon."""
+    """Whether a trunk's name is that of a library, followed by a colon and the name of a model."""
     family = find_trunk(name)
     return family is not None and family.variants() is not None
 

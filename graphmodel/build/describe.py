@@ -89,7 +89,7 @@ def _disagrees(feature: Feature, channels: int | None, stride: int | None) -> tu
     found = []
     if published is not None and channels is not None and published != channels:
         found.append(f"{published} channels published")
-    # A published reduction is nominal: strides of 7, 14 and 28 are rounded where an image does not divide.
+    # A published reduction is nominal: strides of 7, 14 and 28 are rounded if they do not divide the image.
     if reduction is not None and stride is not None and abs(reduction - stride) > 0.2 * reduction:
         found.append(f"stride {reduction} published")
     return tuple(found)

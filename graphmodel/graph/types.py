@@ -35,7 +35,7 @@ FX_OPS: Mapping[Call, str] = {
 }
 """What torch.fx calls each kind of call."""
 Info = Any
-"""A `TensorInfo`, or a tuple, list or dict of them; None for values that are no tensors."""
+"""A `TensorInfo`, or a tuple, list or dict of them; None for values that are not tensors."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Component:
         meta: it on the meta device.
         given: it was handed in by the caller and is used as it is.
         span: where the spec names it.
-        extras: what calls name and the component does not have, by path: modules without parameters that stand for
+        extras: what calls name and the component does not have, by path: modules without parameters that replace
             functions which act in training only, and constant tensors.
     """
 
@@ -195,7 +195,7 @@ class ModelGraph(Displayed):
         spec: the spec it was built from.
         accepts: for each input the per-sample shapes that the graph serves, one for each view; None marks a dimension
             that may have any size.
-        frozen: name patterns of what stands still, in this module's names.
+        frozen: name patterns of what is frozen, in this module's names.
         history: names of the passes that ran.
         summary: what each pass did, in a few words.
         notes: what passes declined to do and why.

@@ -137,7 +137,7 @@ def _function(segment: Segment, lines: list[str], nodes: list[fx.Node], taken: s
 
 
 def checks_as_statements(body: list[str]) -> list[str]:
-    """The lines with checks of inputs as statements; fx gives their result a name, and there is none."""
+    """The lines with checks of inputs as statements; fx assigns their result to a name, and they have no result."""
     return [_CHECK.sub(r"\1", "".join(body))]
 
 

@@ -24,7 +24,7 @@ def emit_code(graph: ModelGraph, returns: str) -> fx.Graph:
             one output itself).
 
     Raises:
-        CompileError: GM501 where `tensor` is asked for and there are several outputs.
+        CompileError: GM501 if `tensor` is asked for and there are several outputs.
     """
     out = fx.Graph()
     made: dict[str, fx.Node] = {}

@@ -11,7 +11,7 @@ from graphmodel.build.freeze_patterns import frozen_modules, is_frozen
 
 
 class Keeper:
-    """Keeps a module, or frozen children of a module, in eval mode; stands in for `train` and `add_module`.
+    """Keeps a module, or frozen children of a module, in eval mode; replaces `train` and `add_module`.
 
     The methods live in the module's own `__dict__`, so that `train()` of any parent, deepcopy, pickle and wrappers all
     meet them, and the module keeps its class and its state-dict keys (a plain `.eval()` is undone by the next

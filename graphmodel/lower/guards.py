@@ -1,6 +1,6 @@
 """Checks of what a compiled module is called with: one line for each input in the emitted code.
 
-A graph may depend on more than its code shows: a constant that stands for the compiled image size, the order and number
+A graph may depend on more than its code shows: a constant derived from the compiled image size, the order and number
 of views. A wrong input then gives a wrong result without an error, so each input is checked first.
 
 Under `torch.compile` and `torch.export` the checks run while tracing and leave nothing in the traced code; they never

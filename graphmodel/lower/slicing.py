@@ -137,8 +137,8 @@ def slice_module(
 def _shared(module: nn.Module) -> dict[int, Any]:
     """A memo for deepcopy that copies modules and shares what they hold.
 
-    Tensors, and the dicts that parameters and buffers are registered in, stand for themselves: what a module registers,
-    moves or replaces, its twin has too. Dicts of hooks are copied, so that a new hook stays on its side.
+    Tensors, and the dicts that parameters and buffers are registered in, are shared and not copied: what a module
+    registers, moves or replaces, its twin has too. Dicts of hooks are copied, so that a new hook stays on its side.
     """
     memo: dict[int, Any] = {}
     for part in module.modules():

@@ -42,7 +42,7 @@ def count_flops(graph: ModelGraph) -> dict[str, int]:
 def rows_per_sample(graph: ModelGraph) -> dict[str, int]:
     """The number of rows that each input (or each of its views) has for one sample.
 
-    It is 1, unless a head joins rows: where the nine patches of a sample are nine rows, `patches` has 9. Inputs that
+    It is 1, unless a head joins rows: if the nine patches of a sample are nine rows, `patches` has 9. Inputs that
     meet in a call have the same number.
 
     Args:

@@ -44,7 +44,7 @@ class Parameters:
         return self.below(node.component, str(node.target)) if owns else {}
 
     def below(self, component: str, path: str) -> Sizes:
-        """Those at and below a path of a component; the component's own name stands for all of it."""
+        """Those at and below a path of a component; the component's own name selects all of it."""
         key = (component, path)
         if key not in self.known:
             inner = path_inside(path, component)

@@ -122,7 +122,7 @@ def _resized(
     antialias: bool,
     report: LoadReport,
 ) -> torch.Tensor | None:
-    """A position embedding at the model's grid, or None if it is none or stays as it is."""
+    """A position embedding resized to the model's grid, or None if the tensor is to be copied as it is."""
     if not interpolate or not is_position_embedding(ours):
         return None
     component = next((c for c in module.model_graph.components.values() if ours.startswith(f"{c.name}.")), None)

@@ -63,7 +63,7 @@ def _trunk(graph: ModelGraph, name: str | None) -> Component:
     found = [c for c in trunks if name is None or c.name in (name, f"trunks.{name}")]
     if len(found) != 1:
         names = ", ".join(c.name for c in trunks)
-        message = "say which trunk to export" if found else f"there is no trunk `{name}`"
+        message = "say which trunk to export" if found else f"unknown trunk `{name}`"
         raise fail("GM513", message, help=f"trunks: {names}")
     return found[0]
 

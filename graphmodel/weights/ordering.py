@@ -41,7 +41,7 @@ class Disagreement:
 def in_order(state: StateDict, target: Target, prefix: str = "") -> Reading | Disagreement:
     """The reading that takes the tensors of a state dict one after the other.
 
-    Shapes must agree one by one, and so must the last parts of the names where both are one of torch's own (`weight`,
+    Shapes must agree one by one, and so must the last parts of the names if both are one of torch's own (`weight`,
     `bias`, `running_mean`, `running_var`). `num_batches_tracked` follows the tensors of its layer, since old files
     lack it.
 

@@ -8,7 +8,7 @@ ENTRIES = (
     code(
         "GM501",
         "not that form of result",
-        "One tensor can be returned where there is one output. Otherwise take a dict, a tuple or a list.",
+        "A single tensor can be returned only if there is one output. Otherwise take a dict, a tuple or a list.",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
@@ -219,7 +219,7 @@ ENTRIES = (
         "GM520",
         "the output cannot be written",
         """`compile -o DIR` replaces an earlier result as a whole. A directory that holds anything else is left
-            alone, and so is everything where the disk or its permissions forbid writing.""",
+            alone, and nothing is changed if the disk or its permissions forbid writing.""",
         "graphmodel compile spec.yaml -o .",
         "graphmodel compile spec.yaml -o build/model",
         "shell",

@@ -222,7 +222,7 @@ def _wire_mapping(context: Context, heads: Heads) -> Wiring:
                 if heads.order:
                     context.error(
                         "GM225",
-                        f"there is no head {index}: HEAD.PARAMS has {len(heads.order)}",
+                        f"head {index} does not exist: HEAD.PARAMS has {len(heads.order)}",
                         (*entry.path, 1),
                         f"`head_index` must be between 0 and {len(heads.order) - 1}",
                     )
