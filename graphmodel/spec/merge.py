@@ -74,8 +74,8 @@ def from_mapping(data: Any) -> Document:
     """A document for a mapping that is already in memory; the caller's object is never changed.
 
     Raises:
-        CompileError: GM104 if it is nested too deeply (or contains itself), GM106 if a key is not text, or a value
-            could not be written to a file.
+        CompileError: GM104 if it is nested too deeply (or contains itself), GM106 if a key is not text or
+            empty, or a value could not be written to a file.
     """
 
     def check(value: Any, path: KeyPath) -> None:
@@ -85,6 +85,8 @@ def from_mapping(data: Any) -> Document:
             for key, child in value.items():
                 if not isinstance(key, str):
                     raise fail("GM106", f"the key `{key!r}` is not text", path=dotted(path))
+                if not key:
+                    raise fail("GM106", "a key is empty", path=dotted(path))
                 check(key, path)
                 check(child, (*path, key))
         elif isinstance(value, (list, tuple)):

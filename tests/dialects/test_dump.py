@@ -93,7 +93,8 @@ def test_a_feature_that_begins_with_the_trunks_name_is_not_taken_for_the_trunk()
      "- a", "l1\nl2", "ü", "2026-11-24", "1:30", "[", "{a", "a, b]", "%x", "@x", "?", "<<", "=", "\t", "a\\b", '"q"',
      "!t",
      1, -3, 0.1, 1e-30, 1e300, float("inf"), True, False, None, [], {}, [1, [2, [3]]], [{"a": 1}, [{"b": [2]}]],
-     {"k": {"l": {}}}, list(range(80)), {"true": 1, "~": 2, "1": 3, "a b": 4, "'": 5, "x:y": 6}],
+     {"k": {"l": {}}}, list(range(80)), {"true": 1, "~": 2, "1": 3, "a b": 4, "'": 5, "x:y": 6}, {"1" * 5000: 1, "b": 2}, [{"é\0" * 900: {"c": [1]}}],
+     [[1], {"k" * 300: {}}]],
 )  # fmt: skip
 def test_any_plain_value_is_read_back_as_it_was_written(value: Any) -> None:
     data = {"a": value, "list": [value, "x"], "deep": {"er": {"still": value}}}

@@ -226,6 +226,7 @@ def test_a_block_of_another_trunk_is_noted() -> None:
         ({"TRUNK": {"RESNETS": {"DEPHT": 50}}}, "GM201", "DEPTH"),
         ({"FEATURE_EVAL_SETTINGS": {"EVAL_MODE": True}}, "GM201", "EVAL_MODE_ON"),
         ({"HEAD": {"PARAMS": ["mlp"]}}, "GM223", "dims"),
+        ({"HEAD": {"PARAMS": [["", {}]]}}, "GM223", "not a valid head"),
         ({"HEAD": {"PARAMS": [["mlp", [1, 2]]]}}, "GM223", "mapping"),
         ({"HEAD": {"PARAMS": []}}, "GM222", "overlay"),
         ({"INPUT_TYPE": "rbg"}, "GM202", "rgb"),

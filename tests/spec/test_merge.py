@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,13 @@ def test_a_mapping_is_copied_not_kept() -> None:
     document = from_mapping(mine)
     document.data["trunk"]["name"] = "x"
     assert mine == {"trunk": {"name": "resnet"}}
+
+
+@pytest.mark.parametrize("data", [{"a": {"": 1}}, {"a": [{2: 1}]}, {"a": "\ud800"}, {"a": 10**5000}])
+def test_a_mapping_is_refused_if_no_file_could_say_it(data: Any) -> None:
+    with pytest.raises(CompileError) as caught:
+        from_mapping(data)
+    assert [d.code for d in caught.value.diagnostics] == ["GM106"]
 
 
 def test_extends_puts_the_file_over_its_base(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from graphmodel.spec.names import name_problem
 
 _WIDTH = 110
 """Flow collections longer than this are written one item per line."""
+_KEY = 200
+"""Keys longer than this follow a question mark: YAML allows others 1,024 characters with their quotes and escapes."""
 
 
 def dump(spec: ModelSpec) -> dict[str, Any]:
@@ -126,7 +128,11 @@ def _write_mapping(
     data: Mapping[str, Any], path: KeyPath, depth: int, lines: list[str], comment: Callable[[KeyPath], str]
 ) -> None:
     for key, value in data.items():
-        _write(f"{'  ' * depth}{scalar(key)}:", value, (*path, key), depth + 1, lines, comment)
+        indent, text = "  " * depth, scalar(key)
+        if len(key) > _KEY:
+            lines.append(f"{indent}? {text}")
+            text = ""
+        _write(f"{indent}{text}:", value, (*path, key), depth + 1, lines, comment)
 
 
 def _write(
@@ -161,7 +167,7 @@ def _flow(value: Any, nested: bool = False) -> str | None:
         if not value:
             return "{}"
         items = [(k, _flow(v, True)) for k, v in value.items()]
-        if nested or any(v is None for _, v in items):
+        if nested or any(v is None or len(k) > _KEY for k, v in items):
             return None
         return "{" + ", ".join(f"{scalar(k, flow=True)}: {v}" for k, v in items) + "}"
     if isinstance(value, (list, tuple)):

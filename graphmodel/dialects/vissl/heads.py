@@ -98,7 +98,7 @@ def read_heads(context: Context) -> Heads:
 
 
 def _module(context: Context, item: Any, path: KeyPath) -> dict[str, Any] | None:
-    if not isinstance(item, list) or not item or not isinstance(item[0], str):
+    if not isinstance(item, list) or not item or not isinstance(item[0], str) or not item[0]:
         context.error("GM223", f"not a valid head: {kind_of(item)} of another form", path, HEAD_FORMS)
         return None
     for extra in range(2, len(item)):
