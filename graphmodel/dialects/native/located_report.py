@@ -9,6 +9,10 @@ from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.spec.document import Document, KeyPath, dotted
 from graphmodel.spec.names import name_problem
 
+MAX_COMPARISONS = 50_000
+"""The most names that are compared to suggest the nearest ones: with thousands of names, only the first few findings
+get a suggestion."""
+
 
 @dataclass(frozen=True)
 class LocatedReport:
@@ -35,8 +39,9 @@ class LocatedReport:
         self.found.note(code, message)
 
     def choices(self, word: object, names: Sequence[object], what: str = "one of") -> str:
-        """The nearest of the valid names and their list; empty if there are more findings than are shown anyway."""
-        return "" if self.found.is_full else choices_help(word, names, what)
+        """The nearest of the valid names and their list; empty if that takes too long or would not be shown anyway."""
+        too_many = self.found.is_full or len(self.found.found) * len(names) > MAX_COMPARISONS
+        return "" if too_many else choices_help(word, names, what)
 
     def check_name(self, name: str, what: str, path: KeyPath) -> None:
         """Reports a name that cannot name an input, a head, a trunk or an output."""
