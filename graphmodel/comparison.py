@@ -11,7 +11,7 @@ from graphmodel.build.locked_spec import resolved_spec
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.text import info_text
 from graphmodel.graph.types import Component, ModelGraph, head_name, trunk_path
-from graphmodel.profile.parameters import Parameters
+from graphmodel.profiling.parameters import Parameters
 from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
 
 Kind = Literal["added", "removed", "changed"]

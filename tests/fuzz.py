@@ -33,7 +33,7 @@ import torch
 
 import graphmodel
 from graphmodel.dialects.native.dump import dump, to_yaml
-from graphmodel.profile.flops import rows_per_sample
+from graphmodel.graph.rows import rows_per_sample
 from graphmodel.spec.document import read_file
 from tests.effort import steps
 

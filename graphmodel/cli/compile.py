@@ -16,7 +16,7 @@ from graphmodel.cli import options
 
 if TYPE_CHECKING:
     from graphmodel.lower.module import CompiledModel
-    from graphmodel.profile.report import Report, Row
+    from graphmodel.profiling.report import Report, Row
     from graphmodel.spec.model import ModelSpec
     from graphmodel.weights.report import LoadReport
 
@@ -160,7 +160,7 @@ def _compile(
         refuse_foreign(output)
     source.import_modules()
     from graphmodel.api import compile
-    from graphmodel.profile.report import report
+    from graphmodel.profiling.report import report
 
     module = compile(
         spec,
@@ -199,7 +199,7 @@ def print_report(result: Report) -> None:
 
 def table(result: Report) -> Iterator[tuple[str, ...]]:
     """The rows as text, without those that only take a view out of a list."""
-    from graphmodel.profile.units import count, si
+    from graphmodel.profiling.units import count, si
 
     for row in result.rows:
         if row.kind == "input" and row.calls:
@@ -224,7 +224,7 @@ def runs(shape: str) -> str:
 
 
 def _frozen(row: Row) -> str:
-    from graphmodel.profile.units import count
+    from graphmodel.profiling.units import count
 
     if row.is_frozen:
         return "frozen"
@@ -233,8 +233,8 @@ def _frozen(row: Row) -> str:
 
 def totals(result: Report) -> Iterator[str]:
     """Totals of parameters, memory and operations, one per line."""
-    from graphmodel.profile.flops import rows_text
-    from graphmodel.profile.units import count, memory, si
+    from graphmodel.profiling.flops import rows_text
+    from graphmodel.profiling.units import count, memory, si
 
     pruned = f", {count(result.pruned)} pruned" if result.pruned else ""
     yield (

@@ -13,7 +13,7 @@ from graphmodel.cli import options
 if TYPE_CHECKING:
     from graphmodel.diagnostics.codes import Code
     from graphmodel.lower.module import CompiledModel
-    from graphmodel.profile.report import Report
+    from graphmodel.profiling.report import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -72,7 +72,7 @@ def _explain_spec(source: options.SpecOptions, form: options.Format) -> None:
         spec = source.load()
         source.import_modules()
         from graphmodel.api import compile
-        from graphmodel.profile.report import report
+        from graphmodel.profiling.report import report
 
         module = compile(spec, device="meta", seed=0, allow_imports=source.allow_imports)
         plan = _plan(module, report(module.model_graph))
@@ -138,8 +138,8 @@ def _is_used(stage: str, built: set[str]) -> bool:
 
 def plan_text(plan: dict[str, Any]) -> list[str]:
     """The plan as text."""
-    from graphmodel.profile import units
-    from graphmodel.profile.flops import rows_text
+    from graphmodel.profiling import units
+    from graphmodel.profiling.flops import rows_text
 
     lines = [f"{plan['name']}: forward({', '.join(plan['inputs'])}) returns a {plan['returns']}"]
     for title in ("inputs", "outputs"):

@@ -137,7 +137,7 @@ def _print_page(name: str, items: Any, size: str | None, form: options.Format) -
 
 def _print_features(page: TrunkPage) -> None:
     from graphmodel.cli import console
-    from graphmodel.profile.units import count
+    from graphmodel.profiling.units import count
 
     size = "×".join(map(str, page.input))
     typer.echo(f"{count(page.parameters)} parameters, its own classifier included; its features of {size}:\n")

@@ -11,7 +11,7 @@ from torch import nn
 from graphmodel.diagnostics import Span
 from graphmodel.graph.text import info_text, node_text
 from graphmodel.graph.types import ModelGraph, Node, head_name
-from graphmodel.profile.parameters import ParameterCount
+from graphmodel.profiling.parameters import ParameterCount
 from graphmodel.spec.model import ModelSpec
 from graphmodel.visualize import labels
 from graphmodel.visualize.group import Group

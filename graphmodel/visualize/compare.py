@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TypeVar
 
-from graphmodel.profile import units
+from graphmodel.profiling import units
 from graphmodel.visualize import labels
 from graphmodel.visualize.picture import Arrow, Box, Frame, Picture
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from torch import nn
 
+from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph, Node, Ref, head_name, tensor_infos
-from graphmodel.profile.flops import count_flops, rows_per_sample, rows_text
-from graphmodel.profile.parameters import Parameters
+from graphmodel.profiling.flops import count_flops, rows_text
+from graphmodel.profiling.parameters import Parameters
 from graphmodel.visualize import cards, labels
 from graphmodel.visualize.group import QUIET, Group, Grouping, grouped, operation_name
 from graphmodel.visualize.picture import Arrow, Box, Frame, Options, Picture

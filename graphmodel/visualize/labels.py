@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graphmodel.profile import units
+from graphmodel.profiling import units
 
 if TYPE_CHECKING:
     from graphmodel.graph.facts import Facts

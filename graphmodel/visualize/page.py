@@ -14,7 +14,7 @@ from typing import Any
 
 from graphmodel.build.build import build_graph
 from graphmodel.graph.types import ModelGraph
-from graphmodel.profile.flops import count_flops
+from graphmodel.profiling.flops import count_flops
 from graphmodel.visualize import labels
 from graphmodel.visualize.compose import compose
 from graphmodel.visualize.dot import to_dot

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 import graphmodel
-from graphmodel.profile.flops import count_flops
-from graphmodel.profile.report import report
+from graphmodel.profiling.flops import count_flops
+from graphmodel.profiling.report import report
 
 
 def graph_of(spec: dict[str, Any]) -> graphmodel.ModelGraph:

@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 import graphmodel
-from graphmodel.profile.flops import count_flops, rows_per_sample, rows_text
-from graphmodel.profile.report import report
+from graphmodel.graph.rows import rows_per_sample
+from graphmodel.profiling.flops import count_flops, rows_text
+from graphmodel.profiling.report import report
 from tests.conftest import EXAMPLES
 
 # One sample has one row of each input; nine, if a head joins nine rows.

@@ -9,10 +9,11 @@ import torch
 
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import Diagnostic
+from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph
-from graphmodel.profile.flops import count_flops, rows_per_sample
-from graphmodel.profile.parameters import Parameters, joined, total
+from graphmodel.profiling.flops import count_flops
+from graphmodel.profiling.parameters import Parameters, joined, total
 
 
 @dataclass(frozen=True)
