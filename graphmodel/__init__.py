@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphmodel.dialects.loading import load_spec
     from graphmodel.graph.types import ModelGraph
     from graphmodel.lower.module import CompiledModel
+    from graphmodel.lower.torch_compile import torch_compile
     from graphmodel.spec.model import ModelSpec
     from graphmodel.visualize import draw
     from graphmodel.weights.export import export_weights
@@ -43,6 +44,7 @@ _LAZY = {
     "register_trunk": "graphmodel.components.registry",
     "Feature": "graphmodel.components.features",
     "HeadParams": "graphmodel.components.head",
+    "torch_compile": "graphmodel.lower.torch_compile",
     "TensorInfo": "graphmodel.components.tensors",
     "TrunkFamily": "graphmodel.components.family",
     "CompiledModel": "graphmodel.lower.module",
@@ -74,6 +76,7 @@ __all__ = [
     "register_head",
     "register_trunk",
     "save",
+    "torch_compile",
 ]
 
 

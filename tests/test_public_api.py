@@ -33,6 +33,7 @@ PUBLIC = {
     "register_head",
     "register_trunk",
     "save",
+    "torch_compile",
 }
 
 

@@ -15,6 +15,9 @@ from graphmodel.lower.emit import emit_code
 from graphmodel.lower.packing import check_picklable, pack, unpack
 from graphmodel.spec.display import Displayed
 
+COMPILED = ("_compiled_call_impl", "compile_report")
+"""Attributes that `torch_compile` sets; copies and slices are not compiled."""
+
 
 class CompiledModel(fx.GraphModule, Displayed):
     """A compiled spec.
@@ -139,7 +142,7 @@ class CompiledModel(fx.GraphModule, Displayed):
 
     def _state(self) -> dict[str, Any]:
         """Everything but the graph and its code: modules, hooks, `meta`, attributes that users set."""
-        return {key: value for key, value in self.__dict__.items() if key not in _of_code()}
+        return {key: value for key, value in self.__dict__.items() if key not in _of_code() and key not in COMPILED}
 
 
 def assemble(graph: fx.Graph, root: nn.Module, record: dict[str, Any]) -> CompiledModel:

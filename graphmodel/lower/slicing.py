@@ -15,7 +15,7 @@ from graphmodel.graph.types import ModelGraph, Output, find_output, output_names
 from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import keep_frozen
-from graphmodel.lower.module import CompiledModel, assemble, check_unedited
+from graphmodel.lower.module import COMPILED, CompiledModel, assemble, check_unedited
 from graphmodel.passes.manager import run_passes
 from graphmodel.passes.pipeline import OPTIMIZATIONS
 from graphmodel.passes.prune import Prune
@@ -128,7 +128,7 @@ def slice_module(
         raise fail("GM505", message, help="slice first, then shard or change the parts") from error
     changed = {"graph": graph, "optimized": optimized, "returns": form}
     made = assemble(code, root, {**module.meta["graphmodel"], **changed})
-    own = {key: value for key, value in module.__dict__.items() if key not in made.__dict__ and key not in STAND_INS}
+    own = {key: value for key, value in module.__dict__.items() if key not in (*made.__dict__, *STAND_INS, *COMPILED)}
     made.__dict__.update(own)
     keep_frozen(made, graph.frozen)
     return made
@@ -161,7 +161,7 @@ def _twin(module: nn.Module, path: str, wanted: set[str], memo: dict[int, Any]) 
     parts = twin.__dict__
     for key, value in module.__dict__.items() if path else ():
         parts[key] = memo.get(id(value), value) if "_hooks" in key else value
-    for key in STAND_INS:
+    for key in (*STAND_INS, *COMPILED):
         parts.pop(key, None)
     parts["training"] = module.training
     for key in ("_parameters", "_buffers"):
