@@ -155,12 +155,12 @@ class _Compiler:
         def call(*args: Any, **kwargs: Any) -> Any:
             return self.run(region, module, args, kwargs)
 
-        module._compiled_call_impl = call  # type: ignore[assignment]
+        module._compiled_call_impl = call
 
     def run(self, region: Region, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a module through a region: the code for its arguments' sample shapes."""
         if torch.compiler.is_compiling():
-            return module._call_impl(*args, **kwargs)
+            return _call_impl(module, *args, **kwargs)
         shapes = _mark_batches(args), _mark_batches(tuple(kwargs.values()))
         function = region._functions.get(shapes)
         if function is None:
@@ -212,10 +212,10 @@ class _Compiler:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling() or _has_hooks(module):
-                return module._call_impl(*args, **kwargs)
+                return _call_impl(module, *args, **kwargs)
             return split.forward(*args, **kwargs)
 
-        module._compiled_call_impl = call  # type: ignore[assignment]
+        module._compiled_call_impl = call
 
 
 def structure_of(module: nn.Module) -> Hashable:
@@ -282,8 +282,12 @@ def _mark_batches(value: Any) -> Hashable:
     return None if items is None else tuple([_mark_batches(item) for _, item in items])
 
 
+_call_impl: Callable[..., Any] = nn.Module._call_impl
+"""`nn.Module.__call__` of a module that is not compiled."""
+
+
 def _call_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return module._call_impl(*args, **kwargs)
+    return _call_impl(module, *args, **kwargs)
 
 
 _numbers = itertools.count()
@@ -323,7 +327,7 @@ def _start(args: Any = None) -> None:
         return
     if args is not None:  # torch 2.6 passes none
         _owners[str(args.compile_id)] = region
-    torch._C._select_conv_backend = _select_conv_backend  # type: ignore[assignment]
+    torch._C._select_conv_backend = _select_conv_backend
 
 
 def _end(args: Any = None) -> None:
