@@ -1,0 +1,107 @@
+"""Frozen trunks: inference, probing steps with folded BatchNorm, and probes trained on cached features."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch.nn import functional as F
+
+import graphmodel
+from benchmarks import harness
+from benchmarks.harness import Row, Settings, Target
+from benchmarks.workloads.registry import forward_pair, linear, workload
+
+
+def probe_spec(depth: int, size: int) -> dict[str, object]:
+    return {
+        "inputs": {"images": {"shape": [3, size, size]}},
+        "trunk": {"name": "resnet", "depth": depth, "freeze": True},
+        "heads": {"probe": linear(1000)},
+    }
+
+
+@workload("frozen_extraction")
+def frozen_extraction(settings: Settings) -> Iterator[Row]:
+    """Features of a frozen ResNet-50 through `optimize_for_inference`, eager and with inductor freezing."""
+    optimize = harness.api("optimize_for_inference")
+    depth, size = (18, 64) if settings.quick else (50, 224)
+    spec = {
+        "inputs": {"images": {"shape": [3, size, size]}},
+        "trunk": {"name": "resnet", "depth": depth, "freeze": True},
+    }
+    plain = graphmodel.compile(spec, seed=0).eval()
+    x = torch.randn(4, 3, size, size)
+    note = f"ResNet-{depth}, batch 4, {size} px"
+    sides = {"eager": optimize(plain, x)}
+    if settings.compiled:
+        sides["inductor freezing"] = optimize(plain, x, compile=True)
+    for label, ours in sides.items():
+        target = Target(">=", 1.25) if label == "inductor freezing" else None
+        yield from forward_pair("frozen_extraction", settings, ours, plain, [x], f"{note}, {label}", target)
+
+
+@workload("frozen_probe")
+def frozen_probe(settings: Settings) -> Iterator[Row]:
+    """A training step of a probe over a frozen ResNet-50 with BatchNorm folded, beside the same without passes."""
+    harness.has_pass("fold_batchnorm")
+    depth, size = (18, 64) if settings.quick else (50, 224)
+    ours = graphmodel.compile(probe_spec(depth, size), seed=0, passes=("fold_batchnorm",))
+    plain = graphmodel.compile(probe_spec(depth, size), seed=0, passes=())
+    x = torch.randn(4, 3, size, size)
+    plain.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        harness.check_equal("frozen_probe", ours(x), plain(x), 1e-4)
+    steps = {"ours": harness.training_step(ours, [x]), "without passes": harness.training_step(plain, [x])}
+    times = harness.interleave(steps, settings.pairs, settings.device)
+    yield harness.ratio_row(
+        "frozen_probe", "training step", times, "without passes", "ours", settings, baseline="without passes",
+        note=f"frozen ResNet-{depth}, batch 4, {size} px, `fold_batchnorm` alone", target=Target(">=", 1.1),
+    )  # fmt: skip
+
+
+@workload("cached_features")
+def cached_features(settings: Settings) -> Iterator[Row]:
+    """A linear probe of 28 epochs: features computed once with `split_frozen`, beside the whole model in every epoch."""
+    split = harness.api("split_frozen")
+    depth, size, images = (18, 32, 8) if settings.quick else (50, 224, 16)
+    epochs, batch = 28, 8
+    whole = graphmodel.compile(probe_spec(depth, size), seed=0)
+    data, labels = torch.randn(images, 3, size, size), torch.randint(1000, (images,))
+    features, heads = split(whole)
+    with torch.no_grad():
+        cut = features(data[:batch])
+        given = list(cut.values()) if isinstance(cut, dict) else [cut] if isinstance(cut, torch.Tensor) else list(cut)
+        harness.check_equal("cached_features", heads(*given), whole(data[:batch]))
+    step_times = []
+    optimizer = torch.optim.SGD([p for p in whole.parameters() if p.requires_grad], lr=1e-3)
+
+    def train(model: object, inputs: list[list[torch.Tensor]]) -> None:
+        for start in range(0, images, batch):
+            parts = [t[start : start + batch] for t in inputs[0]]
+            loss = F.cross_entropy(model(*parts)["probe"], labels[start : start + batch])  # type: ignore[operator]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    for _ in range(min(settings.pairs, 3)):
+        start = time.process_time()
+        train(whole, [[data]])
+        epoch = time.process_time() - start
+        start = time.process_time()
+        with torch.no_grad():
+            chunks = [features(data[i : i + batch]) for i in range(0, images, batch)]
+        rows = [
+            list(c.values()) if isinstance(c, dict) else [c] if isinstance(c, torch.Tensor) else list(c) for c in chunks
+        ]
+        cached = [torch.cat(column) for column in zip(*rows, strict=True)]
+        for _ in range(epochs):
+            train(heads, [cached])
+        step_times.append((epoch * epochs, time.process_time() - start))
+    times = {"whole model": [a for a, _ in step_times], "ours": [b for _, b in step_times]}
+    yield harness.ratio_row(
+        "cached_features", f"{epochs} epochs", times, "whole model", "ours", settings, baseline="whole model",
+        note=f"frozen ResNet-{depth}, {images} images, batch {batch}, {size} px; the whole model is timed over one epoch",
+        target=Target(">=", 15.0),
+    )  # fmt: skip

@@ -1,0 +1,44 @@
+"""Many small inputs of one shape: what `batch_inputs` is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+import graphmodel
+from benchmarks import baselines, harness
+from benchmarks.harness import Row, Settings, Target
+from benchmarks.workloads.registry import compare, linear, workload
+
+INPUTS = 6
+
+
+@workload("six_inputs")
+def six_inputs(settings: Settings) -> Iterator[Row]:
+    """Six inputs of 96 px through ViT-S and ConvNeXt-T, a head over each, at batch 1 and 4."""
+    harness.has_pass("batch_inputs")
+    size = 32 if settings.quick else 96
+    trunks = {
+        "vit_small_patch16_224": {"img_size": size, **({"depth": 2, "embed_dim": 96} if settings.quick else {})},
+        "convnext_tiny": {"depths": [1, 1, 2, 1]} if settings.quick else {},
+    }
+    names = [f"view{i}" for i in range(INPUTS)]
+    for trunk, options in trunks.items():
+        spec = {
+            "inputs": {name: {"shape": [3, size, size]} for name in names},
+            "trunk": {"name": f"timm:{trunk}", **options},
+            "heads": {f"head_{name}": linear(64) for name in names},
+            "mapping": {name: {"flatten": f"head_{name}"} for name in names},
+        }
+        for batch in (1, 4):
+            ours = graphmodel.compile(spec, seed=0, passes=("batch_inputs",))
+            loop = baselines.OneByOne(baselines.TimmPooled(trunk, **options), INPUTS, 64)
+            yield from compare(
+                "six_inputs", settings, ours, {"one pass per input": loop},
+                [torch.randn(batch, 3, size, size) for _ in names],
+                metrics=("forward", "forward+backward"),
+                targets={"one pass per input": Target(">=", 1.5)} if batch == 1 else {},
+                note=f"{trunk}, {INPUTS} inputs of {size} px, batch {batch}", tolerance=1e-6, memory=batch == 1,
+                compiled=False,
+            )  # fmt: skip

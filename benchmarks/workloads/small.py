@@ -1,0 +1,46 @@
+"""Models so small that only overheads count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+import graphmodel
+from benchmarks import baselines
+from benchmarks.harness import Row, Settings
+from benchmarks.workloads.registry import compare, linear, workload
+
+graphmodel.register_trunk("benchmark_conv")(baselines.Conv)
+graphmodel.register_trunk("benchmark_nano")(baselines.Nano)
+
+
+@workload("one_millisecond")
+def one_millisecond(settings: Settings) -> Iterator[Row]:
+    """Two small convolutions and a head."""
+    spec = {
+        "inputs": {"images": {"shape": [3, 32, 32]}}, "trunk": "benchmark_conv", "heads": {"head": linear(4)},
+        "returns": "tensor",
+    }  # fmt: skip
+    yield from compare(
+        "one_millisecond", settings, graphmodel.compile(spec, seed=0),
+        {"hand-written": baselines.HandSmall(baselines.Conv(), 32)}, [torch.randn(8, 3, 32, 32)],
+        repeat=50, note="2 convolutions, batch 8, 32 px",
+    )  # fmt: skip
+
+
+@workload("thirty_microseconds")
+def thirty_microseconds(settings: Settings) -> Iterator[Row]:
+    """Three 8-wide linear layers on two samples; there is no target, since a check of the input alone shows."""
+    from benchmarks.harness import Target
+
+    spec = {
+        "inputs": {"images": {"shape": [8]}}, "trunk": "benchmark_nano", "heads": {"head": linear(4)},
+        "returns": "tensor",
+    }  # fmt: skip
+    yield from compare(
+        "thirty_microseconds", settings, graphmodel.compile(spec, seed=0),
+        {"hand-written": baselines.HandSmall(baselines.Nano(), 8)}, [torch.randn(2, 8)],
+        repeat=300, note="3 linear layers of width 8, batch 2", targets={"hand-written": Target(">=", 0.9)},
+        memory=False, compiled=False,
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""The benchmark suite: what it compares, and what it writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import harness, report
+from benchmarks.harness import Row, Settings, Target
+
+
+def test_a_target_says_whether_a_figure_meets_it() -> None:
+    assert Target(">=", 1.5).met(1.5)
+    assert not Target(">=", 1.5).met(1.49)
+    assert Target("<=", 1.0).met(0.7)
+    assert not Target("<=", 1.0).met(1.1)
+    assert Row("w", "m", 2.0).met is None
+
+
+def test_contestants_take_turns_in_alternating_order() -> None:
+    seen: list[str] = []
+    times = harness.interleave({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, pairs=3)
+    assert "".join(seen) == "ab" + "abbaab", "one run each that does not count, then the pairs"
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
+
+
+def test_a_ratio_is_the_median_over_pairs() -> None:
+    times = {"loop": [2.0, 3.0, 8.0], "ours": [1.0, 2.0, 2.0]}
+    row = harness.ratio_row("w", "forward", times, "loop", "ours", Settings())
+    assert (row.figure, row.low, row.high, row.pairs) == (2.0, 1.5, 4.0, 3)
+    assert row.device.startswith("CPU, 1 thread")
+
+
+def test_sides_that_differ_are_not_timed() -> None:
+    x = torch.ones(2, 3)
+    assert harness.check_equal("w", {"a": x}, [x]) == 0
+    with pytest.raises(AssertionError, match="both sides differ by"):
+        harness.check_equal("w", {"a": x * 1.1}, [x])
+    with pytest.raises(AssertionError, match="1 outputs against 2"):
+        harness.check_equal("w", [x], [x, x])
+
+
+def test_weights_are_copied_in_order_and_shapes_must_agree() -> None:
+    source, target = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), nn.ModuleList([nn.Linear(2, 3), nn.Linear(3, 1)])
+    harness.copy_weights(source, target)
+    assert torch.equal(target[1].weight, source[1].weight)
+    with pytest.raises(AssertionError, match=r"0.weight \(3, 2\) against 0.weight \(2, 3\)"):
+        harness.copy_weights(source, nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)))
+
+
+def test_peak_memory_counts_what_is_held_at_once() -> None:
+    def one_after_another() -> None:
+        for _ in range(4):
+            torch.zeros(1000, dtype=torch.float64)
+
+    def together() -> list[torch.Tensor]:
+        return [torch.zeros(1000, dtype=torch.float64) for _ in range(4)]
+
+    assert harness.peak_bytes(one_after_another) == pytest.approx(8000, rel=0.1)
+    assert harness.peak_bytes(together) == pytest.approx(32000, rel=0.1)
+
+
+def test_the_page_has_targets_figures_and_what_was_not_run(tmp_path: Path) -> None:
+    rows = [
+        Row(
+            "one", "forward", 1.0, baseline="hand", low=0.9, high=1.2, pairs=3, target=Target(">=", 0.98), device="CPU"
+        ),
+        Row("one", "training step", 0.5, baseline="hand", low=0.4, high=0.6, pairs=3, target=Target(">=", 0.98)),
+        Row("two", "spec to shapes", 0.7, unit="s CPU"),
+    ]
+    report.write(rows, {"three": "no such pass"}, tmp_path, "python -m benchmarks")
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "1 of 2 figures with a target meet it." in page
+    assert "| one | training step | hand | 0.50x (0.40–0.60) | >= 0.98 | **missed** |" in page
+    assert "| spec to shapes | – | 0.70 s CPU | 1 | – | – |" in page
+    assert "- `three`: no such pass" in page
+    data = json.loads((tmp_path / "benchmarks" / "results.json").read_text())
+    assert [row["met"] for row in data["rows"]] == [True, False, None]
+    assert (tmp_path / "benchmarks" / "ratios.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_a_workload_runs_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.__main__ import main
+
+    assert main(["--quick", "--pairs", "1", "--only", "one_millisecond,three_entries", "-o", str(tmp_path)]) == 0
+    data = json.loads((tmp_path / "benchmarks" / "results.json").read_text())
+    found = {(row["workload"], row["metric"], row["baseline"]) for row in data["rows"]}
+    assert ("three_entries", "forward+backward", "VISSL-like loop") in found
+    assert ("one_millisecond", "training step", "hand-written") in found
+    assert not data["skipped"]
+    assert main(["--list"]) == 0
+    assert "three_entries" in capsys.readouterr().out
