@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Row, Settings, SkipWorkload
-from benchmarks.report import figure, write
+from benchmarks.report import figure, read, write
 from benchmarks.workloads import WORKLOADS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -29,7 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "-o", "--output", type=Path, default=DOCS, metavar="DIR", help="where the page is written (docs)"
     )
+    parser.add_argument(
+        "--combine", nargs="+", type=Path, metavar="FILE", help="write the page from these results.json and run nothing"
+    )
     options = parser.parse_args(arguments)
+    if options.combine:
+        write(*read(options.combine), options.output)
+        return 0
     if options.list:
         for name, function in WORKLOADS.items():
             print(f"{name:20s} {(function.__doc__ or '').strip().splitlines()[0]}")
@@ -61,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
             skipped[name] = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             print(f"{name:20s} {skipped[name]}", file=sys.stderr, flush=True)
         print(f"{name:20s} took {time.perf_counter() - start:.0f} s", flush=True)
-        write(rows, skipped, options.output, shlex.join(["python", "-m", "benchmarks", *(arguments or sys.argv[1:])]))
+        command = shlex.join(["python", "-m", "benchmarks", *(arguments or sys.argv[1:])])
+        write(rows, skipped, command, options.output)
     torch.set_num_threads(threads)
     return failed
 

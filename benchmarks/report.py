@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 import graphmodel
-from benchmarks.harness import Row
+from benchmarks.harness import Row, Target
+from benchmarks.workloads import WORKLOADS
 
 INTRODUCTION = """# Benchmarks
 
@@ -34,7 +35,7 @@ BASELINES = """## Baselines
 """
 
 
-def write(rows: list[Row], skipped: Mapping[str, str], directory: Path, command: str) -> None:
+def write(rows: list[Row], skipped: Mapping[str, str], command: str, directory: Path) -> None:
     """Writes `benchmarks.md`, `benchmarks/ratios.svg` and `benchmarks/results.json`."""
     beside = directory / "benchmarks"
     beside.mkdir(parents=True, exist_ok=True)
@@ -54,6 +55,27 @@ def versions() -> dict[str, str]:
         "graphmodel": graphmodel.__version__, "torch": torch.__version__, "torchvision": torchvision.__version__,
         "timm": timm.__version__, "python": platform.python_version(),
     }  # fmt: skip
+
+
+def read(files: Iterable[Path]) -> tuple[list[Row], dict[str, str], str]:
+    """The rows of earlier runs; a workload that several of them ran is taken from the last."""
+    by_workload: dict[str, list[Row]] = {}
+    skipped: dict[str, str] = {}
+    command = ""
+    for file in files:
+        data = json.loads(file.read_text())
+        command = data["command"].split(" --only")[0]
+        skipped |= data["skipped"]
+        found: dict[str, list[Row]] = {}
+        for item in data["rows"]:
+            relation, _, value = item.pop("target").partition(" ")
+            item.pop("met")
+            target = Target(relation, float(value)) if relation else None
+            found.setdefault(item["workload"], []).append(Row(**item, target=target))
+        by_workload |= found
+    order = sorted(by_workload, key=list(WORKLOADS).index)
+    rows = [row for name in order for row in by_workload[name]]
+    return rows, {name: why for name, why in skipped.items() if name not in by_workload}, command
 
 
 def figure(row: Row) -> str:

@@ -70,7 +70,7 @@ def test_the_page_has_targets_figures_and_what_was_not_run(tmp_path: Path) -> No
         Row("one", "training step", 0.5, baseline="hand", low=0.4, high=0.6, pairs=3, target=Target(">=", 0.98)),
         Row("two", "spec to shapes", 0.7, unit="s CPU"),
     ]
-    report.write(rows, {"three": "no such pass"}, tmp_path, "python -m benchmarks")
+    report.write(rows, {"three": "no such pass"}, "python -m benchmarks", tmp_path)
     page = (tmp_path / "benchmarks.md").read_text()
     assert "1 of 2 figures with a target meet it." in page
     assert "| one | training step | hand | 0.50x (0.40–0.60) | >= 0.98 | **missed** |" in page
@@ -79,6 +79,20 @@ def test_the_page_has_targets_figures_and_what_was_not_run(tmp_path: Path) -> No
     data = json.loads((tmp_path / "benchmarks" / "results.json").read_text())
     assert [row["met"] for row in data["rows"]] == [True, False, None]
     assert (tmp_path / "benchmarks" / "ratios.svg").read_text().startswith("<?xml")
+
+
+def test_pages_are_combined_from_several_runs(tmp_path: Path) -> None:
+    def results(name: str, rows: list[Row], skipped: dict[str, str]) -> Path:
+        report.write(rows, skipped, "python -m benchmarks --only x", tmp_path / name)
+        return tmp_path / name / "benchmarks" / "results.json"
+
+    meta = Row("meta", "shapes", 0.7, unit="s CPU", target=Target("<=", 1.0))
+    first = results("first", [meta, Row("pirl", "forward", 1.0)], {"six_inputs": "no such pass", "graphs": "failed"})
+    second = results("second", [Row("pirl", "forward", 1.5)], {"graphs": "failed again"})
+    rows, skipped, command = report.read([first, second])
+    assert rows == [Row("pirl", "forward", 1.5), meta], "the last run of a workload, in the order of the suite"
+    assert skipped == {"six_inputs": "no such pass", "graphs": "failed again"}
+    assert command == "python -m benchmarks"
 
 
 @pytest.mark.slow

@@ -39,20 +39,13 @@ def fused_step(model: Callable[..., Any], groups: list[dict[str, Any]], images: 
     optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=0)
 
     def run() -> float:
-        losses = fused(model(images), labels)
-        loss = losses if isinstance(losses, torch.Tensor) and losses.ndim == 0 else sum(_values(losses))
+        loss = fused(model(images), labels, total=True)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return float(loss.detach())
 
     return run
-
-
-def _values(losses: Any) -> list[torch.Tensor]:
-    if isinstance(losses, torch.Tensor):
-        return [losses.sum()]
-    return list(losses.values() if isinstance(losses, dict) else losses)
 
 
 def groups_of(heads: list[nn.Module]) -> list[dict[str, Any]]:
@@ -93,7 +86,7 @@ def many_heads(name: str, settings: Settings, count: int, classes: int, width: i
         "mapping": [{"from": "features", "head": f"head{i}"} for i in range(count)],
     }
     for batch in (32,) if settings.quick else (32, 256):
-        ours, loop = graphmodel.compile(spec, seed=0, passes=("fuse_heads",)), HeadLoop(width, classes, count)
+        ours, loop = graphmodel.compile(spec, seed=0, passes={"fuse_heads": True}), HeadLoop(width, classes, count)
         ours, loop = ours.to(settings.device), loop.to(settings.device)
         harness.copy_weights(ours, loop)
         x = torch.randn(batch, width, device=settings.device)
@@ -150,7 +143,7 @@ def dinov2_heads(settings: Settings) -> Iterator[Row]:
         "heads": heads,
         "mapping": entries,
     }
-    ours = graphmodel.compile(spec, seed=0)
+    ours = graphmodel.compile(spec, seed=0, passes={"fuse_heads": True})
     loop = baselines.DinoHeads(trunk, trunk.num_features, classes, rates)
     loop.train()
     ours, loop = ours.to(settings.device), loop.to(settings.device)

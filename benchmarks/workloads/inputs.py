@@ -32,7 +32,7 @@ def six_inputs(settings: Settings) -> Iterator[Row]:
             "mapping": {name: {"flatten": f"head_{name}"} for name in names},
         }
         for batch in (1, 4):
-            ours = graphmodel.compile(spec, seed=0, passes=("batch_inputs",))
+            ours = graphmodel.compile(spec, seed=0, passes={"batch_inputs": True})
             loop = baselines.OneByOne(baselines.TimmPooled(trunk, **options), INPUTS, 64)
             yield from compare(
                 "six_inputs", settings, ours, {"one pass per input": loop},
