@@ -140,7 +140,7 @@ def varied(spec: dict[str, Any], chance: random.Random, folder: Path | None = No
     if "config" not in spec and "MODEL" not in spec and chance.random() < 0.3:
         spec |= copy.deepcopy(dict([chance.choice(SETTINGS)]))
     for _ in range(chance.choice([1, 1, 2])):
-        path = chance.choice(list(places(spec)) or [("name",)])
+        path = chance.choice(list(places(spec)))
         *holders, key = path
         target: Any = spec
         for holder in holders:
@@ -149,7 +149,7 @@ def varied(spec: dict[str, Any], chance: random.Random, folder: Path | None = No
         kind = chance.choice(["graft", "graft", "nudge", "nudge", "drop", "shuffle"])
         if kind == "graft":
             target[key] = copy.deepcopy(chance.choice(values_by_key(folder).get(_key(path)) or [value]))
-        elif kind == "drop":
+        elif kind == "drop" and len(spec) > 1:
             del target[key]
         elif kind == "shuffle" and isinstance(value, (list, dict)):
             items = list(value.items()) if isinstance(value, dict) else list(value)

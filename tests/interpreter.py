@@ -2,7 +2,7 @@
 
 It shares no code with the compiler. A trunk is built by its library and run as a whole; features are what its modules
 return, copied at once, so that later in-place calls do not change them. Views, pools, heads and freezing are written
-out by hand. It knows the trunks in `TRUNKS` and the heads in `HEADS`.
+out by hand. It knows the trunks in `TRUNKS` and the heads in `REGISTERED`, and `mlp`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import timm
@@ -34,6 +36,7 @@ class TrunkFeature:
         width: its channels.
         stride: input pixels per step of a map.
         flat: flattened by the trunk after the module.
+        first: only the first token is the feature.
         before: it is what the module is called with.
     """
 
@@ -42,6 +45,7 @@ class TrunkFeature:
     width: int
     stride: int = 0
     flat: bool = False
+    first: bool = False
     before: bool = False
 
 
@@ -56,6 +60,7 @@ class TrunkKind:
         sizes: heights and widths that it takes.
         patterns: patterns over its module paths that freeze part of it.
         prefix: number of tokens before the patches.
+        patch: side of a patch in pixels.
     """
 
     spec: Spec
@@ -64,6 +69,7 @@ class TrunkKind:
     sizes: tuple[int, ...] = (32, 48, 64)
     patterns: tuple[str, ...] = ()
     prefix: int = 0
+    patch: int = 8
 
 
 class Custom(nn.Module):
@@ -84,6 +90,72 @@ class Custom(nn.Module):
         x += 0.5
         out: torch.Tensor = self.neck(F.avg_pool2d(x, 2).mean((2, 3)))
         return out
+
+
+class Modal(nn.Module):
+    """A trunk that does something else in training than in eval mode, without chance: dropout that drops everything."""
+
+    features: ClassVar = {"low": "stem", "high": "tail", "vector": "neck"}
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 4, 4), nn.InstanceNorm2d(width, affine=True, track_running_stats=True)
+        )
+        self.body = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width), nn.Dropout(1.0))
+        self.side = nn.Sequential(nn.GELU(), nn.Conv2d(width, width, 1))
+        self.tail = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 2, 2), nn.BatchNorm2d(2 * width, momentum=None), nn.SiLU()
+        )
+        self.neck = nn.Linear(2 * width, 10, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A vector per image."""
+        x = self.stem(x)
+        x = F.dropout(self.side(x), 1.0, self.training) + self.body(x) + x
+        if self.training:
+            x = 1.5 * x
+        out: torch.Tensor = self.neck(self.tail(x).mean((2, 3)))
+        return out
+
+
+class AlexNet(nn.Module):
+    """The AlexNet of RotNet, written by hand: BatchNorm, no groups.
+
+    Source: Gidaris et al. 2018 (arXiv:1803.07728).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def layer(width_in: int, width_out: int, kernel: int, **options: int) -> nn.Module:
+            conv = nn.Conv2d(width_in, width_out, kernel, **options)  # type: ignore[arg-type]
+            return nn.Sequential(conv, nn.BatchNorm2d(width_out), nn.ReLU())
+
+        self.conv1 = layer(3, 64, 11, stride=4, padding=2)
+        self.conv2 = layer(64, 192, 5, padding=2)
+        self.conv3 = layer(192, 384, 3, padding=1)
+        self.conv4 = layer(384, 256, 3, padding=1)
+        self.conv5 = layer(256, 256, 3, padding=1)
+        self.pool1, self.pool2, self.pool5 = (nn.MaxPool2d(3, 2) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(N, 256, h, w)`."""
+        x = self.pool2(self.conv2(self.pool1(self.conv1(x))))
+        out: torch.Tensor = self.pool5(self.conv5(self.conv4(self.conv3(x))))
+        return out
+
+
+def _efficientnet() -> nn.Module:
+    norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+    return torchvision.models.efficientnet_b0(stochastic_depth_prob=0.0, norm_layer=norm)
+
+
+def _vit() -> nn.Module:
+    return timm.models.VisionTransformer(
+        img_size=32, patch_size=8, num_classes=0, global_pool="token", embed_dim=24, depth=3, num_heads=2,
+        dynamic_img_size=True,
+    )  # fmt: skip
 
 
 def _resnet(names: dict[str, str]) -> dict[str, TrunkFeature]:
@@ -192,6 +264,78 @@ TRUNKS: dict[str, TrunkKind] = {
         },
         patterns=("stem", "trunk_output.block1", "*.bias"),
     ),
+    "own_regnet": TrunkKind(
+        {"name": "regnet", "variant": "regnet_y_400mf"},
+        torchvision.models.regnet_y_400mf,
+        {
+            "conv1": TrunkFeature("stem", "map", 32, 2),
+            "res2": TrunkFeature("trunk_output.block1", "map", 48, 4),
+            "res4": TrunkFeature("trunk_output.block3", "map", 208, 16),
+            "flatten": TrunkFeature("avgpool", "vector", 440, flat=True),
+            "trunk_output.block3.block3-1.f.se": TrunkFeature("trunk_output.block3.block3-1.f.se", "map", 208, 16),
+        },
+        patterns=("stem", "trunk_output.block1", "*.f.se", "*.bias"),
+    ),
+    "efficientnet": TrunkKind(
+        {"name": "efficientnet", "model_version": "B0", "drop_connect_rate": 0.0},
+        _efficientnet,
+        {
+            "conv1": TrunkFeature("features.0", "map", 32, 2),
+            "features.3": TrunkFeature("features.3", "map", 40, 8),
+            "features.2.0.block.1": TrunkFeature("features.2.0.block.1", "map", 96, 4),
+            "conv_final": TrunkFeature("features.8", "map", 1280, 32),
+            "flatten": TrunkFeature("avgpool", "vector", 1280, flat=True),
+        },
+        patterns=("features.0", "features.[2-4]", "*.block.1", "*.fc1.*"),
+    ),
+    "alexnet": TrunkKind(
+        {"name": "alexnet_rotnet"},
+        AlexNet,
+        {
+            "conv1": TrunkFeature("conv1", "map", 64, 4),
+            "pool1": TrunkFeature("pool1", "map", 64, 9),
+            "conv3": TrunkFeature("conv3", "map", 384, 21),
+            "conv4.0": TrunkFeature("conv4.0", "map", 256, 21),
+            "conv4.1": TrunkFeature("conv4.1", "map", 256, 21),
+            "flatten": TrunkFeature("pool5", "map", 256, 64),
+        },
+        sizes=(64, 72),
+        patterns=("conv1", "conv[23]", "*.1", "*.bias"),
+    ),
+    "own_vit": TrunkKind(
+        {
+            "name": "vision_transformer",
+            "image_size": 32,
+            "patch_size": 8,
+            "hidden_dim": 24,
+            "mlp_dim": 96,
+            "num_layers": 3,
+            "num_heads": 2,
+            "qkv_bias": True,
+        },
+        _vit,
+        {
+            "blocks.0": TrunkFeature("blocks.0", "tokens", 24),
+            "blocks.1.attn": TrunkFeature("blocks.1.attn", "tokens", 24),
+            "lastBLK": TrunkFeature("norm", "tokens", 24),
+            "lastCLS": TrunkFeature("norm", "vector", 24, first=True),
+        },
+        sizes=(32,),  # for others it resizes positions as DINO does, not as timm
+        patterns=("blocks.0", "*norm*", "patch_embed", "pos_embed", "*.attn.*", "*.bias"),
+        prefix=1,
+    ),
+    "modal": TrunkKind(
+        {"name": "property_modal"},
+        Modal,
+        {
+            "low": TrunkFeature("stem", "map", 6, 4),
+            "high": TrunkFeature("tail", "map", 12, 8),
+            "body": TrunkFeature("body", "map", 6, 4),
+            "side.0": TrunkFeature("side.0", "map", 6, 4),
+            "vector": TrunkFeature("neck", "vector", 10),
+        },
+        patterns=("stem", "body", "side", "tail", "*.weight", "body.1"),
+    ),
     "custom": TrunkKind(
         {"name": "property_custom"},
         Custom,
@@ -256,15 +400,18 @@ class Lists(nn.Module):
         return sum((layer(x) for layer, x in zip(self.layers, xs, strict=True)), torch.zeros(()))
 
 
-class Linear(nn.Module):
-    """What `mlp` is with two numbers, under its own names."""
+class Mlp(nn.Module):
+    """What `mlp` is, under its own names."""
 
-    def __init__(self, in_features: int, width: int) -> None:
+    def __init__(self, in_features: int, dims: list[Any], use_bn: bool = False, use_relu: bool = False) -> None:
         super().__init__()
-        self.clf = nn.Sequential(nn.Linear(in_features, width))
+        layers: list[nn.Module] = [nn.Linear(in_features, dims[1])]
+        for width_in, width_out in pairwise(dims[1:]):
+            layers += [nn.BatchNorm1d(width_in)] * use_bn + [nn.ReLU()] * use_relu + [nn.Linear(width_in, width_out)]
+        self.clf = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """A projection."""
+        """A projection, or several with what is between them."""
         out: torch.Tensor = self.clf(x)
         return out
 
@@ -281,7 +428,7 @@ def head_module(call: Any, value: Any) -> nn.Module:
         return InPlace()
     width = value.shape[-1]
     if name == "mlp":
-        return Linear(width, params["dims"][1])
+        return Mlp(width, **params)
     return Two(width) if name == "property_two" else Probe(width, **params)
 
 
@@ -320,6 +467,7 @@ class Interpreter:
     def adopt(self, path: str, module: nn.Module) -> nn.Module:
         """Gives a module the compiled weights, and freezes what the spec freezes of it."""
         own = {k.removeprefix(f"{path}."): v for k, v in self.state.items() if k.startswith(f"{path}.")}
+        module.to(next((v.dtype for v in self.state.values() if v.is_floating_point()), torch.get_default_dtype()))
         missing, unexpected = module.load_state_dict(own, strict=False)
         assert not unexpected, f"keys that {path} does not have: {unexpected}"
         assert path.startswith("trunk") or not missing, f"keys of {path} that are missing: {missing}"
@@ -350,6 +498,19 @@ class Interpreter:
         for path, module in self.modules.items():
             self.set_mode(path, module)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Every tensor by the name that the compiled module has for it."""
+        return {f"{path}.{k}": v for path, m in self.modules.items() for k, v in m.state_dict().items()}
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter by the name that the compiled module has for it."""
+        return {f"{path}.{n}": p for path, m in self.modules.items() for n, p in m.named_parameters()}
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients."""
+        for module in self.modules.values():
+            module.zero_grad()
+
     def __call__(self, *inputs: Any) -> dict[str, torch.Tensor]:
         """The outputs that the spec keeps, in its order."""
         given = dict(zip(self.spec["inputs"], inputs, strict=True))
@@ -362,15 +523,15 @@ class Interpreter:
             kept |= {k: v for k, v in found.items() if k == name or k.startswith(f"{name}.")}
         return kept
 
-    def run_trunks(self, given: dict[str, Any]) -> dict[tuple[str, str, str], list[list[torch.Tensor]]]:
-        """Each module's output that a source reads, for each view of each input: lists by group, then by view."""
+    def run_trunks(self, given: dict[str, Any]) -> dict[tuple[str, str, str], list[Any]]:
+        """Each feature that a source reads: for each view its position, its feature and its size."""
         wanted: dict[tuple[str, str], list[str]] = {}
         for edge in self.spec["mapping"]:
             if self.is_kept(edge):
                 for source in _sources(edge):
                     name, trunk, feature = self.parsed(source)
                     wanted.setdefault((name, trunk), []).append(feature)
-        found = {}
+        found: dict[tuple[str, str, str], list[Any]] = {}
         for name in self.spec["inputs"]:
             for (other, trunk), features in wanted.items():
                 if other != name:
@@ -381,8 +542,8 @@ class Interpreter:
                     for feature, value in values.items():
                         pieces = value.split([len(v) for v in views]) if len(views) > 1 else [value]
                         store = found.setdefault((name, trunk, feature), [])
-                        store.extend(zip(indices, pieces, strict=True))
-        return found  # type: ignore[return-value]
+                        store.extend((i, p, tuple(v.shape[2:])) for i, p, v in zip(indices, pieces, views, strict=True))
+        return found
 
     def is_kept(self, edge: Spec) -> bool:
         """Whether an output of the mapping is asked for; nothing else runs."""
@@ -412,8 +573,9 @@ class Interpreter:
         for feature in dict.fromkeys(features):
             entry = kind.features[feature]
 
-            def see(value: torch.Tensor, feature: str = feature, flat: bool = entry.flat) -> None:
-                seen[feature] = value.flatten(1).clone() if flat else value.clone()
+            def see(value: torch.Tensor, feature: str = feature, entry: TrunkFeature = entry) -> None:
+                value = value.clone()  # the trunk may change it in place
+                seen[feature] = value.flatten(1) if entry.flat else value[:, 0] if entry.first else value
                 if len(seen) == len(set(features)):
                     raise _Done  # what no feature needs does not run, and moves no statistics
 
@@ -449,8 +611,8 @@ class Interpreter:
             key = self.parsed(source)
             options = edge if isinstance(source, str) else source
             kind = self.trunks[key[1]]
-            ordered = [piece for _, piece in sorted(features[key], key=lambda item: item[0])]
-            prepared = [prepare(p, kind, kind.features[key[2]], options) for p in ordered]
+            ordered = [item[1:] for item in sorted(features[key], key=lambda item: item[0])]
+            prepared = [prepare(p, kind, kind.features[key[2]], options, size) for p, size in ordered]
             values.append(torch.cat(prepared) if len(prepared) > 1 else prepared[0])
         value: Any = values[0]
         if len(values) > 1:
@@ -482,8 +644,10 @@ class Interpreter:
         return {edge["as"]: value}
 
 
-def prepare(value: torch.Tensor, kind: TrunkKind, feature: TrunkFeature, options: Spec) -> torch.Tensor:
-    """A feature with its tokens, layout, pooling and flattening."""
+def prepare(
+    value: torch.Tensor, kind: TrunkKind, feature: TrunkFeature, options: Spec, size: tuple[int, ...]
+) -> torch.Tensor:
+    """A feature of an image of that size, with its tokens, layout, pooling and flattening."""
     tokens = options.get("tokens")
     if tokens is not None:
         patches = value[:, kind.prefix :]
@@ -492,8 +656,8 @@ def prepare(value: torch.Tensor, kind: TrunkKind, feature: TrunkFeature, options
         value = value.permute(0, 3, 1, 2)
     elif options.get("layout") == "nchw":
         patches = value if tokens == "patch" else value[:, kind.prefix :]
-        side = round(patches.shape[1] ** 0.5)
-        value = patches.transpose(1, 2).reshape(len(value), -1, side, side)
+        rows, columns = size[0] // kind.patch, size[1] // kind.patch
+        value = patches.transpose(1, 2).reshape(len(value), -1, rows, columns)
     if "pool" in options:
         ((op, size),) = options["pool"].items()
         value = getattr(F, op)(value, size)

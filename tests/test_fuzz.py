@@ -69,7 +69,7 @@ def test_the_undamaged_specs_compile(dialect: str) -> None:
 def test_damaged_specs_compile_or_are_diagnosed(dialect: str, seed: int) -> None:
     chance = random.Random(f"{dialect}{seed}")
     for _ in range(5):
-        assert outcome(damaged(SOUND[dialect], chance)) in ("compiled", "diagnosed")
+        assert outcome(damaged(SOUND[dialect], chance)) in ("compiled", "diagnosed", "diagnosed by compile")
 
 
 @pytest.mark.slow

@@ -17,9 +17,16 @@ import pytest
 import torch
 
 import graphmodel
-from tests.interpreter import REGISTERED, TRUNKS, Custom, Interpreter, Spec, TrunkFeature, TrunkKind
+from graphmodel.passes.pipeline import OPTIMIZATIONS, PIPELINE
+from tests.interpreter import REGISTERED, TRUNKS, Custom, Interpreter, Modal, Spec, TrunkFeature, TrunkKind
 
 BATCH = 3
+TOLERANCE = 1e-9
+"""Of numbers of float64, relative to the largest of the tensor."""
+NOISE = 1e-13
+"""Rounding of a gradient that cancels (a bias before BatchNorm), relative to the largest gradient of the model."""
+SWITCHES = [p.name for p in (*PIPELINE, *OPTIMIZATIONS) if p.switch != "always"]
+"""Passes that `optimize` names."""
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------------
@@ -37,13 +44,15 @@ class Drawing:
         kinds = [chance.choice(list(TRUNKS)) for _ in range(chance.choice([1, 1, 1, 2]))]
         self.kinds: dict[str, TrunkKind] = {}
         spec: Spec = {"name": "drawn", "inputs": {}}
+        if not any(all(s in TRUNKS[k].sizes for k in kinds) for s in (32, 48, 64, 72)):
+            kinds = kinds[:1]  # no image suits both
         if len(kinds) == 1:
             self.kinds = {"trunk": TRUNKS[kinds[0]]}
             spec["trunk"] = self.trunk(kinds[0])
         else:
             self.kinds = {name: TRUNKS[kind] for name, kind in zip(("one", "two"), kinds, strict=True)}
             spec["trunks"] = {name: self.trunk(kind) for name, kind in zip(("one", "two"), kinds, strict=True)}
-        sizes = [s for s in (32, 48, 64) if all(s in kind.sizes for kind in self.kinds.values())]
+        sizes = [s for s in (32, 48, 64, 72) if all(s in kind.sizes for kind in self.kinds.values())]
         for i in range(chance.choice([1, 1, 2, 3])):
             spec["inputs"][f"input{i}"] = self.input(sizes)
         self.heads: dict[str, Any] = {}
@@ -68,6 +77,10 @@ class Drawing:
                 spec["outputs"] = [n + part[n] for n in names]
         if chance.random() < 0.4:
             spec["checkpoint"] = chance.choice([1, 2, 3, True])
+        if chance.random() < 0.3:
+            named = chance.sample(SWITCHES, chance.randint(0, len(SWITCHES)))
+            on = {name: chance.random() < 0.5 for name in named}
+            spec["optimize"] = chance.choice([False, named, on])
         return spec
 
     def whole(self, spec: Spec, kept: list[Spec]) -> bool:
@@ -184,16 +197,24 @@ class Drawing:
             return self.chance.choice(same)
         name = f"head{len(self.heads)}"
         self.reads[name] = (kind, *reads)
+        chance = self.chance
         if kind == "list":
             self.heads[name] = "property_lists"
         elif kind == "any":
             self.heads[name] = "property_in_place"
         else:
-            self.heads[name] = self.chance.choice(
+            self.heads[name] = chance.choice(
                 [
                     "property_probe",
                     {"property_probe": {"classes": 5}},
                     {"mlp": {"dims": ["auto", 4]}},
+                    {
+                        "mlp": {
+                            "dims": ["auto", 6, 4],
+                            "use_bn": chance.random() < 0.5,
+                            "use_relu": chance.random() < 0.5,
+                        }
+                    },
                     [{"mlp": {"dims": ["auto", 4]}}, "property_probe"],
                     "property_two",
                     "property_in_place",
@@ -224,7 +245,9 @@ def samples(spec: Spec, seed: int) -> list[Any]:
     made = torch.Generator().manual_seed(seed)
     inputs: list[Any] = []
     for item in spec["inputs"].values():
-        tensors = [torch.randn(BATCH, *shape, generator=made).requires_grad_() for shape in shapes_of(item)]
+        tensors = [
+            torch.randn(BATCH, *shape, generator=made, dtype=torch.double).requires_grad_() for shape in shapes_of(item)
+        ]
         inputs.append(tensors if "views" in item else tensors[0])
     return inputs
 
@@ -236,13 +259,18 @@ def flat(inputs: list[Any]) -> list[torch.Tensor]:
     return [t for item in inputs for t in (item if isinstance(item, list) else [item])]
 
 
-def assert_close(
-    found: torch.Tensor | None, expected: torch.Tensor | None, what: str, tolerance: float, floor: float = 1e-3
-) -> None:
-    """Equal up to rounding, relative to the largest number, or to `floor`: a bias before BatchNorm has no gradient."""
+def assert_close(found: torch.Tensor | None, expected: torch.Tensor | None, what: str, noise: float = 0.0) -> None:
+    """Equal up to rounding of float64, relative to the largest number.
+
+    Args:
+        found: of the compiled module; None for no gradient.
+        expected: of the interpreter.
+        what: said in the error.
+        noise: the rounding of the numbers that these were summed from, for gradients that cancel.
+    """
     if expected is None or found is None:
         none = [t for t in (found, expected) if t is not None]
-        assert not any(t.abs().max() > tolerance * floor for t in none), f"{what}: one has no gradient"
+        assert not any(t.abs().max() > noise for t in none), f"{what}: one has no gradient"
         return
     assert found.shape == expected.shape, what
     assert found.dtype == expected.dtype, what
@@ -250,24 +278,24 @@ def assert_close(
     if not found.is_floating_point():
         assert torch.equal(found, expected), what
         return
-    scale = max(float(expected.abs().max()), floor)
-    assert float((found - expected).abs().max()) <= tolerance * scale, what
+    scale, off = float(expected.abs().max()), float((found - expected).abs().max())
+    assert off <= TOLERANCE * scale + noise, f"{what}: off by {off:.1e}, the largest number is {scale:.1e}"
 
 
 def step(model: Any, inputs: list[Any], seed: int) -> dict[str, torch.Tensor]:
     """A forward and a backward with fixed random weights of the outputs."""
     found: dict[str, torch.Tensor] = model(*inputs)
     made = torch.Generator().manual_seed(seed)
-    losses = [(v * torch.randn(v.shape, generator=made)).sum() for _, v in sorted(found.items())]
-    total = sum(losses, torch.zeros(()))
+    losses = [(v * torch.randn(v.shape, generator=made).to(v)).sum() for _, v in sorted(found.items())]
+    total = sum(losses, torch.zeros((), dtype=torch.double))
     if total.requires_grad:
         total.backward()  # type: ignore[no-untyped-call]
     return found
 
 
 def compare(spec: Spec, seed: int) -> None:
-    """Compiles a spec and compares it with the interpreter in training mode, then in eval mode."""
-    model = graphmodel.compile(spec, seed=seed)
+    """Compiles a spec and compares it with the interpreter in training mode, then in eval mode, in float64."""
+    model = graphmodel.compile(spec, seed=seed).double()
     state = {k: v.detach().clone() for k, v in model.state_dict().items()}
     reference = Interpreter(spec, state)
     for training in (True, False):
@@ -275,36 +303,40 @@ def compare(spec: Spec, seed: int) -> None:
         reference.train(training)
         ours, theirs = samples(spec, seed), samples(spec, seed)
         found, expected = step(model, ours, seed), step(reference, theirs, seed)
+        mode = "in training" if training else "in eval mode"
         assert list(found) == list(expected)
         for name in expected:
-            assert_close(found[name], expected[name], f"output {name}, training={training}", 1e-4)
-        # BatchNorm cancels some gradients: what is left of them is rounding of the others.
-        gradients = [p.grad for module in reference.modules.values() for p in module.parameters()]
-        floor = max([0.1, *(1e-3 * float(g.abs().max()) for g in gradients if g is not None)])
-        for i, (one, other) in enumerate(zip(flat(ours), flat(theirs), strict=True)):
-            assert_close(one.grad, other.grad, f"gradient of input {i}, training={training}", 2e-3, floor)
-        parameters = dict(model.named_parameters())
-        for path, module in reference.modules.items():
-            for name, parameter in module.named_parameters():
-                if f"{path}.{name}" in parameters:
-                    ours_ = parameters[f"{path}.{name}"]
-                    assert ours_.requires_grad == parameter.requires_grad, f"{path}.{name} trains"
-                    assert_close(
-                        ours_.grad, parameter.grad, f"gradient of {path}.{name}, training={training}", 2e-3, floor
-                    )
-                parameter.grad = None
-            for name, tensor in module.state_dict().items():
-                key = f"{path}.{name}"
-                if key in state:
-                    assert_close(model.state_dict()[key], tensor, f"{key} after a step, training={training}", 1e-4)
-        for parameter in model.parameters():
-            parameter.grad = None
+            assert_close(found[name], expected[name], f"output {name} {mode}")
+        compare_gradients(model, reference, flat(ours), flat(theirs), mode)
+        now, kept = model.state_dict(), reference.state_dict()
+        assert not now.keys() - kept.keys()
+        for name, tensor in now.items():
+            assert_close(tensor, kept[name], f"{name} after a step {mode}")
+        model.zero_grad()
+        reference.zero_grad()
     name = next(iter(found))
     part = model.slice(outputs=[name])
     needed = dict(zip(spec["inputs"], samples(spec, seed), strict=True))
     sliced = part(*(needed[argument] for argument in inspect.signature(part.forward).parameters))
     assert list(sliced) == [name]
-    assert_close(sliced[name], found[name], f"slice of {name}", 1e-6)
+    assert_close(sliced[name], found[name], f"slice of {name}")
+
+
+def compare_gradients(
+    model: torch.nn.Module, reference: Interpreter, ours: list[torch.Tensor], theirs: list[torch.Tensor], mode: str
+) -> None:
+    """Compares gradients of the inputs and of each parameter on its own scale, and which parameters train."""
+    found, expected = dict(model.named_parameters()), reference.named_parameters()
+    gradients = [p.grad for p in (*expected.values(), *theirs) if p.grad is not None]
+    noise = NOISE * max((float(g.abs().max()) for g in gradients), default=0.0)
+    for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert_close(one.grad, other.grad, f"gradient of input {i} {mode}", noise)
+    for name, parameter in expected.items():
+        if name in found:
+            assert found[name].requires_grad == parameter.requires_grad, f"{name} trains"
+            assert_close(found[name].grad, parameter.grad, f"gradient of {name} {mode}", noise)
+        else:
+            assert parameter.grad is None, f"{name} was pruned and has a gradient {mode}"
 
 
 @pytest.fixture(autouse=True)
@@ -312,6 +344,7 @@ def _registered() -> None:
     for name, head in REGISTERED.items():
         graphmodel.register_head(name)(head)
     graphmodel.register_trunk("property_custom")(Custom)
+    graphmodel.register_trunk("property_modal")(Modal)
 
 
 def check(seed: int) -> None:

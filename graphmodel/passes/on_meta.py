@@ -12,6 +12,7 @@ from torch import nn
 
 from graphmodel.components.structure import map_structure, map_structures
 from graphmodel.components.tensors import Batch, Dim, TensorInfo
+from graphmodel.graph.evaluate import on_meta
 from graphmodel.graph.types import Info, ModelGraph, Node, map_values
 
 
@@ -51,7 +52,7 @@ def results_on_meta(graph: ModelGraph, node: Node, modules: Sequence[nn.Module])
         return TensorInfo(shape, str(first.dtype).removeprefix("torch."))
 
     infos = []
-    with torch.no_grad(), torch.device("meta"):
+    with on_meta(graph):  # in eval mode: BatchNorm with a cumulative average reads its count in training
         for module in modules:
             values = [module(value) for value in values]
             infos.append(map_structures(info, *values))

@@ -11,7 +11,7 @@ from torch.fx._symbolic_trace import _orig_module_call
 
 from graphmodel.components.structure import hashable, leaves, map_structure
 from graphmodel.tracing.proxy import Failed
-from graphmodel.tracing.shape_only import ShapeOnlyOps
+from graphmodel.tracing.shape_only import ShapeOnlyOps, fixed_momentum
 
 
 class MetaRuns:
@@ -88,8 +88,9 @@ class MetaRuns:
             return map_structure(_fresh, self.results[key])
         inputs = tensors_in((args, kwargs))
         before = [t._version for t in inputs]
-        with ShapeOnlyOps():
-            result = _orig_module_call(self.root.get_submodule(target), *args, **kwargs)
+        module = self.root.get_submodule(target)
+        with ShapeOnlyOps(), fixed_momentum(module):
+            result = _orig_module_call(module, *args, **kwargs)
         held = {t.untyped_storage()._cdata for t in inputs}
         fresh = not any(t.untyped_storage()._cdata in held for t in tensors_in(result))
         if fresh and before == [t._version for t in inputs]:

@@ -6,10 +6,14 @@ ResNet or a ViT takes, and an LSTM as a loop over its steps, nine tenths of the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 CHANNELS = {F.batch_norm: (1, 2, 3, 4), F.instance_norm: (1, 2, 3, 4)}
@@ -38,6 +42,23 @@ class ShapeOnlyOps(TorchFunctionMode):
             width = hidden.shape[-1] * (2 if bidirectional else 1)
             return x.new_empty((*x.shape[:-1], width)), torch.empty_like(hidden), torch.empty_like(cell)
         return func(*args, **kwargs)
+
+
+@contextmanager
+def fixed_momentum(module: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm with a cumulative average (`momentum=None`) does not read its count, which meta cannot tell.
+
+    Args:
+        module: a module on the meta device, whose statistics nobody reads.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.momentum is None]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.momentum = None
 
 
 def _is_layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, **options: Any) -> bool:

@@ -45,7 +45,12 @@ RICH: dict[str, Any] = {
         "student": {"name": "resnet", "depth": 18, "input_type": "bgr"},
         "teacher": {"name": "resnet", "depth": 18, "freeze": True, "pretrained": "teacher.pth"},
     },
-    "heads": {"a": {"mlp": {"dims": ["auto", 3]}}, "b": [{"mlp": {"dims": ["auto", 3]}}, "identity"], "c": "identity"},
+    "heads": {
+        "a": {"mlp": {"dims": ["auto", 3]}},
+        "b": [{"mlp": {"dims": ["auto", 3]}}, "identity"],
+        "c": "identity",
+        "d": [""],
+    },
     "head_defaults": {"bn_momentum": 0.2},
     "mapping": [
         {"from": "images.student.flatten", "head": "a", "as": "first"},

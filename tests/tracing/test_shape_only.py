@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import graphmodel
 from graphmodel.tracing.shape_only import ShapeOnlyOps
 
 
@@ -68,3 +69,31 @@ def test_layer_norms_and_linear_layers_keep_their_shapes(layer: nn.Module, shape
 def test_wrong_widths_fail_as_they_do_for_real(make: Callable[[], nn.Module]) -> None:
     with ShapeOnlyOps(), pytest.raises(RuntimeError):
         make().to("meta")(torch.empty(2, 8, device="meta"))
+
+
+class Cumulative(nn.Module):
+    """BatchNorm that averages over all batches, as a closed module and inside one."""
+
+    def __init__(self, in_features: int = 3) -> None:
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv2d(in_features, 4, 3), nn.BatchNorm2d(4, momentum=None))
+        self.norm = nn.BatchNorm2d(4, momentum=None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.norm(self.stage(x)).mean((2, 3))
+        return out
+
+
+def test_a_cumulative_average_compiles_and_moves_as_in_the_module_itself() -> None:
+    spec = {"inputs": {"x": [3, 8, 8]}, "trunk": "cumulative", "heads": {"h": "identity"}, "checkpoint": 2}
+    model = graphmodel.compile(spec, trunks={"trunk": Cumulative()})
+    reference = Cumulative()
+    reference.load_state_dict(model.trunk.state_dict())
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [norm.momentum for norm in norms] == [None, None]
+    for _ in range(3):
+        x = torch.randn(4, 3, 8, 8)
+        model.train()(x)["h"].sum().backward()
+        reference(x)
+    for name, tensor in reference.state_dict().items():
+        torch.testing.assert_close(model.trunk.state_dict()[name], tensor, msg=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -68,7 +69,8 @@ def _trunk(trunk: TrunkSpec) -> dict[str, Any]:
 
 
 def _head(head: HeadSpec) -> Any:
-    chain = [{call.name: _plain(call.params)} for call in head.chain]
+    # An empty name, which compiling refuses, can be text and not a key.
+    chain = [{call.name: _plain(call.params)} if call.name else "" for call in head.chain]
     return chain[0] if len(chain) == 1 else chain
 
 
@@ -198,6 +200,7 @@ def _escaped(text: str) -> str:
     return quoted.removesuffix("\n")
 
 
+@lru_cache(maxsize=1024, typed=True)
 def _library(value: Any, flow: bool) -> str:
     text: str = yaml.safe_dump([value] if flow else value, width=10**9, allow_unicode=True, default_flow_style=flow)
     text = text.removesuffix("\n").removesuffix("...").removesuffix("\n")
