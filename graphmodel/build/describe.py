@@ -13,9 +13,9 @@ from graphmodel.build.graph_writer import GraphWriter
 from graphmodel.components.features import Feature
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.tracing.layout import FeatureLayout
+from graphmodel.tracing.opening import open_trunk
 from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.traced import TracedTrunk
-from graphmodel.tracing.tracer import open_trunk
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import InputSpec, ModelSpec
 from graphmodel.tracing.image_sizes import Accepts
 from graphmodel.tracing.layout import FeatureRequest
+from graphmodel.tracing.opening import open_trunk
 from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.traced import TracedTrunk
-from graphmodel.tracing.tracer import open_trunk
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ read the batch size. `torch.fx` records each as one call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -18,37 +18,13 @@ from torch.fx.node import has_side_effect
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
 from graphmodel.build.view_groups import groups_of
-from graphmodel.diagnostics import CompileError, Diagnostic
+from graphmodel.diagnostics.input_error import InputError
 from graphmodel.graph.types import ModelGraph
 
 Accepts = tuple[int | None, ...]
 """A per-sample shape; None marks a dimension that may have any size."""
 
 FLOATS = ("float32", "float16", "bfloat16")
-
-
-class InputError(CompileError, ValueError):
-    """A compiled module was called with something else than it takes.
-
-    Attributes:
-        args: the diagnostic's code, message and help.
-    """
-
-    omitted = 0
-
-    if TYPE_CHECKING:
-
-        def __init__(self, code: str, message: str, help: str) -> None: ...
-
-    else:
-        # Exception's own constructor: `torch.compile` can follow it, so that its error shows the message.
-        __init__ = Exception.__init__
-
-    @property
-    def diagnostics(self) -> list[Diagnostic]:  # type: ignore[override]
-        """The one finding."""
-        code, message, help = self.args
-        return [Diagnostic(code, message, None, help)]
 
 
 @has_side_effect

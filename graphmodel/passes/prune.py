@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from graphmodel.graph.types import InvalidGraph, ModelGraph
 from graphmodel.passes.manager import Switch
 from graphmodel.passes.result import PassResult
+from graphmodel.tracing.choices import CHECKS
 
 
 class Prune:
@@ -55,9 +54,14 @@ class Prune:
 def reachable(graph: ModelGraph) -> set[str]:
     """Nodes that an output needs. A trunk's in-place calls were kept by the tracer as calls that later ones read.
 
-    A trunk's assertions about the image size have no readers; they are kept with the trunk pass that they belong to.
+    A trunk's assertions and checks have no readers; they are kept with what is needed after them of the trunk pass that
+    they belong to.
     """
     needed = graph.needed_by(n for o in graph.outputs.values() for n in o.parts.values())
-    scopes = {graph.nodes[name].scope for name in needed}
-    asserted = [name for name, n in graph.nodes.items() if n.target is torch._assert and n.scope in scopes]
+    last = {n.scope: i for i, (name, n) in enumerate(graph.nodes.items()) if name in needed}
+    asserted = [
+        name
+        for i, (name, n) in enumerate(graph.nodes.items())
+        if n.call == "function" and n.target in CHECKS and i < last.get(n.scope, -1)
+    ]
     return needed | graph.needed_by(asserted)

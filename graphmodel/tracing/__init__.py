@@ -1,6 +1,6 @@
 """Opens a trunk: turns any `nn.Module` into a short graph of calls, as far as its requested features need.
 
-How a trunk is opened. `tracer.open_trunk` runs the trunk's own `forward` on proxies, as `torch.fx` does, with one
+How a trunk is opened. `opening.open_trunk` runs the trunk's own `forward` on proxies, as `torch.fx` does, with one
 difference in what stays closed: only the root and the modules around a requested feature are entered, every other
 module is recorded as a single call. A ResNet becomes six to eight calls, a ViT one per block. Nothing inside a stage is
 traced, so its behaviour by mode, its hooks and its state-dict keys remain the library's own.
@@ -21,15 +21,20 @@ function that decides by a size is recorded as one call, which decides anew for 
 decides, or does not run at the other size, it is traced for the compiled size; `TracedTrunk.accepts` says which
 dimensions are fixed, and the compiled module checks its inputs against it.
 
+A branch by a dtype, a device, autocast or the batch size is tried with other ones. If the code takes the same branch
+for all of them, nothing more is done; otherwise the graph checks at run time that the branch is the traced one.
+
 The trunk is traced in training and in eval mode. If the two differ by dropout, by fixed arguments or by augmentation,
 `both_modes` makes one graph of them whose modules follow the mode.
 
+    opening         traces a trunk at several sizes and in both modes
     tracer          runs the trunk's code on proxies and records its calls
     proxy           the proxies, and what their values say
     meta_runs       executes each recorded call on the meta device
     trunk_tensors   names of the tensors that a trunk holds
     image_sizes     other sizes to try, and what a trunk accepts
     decisions       functions that decide by the size, recorded as one call each
+    choices         branches by a dtype, a device, autocast or the batch size
     traced          the result, reduced to what the features need
     both_modes      one graph for both modes
     layout          how the dimensions of a feature are arranged, and conversions

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import math
 import operator
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import fx
 
 from graphmodel.components.structure import children, equal_structure, rebuilt
 from graphmodel.diagnostics import first_line
+from graphmodel.tracing.choices import PLAIN, compares_identity, decide
 from graphmodel.tracing.decisions import Closable, enclosing_function
 
 FACTORIES = frozenset(
@@ -103,10 +105,6 @@ class MetaProxy(fx.Proxy):
     def ndim(self) -> int:
         return int(self.values[0].ndim)
 
-    @property
-    def is_cuda(self) -> bool:
-        return False
-
     def dim(self) -> int:
         return self.ndim
 
@@ -139,12 +137,30 @@ class MetaProxy(fx.Proxy):
             return iter([self[i] for i in range(len(self))])
         raise TraceError(f"iteration over `{self.node.name}`")
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("is_cuda", "is_cpu", "is_mps", "is_xpu"):
+            return self.device.type == name.removeprefix("is_")
+        first = self.values[0]
+        if name.startswith("__") or isinstance(first, Failed) or not isinstance(getattr(first, name, None), PLAIN):
+            return super().__getattr__(name)
+        proxy = self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        if isinstance(getattr(first, name), torch.dtype) and compares_identity(sys._getframe(1)):
+            return constant(proxy)
+        return proxy
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
+        return other // self, other % self
+
     def __hash__(self) -> int:
-        # A number is looked up by its value: by identity, no dictionary would ever contain it.
-        number = isinstance(self.values[0], (int, float))
-        return hash(constant(self)) if number else object.__hash__(self)
+        # A number or a dtype is looked up by its value: by identity, no dictionary would ever contain it.
+        return hash(constant(self)) if isinstance(self.values[0], PLAIN) else object.__hash__(self)
 
     def __str__(self) -> str:
+        if isinstance(self.values[0], (torch.dtype, torch.device, str)) and self.node.meta["origins"]:
+            return str(constant(self))
         text = super().__str__()
         if self.node.meta["sized"]:  # part of a name that is looked up, unless it ends up in an assertion's message
             what = f"control flow may depend on the text of `{self.node.name}`, which changes with the image size"
@@ -161,6 +177,9 @@ class MetaProxy(fx.Proxy):
         return float(constant(self))
 
     def __bool__(self) -> bool:
+        plain = isinstance(self.values[0], PLAIN) and not isinstance(self.values[0], bool)
+        if plain and self.node.meta["origins"]:  # `if x.dtype.itemsize - 2`: what is not zero is the same branch
+            return bool(constant(self.tracer.create_proxy("call_function", operator.truth, (self,), {})))
         return bool(constant(self))
 
     def __ceil__(self) -> Any:
@@ -197,6 +216,8 @@ def constant(proxy: fx.Proxy) -> Any:
         TraceError: if it depends on the batch, or is a tensor.
     """
     first, second, *_ = proxy.node.meta["values"]
+    if isinstance(first, Failed):
+        raise TraceError(first.__dict__["reason"])
     if isinstance(first, torch.Tensor):
         raise TraceError(
             f"control flow depends on the numbers in the tensor `{proxy.node.name}`",
@@ -209,7 +230,7 @@ def constant(proxy: fx.Proxy) -> Any:
             f"control flow depends on `{proxy.node.name}`, which changes with the batch",
             "one graph serves every batch size: let the module's code do the same for all of them",
         )
-    return first
+    return decide(proxy)
 
 
 def unpacked(proxy: MetaProxy) -> Any:
@@ -221,7 +242,7 @@ def unpacked(proxy: MetaProxy) -> Any:
         if any(keys != [key for key, _ in children(value) or ()] for value in known(proxy.values)[2:]):
             raise decision(proxy, f"len({proxy.node.name})")
         return rebuilt(first, [unpacked(proxy[key]) for key in keys])
-    if isinstance(first, torch.Tensor) or proxy.node.meta["sized"]:
+    if isinstance(first, torch.Tensor) or proxy.node.meta["sized"] or proxy.node.meta["origins"]:
         return proxy
     return first if all(bool(value == first) for value in known(proxy.values)) else proxy
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-from graphmodel.components.features import INPUT_OF, Feature, FeatureError, run_plain
+from graphmodel.components.features import INPUT_OF, FeatureError, run_plain
 from graphmodel.components.structure import leaves
-from graphmodel.diagnostics import first_line
-from graphmodel.tracing.both_modes import for_both_modes, with_dropout_modules
-from graphmodel.tracing.decisions import Closable, recorded
-from graphmodel.tracing.image_sizes import Sample, fixed_sizes, resized_samples
+from graphmodel.tracing.choices import note_origins, recorded_builtins
+from graphmodel.tracing.image_sizes import Sample
 from graphmodel.tracing.layout import (
     FeatureLayout,
     FeatureRequest,
@@ -34,147 +31,11 @@ from graphmodel.tracing.proxy import (
     MetaProxy,
     SizeDecision,
     TraceError,
-    constant,
     differs_by_size,
     same_calls,
     unpacked,
 )
-from graphmodel.tracing.traced import TracedTrunk, finish
 from graphmodel.tracing.trunk_tensors import ROOT, TrunkTensors, relative
-
-MAX_RECORDED = 8
-"""How many functions that decide by the image size are recorded as calls before the size is taken as fixed."""
-
-
-def open_trunk(
-    trunk: nn.Module, features: Sequence[Feature | FeatureRequest], sample: Sample, *, follow_sizes: bool = True
-) -> TracedTrunk:
-    """Traces `trunk` for `features`, in eval and in training mode, so that the result acts as the trunk in both.
-
-    Args:
-        trunk: the trunk on the meta device.
-        features: what is wanted of it.
-        sample: meta tensors of two batch sizes for each input; the first is the trunk's main input, the others are
-            passed by keyword.
-        follow_sizes: whether to find out which image sizes the graph serves; otherwise it serves that of the sample.
-
-    Returns:
-        The calls that the features need, nothing else.
-
-    Raises:
-        TraceError: if the trunk's own code cannot be followed, or behaves differently in training mode in a way that
-            no module can represent.
-        FeatureError: if a feature does not exist in the requested layout.
-    """
-    requests = [f if isinstance(f, FeatureRequest) else FeatureRequest(f) for f in features]
-    job = _Job(trunk, requests, {})
-    before = [(m, m.training) for m in trunk.modules()]
-    try:
-        for resized, accepts in resized_samples(sample) if follow_sizes else ():
-            opened = job.at_all_sizes(resized)
-            if opened is not None:
-                return replace(opened, accepts=accepts)
-        return replace(job.at_one_size(sample), accepts=fixed_sizes(sample))
-    finally:
-        for module, mode in before:
-            module.training = mode
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is traced, once or several times.
-
-    Attributes:
-        trunk: the trunk.
-        requests: the features that are wanted of it.
-        results: closed calls and what they returned.
-    """
-
-    trunk: nn.Module
-    requests: Sequence[FeatureRequest]
-    results: dict[Hashable, Any]
-
-    @property
-    def whole(self) -> bool:
-        """Nothing inside is wanted, so the trunk may stay closed as a whole: one call, its own code as it is."""
-        return not any(r.feature.taps or r.feature.runner is not None for r in self.requests)
-
-    def at_one_size(self, sample: Sample) -> TracedTrunk:
-        """A graph for the image size of the sample."""
-        try:
-            return self.in_both_modes(sample)
-        except TraceError as error:
-            if not self.whole:
-                raise
-            try:
-                return self.in_both_modes(sample, closed=True)
-            except TraceError:
-                raise error from None
-
-    def at_all_sizes(self, sample: Sample) -> TracedTrunk | None:
-        """A graph that follows the image size, checked with the third run of `sample`; None if there is none."""
-        functions: list[Closable] = []
-        stored = _stored_numbers(self.trunk)
-        try:
-            while len(functions) <= MAX_RECORDED:
-                try:
-                    opened = self.in_both_modes(sample, functions)
-                    # A size that a module stores on itself reaches other modules unseen.
-                    if _stored_numbers(self.trunk) == stored:
-                        return opened
-                    break
-                except SizeDecision as decision:
-                    if decision.function is None:
-                        break
-                    functions.append(decision.function)
-        except (TraceError, FeatureError):
-            pass
-        if _stored_numbers(self.trunk) != stored:
-            self.results.clear()  # what is remembered of a call does not store the size again
-        try:
-            return self.in_both_modes(sample, closed=True) if self.whole else None
-        except (TraceError, FeatureError):
-            return None
-
-    def in_both_modes(self, sample: Sample, functions: Sequence[Closable] = (), *, closed: bool = False) -> TracedTrunk:
-        """One graph of the traces in training and in eval mode."""
-        train_trace = self.traced(self.trunk.train(), sample, functions, closed)
-        try:
-            eval_trace = self.traced(self.trunk.eval(), sample, functions, closed)
-        except NeverCalled:  # an auxiliary classifier exists in training mode only
-            return with_dropout_modules(train_trace, self.trunk)
-        return for_both_modes(eval_trace, train_trace, self.trunk)
-
-    def traced(self, trunk: nn.Module, sample: Sample, functions: Sequence[Closable], closed: bool) -> TracedTrunk:
-        """One trace, in the mode that the trunk is in."""
-        main, *extras = sample
-        taps = [tap.removesuffix(INPUT_OF) for r in self.requests for tap in r.feature.taps]
-        inputs = {"x": sample[main], **{name: sample[name] for name in extras}}
-        tracer = StageTracer(None if closed else taps, inputs, self.results)
-        try:
-            with recorded(functions, tracer.call_function):
-                graph = tracer.trace(TracedRoot(trunk, self.requests, tracer))
-            tracer.raise_decision()
-            if tracer.texts:
-                raise tracer.texts[0][1]
-        except (TraceError, FeatureError):
-            tracer.raise_decision()
-            raise
-        except Exception as error:  # the trunk's own code may raise anything
-            tracer.raise_decision()
-            raise TraceError(f"{type(error).__name__}: {first_line(error)}") from error
-        return finish(graph, list(sample), tracer.layouts, tracer.tensors.constants)
-
-
-def _stored_numbers(trunk: nn.Module) -> list[dict[str, Any]]:
-    """The numbers and shapes that modules keep as plain attributes."""
-
-    def numbers(value: Any) -> bool:
-        return isinstance(value, int) or (isinstance(value, (tuple, list)) and all(isinstance(v, int) for v in value))
-
-    return [
-        {k: copy(v) for k, v in vars(module).items() if k != "training" and numbers(v)} for module in trunk.modules()
-    ]
 
 
 class NeverCalled(TraceError):
@@ -350,7 +211,7 @@ class StageTracer(fx.Tracer):
         return MetaProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        return bool(constant(obj))
+        return MetaProxy.__bool__(obj)  # type: ignore[arg-type]
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         return MetaProxy.__iter__(obj)  # type: ignore[arg-type]
@@ -365,6 +226,7 @@ class StageTracer(fx.Tracer):
         node.meta["values"] = values = self.runs.values(kind, target, args, kwargs)
         tensor = isinstance(values[0], torch.Tensor)
         node.meta["sized"] = not tensor and (differs_by_size(values) or any(n.meta["sized"] for n in inputs))
+        note_origins(node)
         if target is torch._assert and len(values) > 2:
             self.check_assertion(node)
         node.meta["version"] = version(values[0])
@@ -397,9 +259,15 @@ class StageTracer(fx.Tracer):
 
     @contextmanager
     def factories(self) -> Iterator[None]:
-        """Inside, tensor factories are recorded as calls."""
-        with _Factories(self):
+        """Inside, tensor factories and functions that take no proxies are recorded as calls."""
+        with _Factories(self), recorded_builtins(self.record):
             yield
+
+    def record(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Records a function that replaces another one, unless a closed module calls it."""
+        if self.runs.active:
+            return function(*args)
+        return self.create_proxy("call_function", function, args, {})
 
 
 class _Factories(TorchFunctionMode):

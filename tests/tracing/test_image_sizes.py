@@ -18,7 +18,7 @@ from graphmodel.components.features import Feature
 from graphmodel.components.library.naming import LibraryFeature
 from graphmodel.components.library.timm_features import TimmNaming
 from graphmodel.tracing.image_sizes import resized_samples
-from graphmodel.tracing.tracer import open_trunk
+from graphmodel.tracing.opening import open_trunk
 
 
 def compiled(module: nn.Module, *features: str, shape: Sequence[int] = (3, 64, 64)) -> Any:

@@ -14,9 +14,9 @@ from torch import nn
 import graphmodel
 from graphmodel.components.construct import meta_copy
 from graphmodel.components.features import Feature
+from graphmodel.tracing.opening import open_trunk
 from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.traced import TracedTrunk
-from graphmodel.tracing.tracer import open_trunk
 
 
 def opened(module: nn.Module, *features: Feature, shape: tuple[int, ...] = (3, 8, 8)) -> TracedTrunk:

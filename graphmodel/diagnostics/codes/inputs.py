@@ -56,4 +56,47 @@ ENTRIES = (
             """,
         "python",
     ),
+    code(
+        "GM543",
+        "a trunk whose code takes another branch",
+        """A trunk's own code may branch on a dtype, a device, autocast or the batch size. A graph has the branch that
+            the code took when it was compiled. If another dtype, device or batch size takes another branch, the
+            compiled module refuses it, since the result would not be the trunk's. A trunk that is read for its own
+            result alone is one call, whose code decides anew every time.""",
+        """
+            from torch import nn
+
+            class Trunk(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.stem = nn.Conv2d(3, 4, 3)
+
+                def forward(self, x):
+                    x = self.stem(x)
+                    return x * 2 if x.dtype == torch.float32 else x * 3
+
+            mapping = [{"from": "images.stem", "as": "stem"}, {"from": "images.output", "as": "output"}]
+            spec = {"inputs": {"images": [3, 32, 32]}, "trunk": "given", "mapping": mapping}
+            module = graphmodel.compile(spec, trunks={"trunk": Trunk()}).double()
+            module(torch.randn(2, 3, 32, 32).double())
+            """,
+        """
+            from torch import nn
+
+            class Trunk(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.stem = nn.Conv2d(3, 4, 3)
+
+                def forward(self, x):
+                    x = self.stem(x)
+                    return x * 2 if x.dtype == torch.float32 else x * 3
+
+            mapping = [{"from": "images.stem", "as": "stem"}, {"from": "images.output", "as": "output"}]
+            spec = {"inputs": {"images": [3, 32, 32]}, "trunk": "given", "mapping": mapping}
+            module = graphmodel.compile(spec, trunks={"trunk": Trunk()})
+            module(torch.randn(2, 3, 32, 32))
+            """,
+        "python",
+    ),
 )
