@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphmodel.components.tensors import TensorInfo
     from graphmodel.dialects.loading import load_spec
     from graphmodel.graph.types import ModelGraph
+    from graphmodel.losses import fused_cross_entropy
     from graphmodel.lower.module import CompiledModel
     from graphmodel.lower.torch_compile import torch_compile
     from graphmodel.spec.model import ModelSpec
@@ -36,6 +37,7 @@ _LAZY = {
     "diff": "graphmodel.comparison",
     "draw": "graphmodel.visualize",
     "export_weights": "graphmodel.weights.export",
+    "fused_cross_entropy": "graphmodel.losses",
     "load": "graphmodel.artifact",
     "load_spec": "graphmodel.dialects.loading",
     "load_weights": "graphmodel.weights.load",
@@ -70,6 +72,7 @@ __all__ = [
     "diff",
     "draw",
     "export_weights",
+    "fused_cross_entropy",
     "load",
     "load_spec",
     "load_weights",

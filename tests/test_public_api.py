@@ -27,6 +27,7 @@ PUBLIC = {
     "diff",
     "draw",
     "export_weights",
+    "fused_cross_entropy",
     "load",
     "load_spec",
     "load_weights",

@@ -30,6 +30,8 @@ def evaluate(graph: ModelGraph, node: Node, values: Mapping[str, Any]) -> Any:
         return node.target(*args, **kwargs)
     if node.call == "method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if node.call == "attribute" and not node.path:  # a module that another call is given
+        return graph.components[node.component].meta
     module = graph.module_of(node)
     return graph.tensor_of(node) if module is None else module(*args, **kwargs)
 

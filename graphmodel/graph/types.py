@@ -320,7 +320,7 @@ class ModelGraph(Displayed):
 
     def tensor_of(self, node: Node) -> torch.Tensor | None:
         """The parameter, buffer or constant on the meta device that a node reads; None if it reads none."""
-        if node.call != "attribute" or node.component not in self.components:
+        if node.call != "attribute" or not node.path or node.component not in self.components:
             return None
         extra = self.components[node.component].extras.get(node.path)
         if isinstance(extra, torch.Tensor):

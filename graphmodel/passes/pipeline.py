@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphmodel.passes.checkpoint import Checkpoint
 from graphmodel.passes.freeze import Freeze
+from graphmodel.passes.fuse_heads import FuseHeads
 from graphmodel.passes.manager import Pass
 from graphmodel.passes.merge_calls import MergeCalls
 from graphmodel.passes.prune import Prune
@@ -11,5 +12,5 @@ from graphmodel.passes.prune import Prune
 PIPELINE: tuple[Pass, ...] = (Prune(), MergeCalls(), Freeze(), Checkpoint())
 """Passes that make the model graph: what the model is to its users, slices, pictures and weights included."""
 
-OPTIMIZATIONS: tuple[Pass, ...] = ()
+OPTIMIZATIONS: tuple[Pass, ...] = (FuseHeads(),)
 """Passes that turn the model graph into the graph that the code is written from. Names, parameters and buffers stay."""

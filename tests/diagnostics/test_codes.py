@@ -52,7 +52,7 @@ def found(text: str, tmp_path: Path) -> set[str]:
     path.write_text(text, "utf-8")
     try:
         spec = graphmodel.load_spec(path)
-        graph = graphmodel.compile(spec, device="meta").model_graph
+        graph = graphmodel.compile(spec, device="meta").optimized_graph
     except graphmodel.CompileError as error:
         return {d.code for d in error.diagnostics}
     return {d.code for d in (*spec.notes, *graph.notes)}

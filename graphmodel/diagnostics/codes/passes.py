@@ -76,6 +76,39 @@ ENTRIES = (
             """,
     ),
     code(
+        "GM415",
+        "heads cannot be fused",
+        """The pass `fuse_heads` runs heads of equal structure that read one value, or values of equal shape, as one
+            computation. It knows what a chain of linear layers and ReLUs does. A head with anything else in it, such as
+            normalization or dropout, runs by itself, and so does a head that would have to wait for a value that
+            another of them leads to.""",
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            heads: {a: {eval_mlp: {dims: [auto, 10]}}, b: {eval_mlp: {dims: [auto, 10]}}}
+            mapping: {images: {flatten: [a, b]}}
+            """,
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            heads: {a: {mlp: {dims: [auto, 10]}}, b: {mlp: {dims: [auto, 10]}}}
+            mapping: {images: {flatten: [a, b]}}
+            """,
+    ),
+    code(
+        "GM416",
+        "heads are not worth fusing",
+        """The pass `fuse_heads` joins the weights of heads at each call, which saves time if there are many heads with
+            few weights. A few heads, or heads of many classes, are as fast or faster by themselves. There is nothing to
+            fix.""",
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            heads: {a: {mlp: {dims: [auto, 1000]}}, b: {mlp: {dims: [auto, 1000]}}}
+            mapping: {images: {flatten: [a, b]}}
+            """,
+    ),
+    code(
         "GM430",
         "not an optimization pass",
         """`optimize:` (and `passes=` in `graphmodel.compile`) turns optimization passes on or off by name: `true` for

@@ -1,0 +1,164 @@
+"""Losses of many outputs at once: `fused_cross_entropy`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from graphmodel.components.fused import joined_result
+from graphmodel.diagnostics import choices_help, fail
+
+Tensors = Mapping[str, torch.Tensor] | Sequence[torch.Tensor]
+
+
+def fused_cross_entropy(
+    outputs: Tensors,
+    labels: torch.Tensor | Tensors,
+    *,
+    weight: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    label_smoothing: float = 0.0,
+    total: bool = False,
+) -> Any:
+    """The cross-entropy of each output, computed by one kernel for all outputs of a shape.
+
+    Each loss is what `torch.nn.functional.cross_entropy` gives for that output alone. Outputs that the pass
+    `fuse_heads` computed together are read where they are; others are copied into one tensor first. As soon as one of
+    the losses is used, every output gets a gradient (of zeros if its own loss is not used).
+
+    Example:
+        >>> import graphmodel, torch
+        >>> outputs = {name: torch.randn(4, 10, requires_grad=True) for name in ("small_lr", "large_lr")}
+        >>> losses = graphmodel.fused_cross_entropy(outputs, torch.tensor([1, 0, 9, 3]))
+        >>> {name: tuple(loss.shape) for name, loss in losses.items()}
+        {'small_lr': (), 'large_lr': ()}
+        >>> graphmodel.fused_cross_entropy(outputs, torch.tensor([1, 0, 9, 3]), total=True).backward()
+
+    Args:
+        outputs: logits by name, or a sequence of them, each `(N, classes)`.
+        labels: class indices `(N,)` or class probabilities `(N, classes)` for all outputs, or one such tensor for each
+            output: by name, or in the order of the outputs.
+        weight: weights of the classes, `(classes,)`, for all outputs.
+        ignore_index: the class index that counts for nothing.
+        reduction: `mean`, `sum`, or `none` for the losses of the samples.
+        label_smoothing: between 0 and 1.
+        total: return the sum of all losses instead. With many outputs adding them one by one costs more than
+            computing them.
+
+    Returns:
+        The losses in the form of `outputs`: a dict by name, or a list. A tensor if `total` is true.
+
+    Raises:
+        CompileError: GM570 if an output is not a tensor `(N, classes)`, GM571 if `labels` do not fit the outputs,
+            GM572 if `reduction` is not one of the three, or is `none` together with `total`.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise fail("GM572", f"`{reduction}` is not a valid reduction", help="use `mean`, `sum` or `none`")
+    if total and reduction == "none":
+        raise fail("GM572", "there is no total of losses without a reduction", help="use `mean` or `sum`")
+    named = isinstance(outputs, Mapping)
+    names: list[Any] = list(outputs) if named else list(range(len(outputs)))
+    logits: list[torch.Tensor] = list(outputs.values() if isinstance(outputs, Mapping) else outputs)
+    shared = isinstance(labels, torch.Tensor)
+    targets = [labels] if isinstance(labels, torch.Tensor) else _own_labels(labels, names, named)
+    joined = _joined(logits)
+    # Outputs that were computed together are alike: looking at a hundred of them costs as much as their loss.
+    alike = joined is not None and shared
+    groups: list[Sequence[int]] = [range(len(logits))] if alike else _groups(names, logits, targets)
+    _check_labels(names, logits, targets, groups)
+    losses: list[torch.Tensor] = list(logits)
+    totals = []
+    settings = {"weight": weight, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    for members in groups:
+        target = targets[0] if shared else torch.stack([targets[i] for i in members])
+        if len(groups) > 1:
+            joined = _joined([logits[i] for i in members])
+        if joined is None:
+            joined = torch.cat([logits[i] for i in members])
+        result = _of_group(joined.view(len(members), *logits[members[0]].shape), target, reduction, settings)
+        if total:
+            totals.append(result.sum())
+            continue
+        for i, loss in zip(members, result.unbind(), strict=True):
+            losses[i] = loss
+    if total:
+        return sum(totals[1:], start=totals[0])
+    return dict(zip(names, losses, strict=True)) if named else losses
+
+
+def _own_labels(labels: Any, names: list[Any], named: bool) -> list[torch.Tensor]:
+    """The labels of each output."""
+    if isinstance(labels, Mapping) != named or len(labels) != len(names):
+        form = f"a mapping of these names: {', '.join(map(str, names))}" if named else f"a list of {len(names)} tensors"
+        raise fail("GM571", f"the labels do not match the outputs, which take one tensor or {form}")
+    for name in names if named else ():
+        if name not in labels:
+            message = f"there are no labels for the output `{name}`"
+            raise fail("GM571", message, help=choices_help(str(name), [str(n) for n in labels], "labels"))
+    return [labels[name] for name in names]
+
+
+def _groups(names: list[Any], logits: list[torch.Tensor], targets: list[torch.Tensor]) -> list[Sequence[int]]:
+    """Positions of the outputs that one kernel computes; `targets` has one item if all share it."""
+    keys: list[Any] = []
+    for i, tensor in enumerate(logits):
+        if not isinstance(tensor, torch.Tensor) or tensor.dim() != 2:
+            given = f"of shape {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            message = f"the output `{names[i]}` is {given}, and the loss takes logits of shape (N, classes)"
+            raise fail("GM570", message)
+        keys.append((tensor.shape, tensor.dtype, tensor.device))
+    if not keys:
+        raise fail("GM570", "there are no outputs to compute a loss of")
+    if len(targets) > 1:
+        keys = [(*key, target.shape, target.dtype) for key, target in zip(keys, targets, strict=True)]
+    if keys.count(keys[0]) == len(keys):
+        return [range(len(keys))]
+    found: dict[Any, list[int]] = {}
+    for i, key in enumerate(keys):
+        found.setdefault(key, []).append(i)
+    return list(found.values())
+
+
+def _check_labels(
+    names: list[Any], logits: list[torch.Tensor], targets: list[torch.Tensor], groups: Sequence[Sequence[int]]
+) -> None:
+    for members in groups:
+        i = members[0]
+        shape, target = logits[i].shape, targets[i if len(targets) > 1 else 0]
+        if target.shape not in (shape[:1], shape):
+            message = f"the labels of the output `{names[i]}` are of shape {tuple(target.shape)}"
+            expected = f"class indices {tuple(shape[:1])} or class probabilities {tuple(shape)}"
+            raise fail("GM571", message, help=f"logits of shape {tuple(shape)} take {expected}")
+
+
+def _joined(logits: list[torch.Tensor]) -> torch.Tensor | None:
+    """The tensor that outputs are parts of, `(outputs * N, classes)`."""
+    if not logits or torch.compiler.is_compiling() or not isinstance(logits[0], torch.Tensor):
+        return None
+    joined = joined_result(logits)
+    return joined if joined is not None and joined.dim() == 2 else None
+
+
+def _of_group(logits: torch.Tensor, target: torch.Tensor, reduction: str, settings: dict[str, Any]) -> torch.Tensor:
+    """The losses of logits `(outputs, N, classes)`, `(outputs,)` or `(outputs, N)`; `target` may be one for all."""
+    count, rows, classes = logits.shape
+    probabilities = target.shape[-1] == classes and target.is_floating_point()
+    own = target.dim() == (3 if probabilities else 2)
+    spread = target if own else target.expand(count, *target.shape)
+    flat = F.cross_entropy(logits.flatten(0, 1), spread.flatten(0, 1), reduction="none", **settings)
+    losses = flat.view(count, rows)
+    if reduction == "none":
+        return losses
+    summed = losses.sum(1)
+    if reduction == "sum":
+        return summed
+    if probabilities:
+        return summed / rows
+    weight: torch.Tensor | None = settings["weight"]
+    valid: torch.Tensor = target != settings["ignore_index"]
+    counted = valid if weight is None else weight[target.where(valid, 0)] * valid
+    return summed / counted.sum(-1)
