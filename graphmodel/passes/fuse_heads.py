@@ -47,16 +47,16 @@ class FuseHeads:
         >>> from graphmodel.passes._example import example
         >>> heads = {f"h{i}": {"mlp": {"dims": ["auto", 2]}} for i in range(12)}
         >>> graph = example({"images": {"flatten": list(heads)}}, heads=heads)
-        >>> print("\n".join(str(graph).splitlines()[6:9]))
+        >>> print("\\n".join(str(graph).splitlines()[6:9]))
           %flatten: N×16 = trunk trunk.flatten(%stage2) features=('flatten',)
           %h0: N×2 = head heads.h0(%flatten)
           %h1: N×2 = head heads.h1(%flatten)
         >>> fused = FuseHeads().run(graph).graph
-        >>> print("\n".join(line[:84] for line in str(fused).splitlines()[6:9]))
+        >>> print("\\n".join(line[:84] for line in str(fused).splitlines()[6:9]))
           %flatten: N×16 = trunk trunk.flatten(%stage2) features=('flatten',)
           %h0_head: · = head heads.h0()
           %h1_head: · = head heads.h1()
-        >>> print("\n".join(line.replace("N×2, " * 10, "…, ")[:94] for line in str(fused).splitlines()[19:22]))
+        >>> print("\\n".join(line.replace("N×2, " * 10, "…, ")[:94] for line in str(fused).splitlines()[19:22]))
           %flatten_heads: […, N×2, N×2] = head graphmodel.components.fused.run_heads(%flatten, (%h0_he
           %h0: N×2 = head getitem(%flatten_heads, 0)
           %h1: N×2 = head getitem(%flatten_heads, 1)
