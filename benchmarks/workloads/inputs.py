@@ -27,7 +27,7 @@ def six_inputs(settings: Settings) -> Iterator[Row]:
     for trunk, options in trunks.items():
         spec = {
             "inputs": {name: {"shape": [3, size, size]} for name in names},
-            "trunk": {"name": f"timm:{trunk}", **options},
+            "trunk": {"name": f"timm:{trunk}", "num_classes": 0, **options},
             "heads": {f"head_{name}": linear(64) for name in names},
             "mapping": {name: {"flatten": f"head_{name}"} for name in names},
         }
