@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
 
 import graphmodel
-from benchmarks import baselines
+from benchmarks import baselines, harness
 from benchmarks.harness import Row, Settings
 from benchmarks.workloads.registry import compare, linear, workload
 
@@ -22,6 +23,7 @@ def one_millisecond(settings: Settings) -> Iterator[Row]:
         "inputs": {"images": {"shape": [3, 32, 32]}}, "trunk": "benchmark_conv", "heads": {"head": linear(4)},
         "returns": "tensor",
     }  # fmt: skip
+    yield from noise(settings)
     yield from compare(
         "one_millisecond", settings, graphmodel.compile(spec, seed=0),
         {"hand-written": baselines.HandSmall(baselines.Conv(), 32)}, [torch.randn(8, 3, 32, 32)],
@@ -43,4 +45,18 @@ def thirty_microseconds(settings: Settings) -> Iterator[Row]:
         {"hand-written": baselines.HandSmall(baselines.Nano(), 8)}, [torch.randn(2, 8)],
         repeat=300, note="3 linear layers of width 8, batch 2", targets={"hand-written": Target(">=", 0.9)},
         memory=False, compiled=False,
+    )  # fmt: skip
+
+
+def noise(settings: Settings) -> Iterator[Row]:
+    """A hand-written module against a copy of itself: how far from 1 a ratio is by chance on this machine."""
+    hand, x = baselines.HandSmall(baselines.Conv(), 32), torch.randn(8, 3, 32, 32)
+    sides = {"hand-written": hand, "copy": copy.deepcopy(hand)}
+    steps = {
+        label: harness.forward_step(side.to(settings.device), [x.to(settings.device)]) for label, side in sides.items()
+    }
+    times = harness.interleave(steps, settings.pairs * 4, settings.device, 50)
+    yield harness.ratio_row(
+        "one_millisecond", "noise: forward of two copies", times, "copy", "hand-written", settings,
+        baseline="hand-written", note="the same module twice: 1 but for noise",
     )  # fmt: skip
