@@ -11,6 +11,7 @@ from graphmodel.build.locked_spec import resolved_spec
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.text import info_text
 from graphmodel.graph.types import Component, ModelGraph, head_name, trunk_path
+from graphmodel.passes.switches import chosen_passes
 from graphmodel.profiling.parameters import Parameters
 from graphmodel.spec.model import Edge, InputSpec, ModelSpec, Source
 
@@ -144,14 +145,17 @@ class _Side:
                 found[key] = f"{found[key]}, {info_text(node.info)}" if key in found else info_text(node.info)
         return found
 
-    def segments(self) -> dict[str, int]:
-        """The number of checkpoint segments of each trunk that has any."""
-        found: dict[str, int] = {}
+    def segments(self) -> dict[str, tuple[str, ...]]:
+        """The checkpoint segments of each trunk that has any: the first and last module of each."""
+        found: dict[str, dict[tuple[str, int], list[str]]] = {}
         for node in self.graph.nodes.values():
-            if node.facts.checkpoint:
-                trunk = self.trunk_of[node.scope]
-                found[trunk] = max(found.get(trunk, 0), node.facts.checkpoint)
-        return found
+            if node.facts.checkpoint and node.call == "module":
+                segments = found.setdefault(self.trunk_of[node.scope], {})
+                segments.setdefault((node.scope, node.facts.checkpoint), []).append(node.path)
+        return {
+            trunk: tuple(dict.fromkeys(" … ".join(dict.fromkeys((s[0], s[-1]))) for s in segments.values()))
+            for trunk, segments in found.items()
+        }
 
     def held(self, components: Iterable[Component]) -> tuple[int, int]:
         """The number of parameters that the calls of some components use, and how many are trained."""
@@ -259,8 +263,14 @@ class _Comparer:
             yield Change("changed", "result", "outputs", text, self.before.graph.structure, self.after.graph.structure)
         segments = self.before.segments(), self.after.segments()
         if segments[0] != segments[1]:
-            text = f"activation checkpointing: {_segments(segments[1])}, it was {_segments(segments[0])}"
+            counts = [{trunk: len(names) for trunk, names in side.items()} for side in segments]
+            shown = list(map(_segments, counts if counts[0] != counts[1] else segments))
+            text = f"activation checkpointing: {shown[1]}, it was {shown[0]}"
             yield Change("changed", "result", "checkpoint", text, *segments)
+        switches = chosen_passes(one), chosen_passes(other)
+        if switches[0] != switches[1]:
+            text = f"optimization passes: {_some_or_none(switches[1])}, they were {_some_or_none(switches[0])}"
+            yield Change("changed", "result", "optimize", text, *switches)
 
     def totals(self) -> Iterator[Change]:
         was, now = (side.held(side.graph.components.values()) for side in (self.before, self.after))
@@ -288,9 +298,16 @@ def _named(
             yield Change("added", what, name, f"{what} `{name}` ({text(value)}) is new", None, text(value))
 
 
-def _segments(by_trunk: Mapping[str, int]) -> str:
-    parts = [f"{n} segment{'s' * (n > 1)}" + f" of `{trunk}`" * (len(by_trunk) > 1) for trunk, n in by_trunk.items()]
+def _segments(by_trunk: Mapping[str, int] | Mapping[str, tuple[str, ...]]) -> str:
+    parts = []
+    for trunk, found in by_trunk.items():
+        text = f"{found} segment{'s' * (found > 1)}" if isinstance(found, int) else _some(found, quote=False)
+        parts.append(text + f" of `{trunk}`" * (len(by_trunk) > 1))
     return ", ".join(parts) or "none"
+
+
+def _some_or_none(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _shape(what: What) -> Callable[[str, str, str], Iterator[Change]]:

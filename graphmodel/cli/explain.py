@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from graphmodel.cli import options
 if TYPE_CHECKING:
     from graphmodel.diagnostics.codes import Code
     from graphmodel.lower.module import CompiledModel
+    from graphmodel.profiling.effects import Effect
     from graphmodel.profiling.report import Report
 
 
@@ -71,22 +73,32 @@ def _explain_spec(source: options.SpecOptions, form: options.Format) -> None:
     with console.findings(form.value):
         spec = source.load()
         source.import_modules()
-        from graphmodel.api import compile
+        import torch
+
+        from graphmodel.build.build import build_graph
+        from graphmodel.graph.rows import rows_per_sample
+        from graphmodel.lower import lower
+        from graphmodel.passes.pipeline import OPTIMIZATIONS, PIPELINE
+        from graphmodel.passes.switches import chosen_passes
+        from graphmodel.profiling.effects import effects
         from graphmodel.profiling.report import report
 
-        module = compile(spec, device="meta", seed=0, allow_imports=source.allow_imports)
-        plan = _plan(module, report(module.model_graph))
-        notes = (*spec.notes, *module.model_graph.notes)
+        chosen = chosen_passes(spec)
+        graph, made = effects(build_graph(spec, allow_imports=source.allow_imports), PIPELINE, chosen)
+        _, optimized = effects(graph, OPTIMIZATIONS, chosen, rows_per_sample(graph))
+        module = lower(graph, device=torch.device("meta"), seed=0, returns=spec.returns, passes=chosen)
+        plan = _plan(module, report(graph), (*made, *optimized))
+        notes = (*spec.notes, *module.optimized_graph.notes)
     if form is options.Format.json:
         console.print_json({"ok": True, **plan, "diagnostics": [d.to_dict() for d in notes]})
         return
     for line in plan_text(plan):
         console.print_text(line)
-    console.print_diagnostics(notes)
+    console.print_diagnostics(spec.notes)
 
 
-def _plan(module: CompiledModel, result: Report) -> dict[str, Any]:
-    """What is built and run, and what is not."""
+def _plan(module: CompiledModel, result: Report, made: Sequence[Effect]) -> dict[str, Any]:
+    """What is built and run, what is not, and what each pass did."""
     graph = module.model_graph
     data = result.to_dict()
     runs: dict[str, int] = {}
@@ -115,7 +127,10 @@ def _plan(module: CompiledModel, result: Report) -> dict[str, Any]:
         "frozen": list(graph.frozen),
         "totals": data["totals"],
         "passes": data["passes"],
-        "summary": data["summary"],
+        "summary": list(module.optimized_graph.summary),
+        "effects": [effect.to_dict() for effect in made],
+        "before": asdict(made[0].before),
+        "after": asdict(made[-1].after),
     }
 
 
@@ -157,5 +172,44 @@ def plan_text(plan: dict[str, Any]) -> list[str]:
     lines.append(f"  {units.memory(plan['totals']['bytes'])} of memory with buffers")
     flops, batch = units.si(plan["totals"]["flops_per_sample"]), rows_text(plan["totals"]["rows_per_sample"])
     lines += ["", f"FLOPs  {flops} at {batch} (forward, a multiply-add is two)"]
-    lines += ["", f"passes  {', '.join(plan['passes'])}", *(f"  {s}" for s in plan["summary"] or ["nothing to do"])]
+    lines += ["", "passes", *(text for effect in plan["effects"] for text in _effect_text(effect))]
+    amounts = [_amounts(key, plan["before"][key], plan["after"][key]) for key in plan["before"]]
+    titles = max(len(row[0]) for row in amounts)
+    numbers = max(len(row[1]) for row in (*amounts, ("", "before")))
+    lines += ["", f"totals{'':{titles - 2}}{'before':>{numbers}}  after"]
+    return lines + [f"  {name:{titles}}  {before:>{numbers}}  {after}" for name, before, after in amounts]
+
+
+_TITLES = {
+    "trunk_passes": "trunk passes",
+    "calls": "module calls",
+    "flops": "FLOPs per sample",
+    "parameters": "parameters",
+    "trained": "trained parameters",
+    "activations": "activations per sample",
+}
+
+
+def _amounts(key: str, *values: int | None) -> tuple[str, ...]:
+    """The name of a total, and its values."""
+    from graphmodel.profiling import units
+
+    write: dict[str, Callable[[int], str]] = {"activations": units.memory, "flops": units.si}
+    texts = ["not known" if value is None else write.get(key, units.count)(value) for value in values]
+    return (_TITLES[key], *texts)
+
+
+def _effect_text(effect: dict[str, Any]) -> list[str]:
+    """What a pass did, what it saved, and what it declined with the place in the spec."""
+    if effect["status"] == "off":
+        return [f"  {effect['name']}: off"]
+    saved = []
+    for key, value in effect["saved"].items():
+        name, amount = _amounts(key, abs(value))
+        saved.append(f"{amount} {'fewer' if value > 0 else 'more'} {name}".replace("activations", "of activations"))
+    done = effect["summary"] or ("nothing to do" if effect["status"] == "unchanged" else "")
+    lines = [f"  {effect['name']}: {'; '.join(part for part in (done, ', '.join(saved)) if part) or 'marked'}"]
+    for note in effect["declined"]:
+        place = [f"{note['file']}:{note['line']}:{note['column']}"] if note.get("file") else []
+        lines.append(f"    declined: {note['message']} ({', '.join([note['code'], *place])})")
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,14 +126,24 @@ def _function(segment: Segment, lines: list[str], nodes: list[fx.Node], taken: s
     result, over = ", ".join(gives), []
     body = []
     for line in lines:
-        # What `forward` no longer needs is let go after the call; inside, the function's end does it.
+        # What the segment reads is let go after the call, where `forward` holds it; its own values where they end.
         for match in _DELETED.finditer(line):
             over += [n for n in match[1].split(" = ") if n in takes]
-        body.append(line if _COUNTER.match(line.strip()) else "    " + _DELETED.sub("", line))
+        body.append(line if _COUNTER.match(line.strip()) else "    " + _DELETED.sub(_without(takes), line))
     drop = f";  {' = '.join([*over, 'None'])}" if over else ""
     listed = ", ".join(modules) + ("," if len(modules) == 1 else "")
     call = f"recompute({', '.join([name, f'({listed})', *takes])})"
     return [f"def {name}({', '.join(takes)}):", *body, f"    return {result}", f"{result} = {call}{drop}"]
+
+
+def _without(names: Sequence[str]) -> Callable[[re.Match[str]], str]:
+    """Replaces a deletion of several names by one that leaves these out."""
+
+    def kept(match: re.Match[str]) -> str:
+        own = [name for name in match[1].removesuffix(" = ").split(" = ") if name not in names]
+        return f";  {' = '.join([*own, 'None'])}" if own else ""
+
+    return kept
 
 
 def checks_as_statements(body: list[str]) -> list[str]:

@@ -1,30 +1,35 @@
-"""Divides the stages of each trunk into segments whose activations are recomputed in the backward pass."""
+"""Chooses the calls whose activations are recomputed in the backward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 
-from torch import nn
-
-from graphmodel.build.freeze_patterns import is_frozen
-from graphmodel.diagnostics import Diagnostic
-from graphmodel.graph.types import InvalidGraph, ModelGraph, Node, Ref
-from graphmodel.passes.freeze import is_frozen_call
+from graphmodel.diagnostics import CompileError, Diagnostic, choices_help, first_line
+from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
+from graphmodel.passes import stages
+from graphmodel.passes.checkpoint_plan import Plan, Unit, plan
 from graphmodel.passes.manager import Switch
-from graphmodel.passes.on_meta import results_on_meta
+from graphmodel.passes.on_meta import changes_its_arguments
 from graphmodel.passes.result import PassResult
+from graphmodel.spec.sizes import parse_size, size_text
 
 
 class Checkpoint:
     """Adds the fact `checkpoint`, the number of a call's segment, if the spec asks for it.
 
-    A stage is a call of a trunk's module that itself has several modules. The stages that a gradient reaches are
-    divided into as many contiguous segments as the spec says, of lengths that differ by one at most;
-    `checkpoint: true` makes each stage a segment. What comes before the first stage belongs to the first segment, what
-    follows a stage to the stage's. If a single stage is an `nn.Sequential`, such as the blocks of a vision transformer,
-    its parts are stages of their own. A frozen trunk, or the frozen beginning of one, keeps no activations and is left
-    alone.
+    A stage is a call of a trunk's module that itself has several modules. If a single stage is an `nn.Sequential`, such
+    as the blocks of a vision transformer, its parts are stages of their own. A frozen trunk, or the frozen beginning of
+    one, keeps no activations and is left alone. The spec says what is recomputed:
+
+    - a number divides the stages that a gradient reaches into as many contiguous segments, of lengths that differ by
+      one at most; `true` makes each stage a segment. What comes before the first stage belongs to the first segment,
+      what follows a stage to the stage's.
+    - `every: 2` recomputes every second stage, a list of names the stages of these names, each as its own segment.
+    - `memory_budget` with `batch` recomputes the stages that cost least so that a training step fits. Stages that are
+      an `nn.Sequential` of blocks are opened for it, and what comes before the first stage is a stage too.
+
+    A stage that changes its input in place cannot be recomputed and is left alone.
 
     Example:
         >>> from graphmodel.passes._example import example
@@ -57,110 +62,232 @@ class Checkpoint:
         asked = graph.spec.checkpoint
         if not asked:
             return PassResult(graph, changed=False)
-        given, graph = graph, _opened(graph)
-        segment: dict[str, int] = {}
-        notes: dict[str, Diagnostic] = {}
-        made: dict[str, int] = {}
-        gradient = _reached_by_gradient(graph)
-        for component, calls in _trunk_passes(graph):
-            first = next((i for i, node in enumerate(calls) if node.name in gradient), len(calls))
-            stages = _stages(graph, [n for n in calls[first:] if n.name in gradient])
-            count = len(stages) if asked is True else min(asked, len(stages))
-            if not stages:
-                reason = f"not checkpointed: no gradient reaches the trunk `{component}`, which keeps no activations"
-                notes.setdefault(component, _note(graph, "GM404", reason))
-                continue
-            if asked is not True and asked > len(stages):
-                reason = f"{asked} segments were asked for and `{component}` has {len(stages)} stages: one for each"
-                notes.setdefault(component, _note(graph, "GM403", reason))
-            starts = {stages[i * len(stages) // count] for i in range(1, count)}
-            number = 1
-            for node in calls[first:]:
-                number += node.name in starts
-                segment[node.name] = number
-            made[component] = max(made.get(component, 0), count)
-        if not segment:
-            return PassResult(given, changed=False, notes=tuple(notes.values()))
-        nodes = (n.with_facts(checkpoint=segment[n.name]) if n.name in segment else n for n in graph.nodes.values())
-        several = ", ".join(f"{n} segment{'s' * (n > 1)} of `{c}`" for c, n in made.items())
-        summary = f"the activations of {several} are recomputed in the backward pass"
-        return PassResult(graph.replace_nodes(nodes), changed=True, summary=summary, notes=tuple(notes.values()))
+        if isinstance(asked, tuple):
+            return _named(graph, asked).result()
+        if isinstance(asked, dict) and "memory_budget" in asked:
+            return _within(graph, parse_size(str(asked["memory_budget"])), int(asked["batch"]))
+        if isinstance(asked, dict):
+            return _every(graph, int(asked["every"])).result()
+        return _divided(graph, asked).result()
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:
         if [name for name in after.nodes if name in before.nodes] != list(before.nodes):
             raise InvalidGraph("checkpoint dropped calls or changed their order")
 
 
-def _note(graph: ModelGraph, code: str, message: str) -> Diagnostic:
-    return Diagnostic(code, message, graph.spec.span(("checkpoint",)), severity="note", path="checkpoint")
+@dataclass
+class _Choice:
+    """Segments of a graph's calls, and what to say about them.
 
+    Attributes:
+        given: the graph that the pass was given.
+        graph: the same with stages opened.
+        segment: the number of the segment of each call that has one.
+        made: the number of segments by trunk.
+        notes: what was declined, by what it is about.
+    """
 
-def _trunk_passes(graph: ModelGraph) -> Iterator[tuple[str, list[Node]]]:
-    """The trunk and the calls of each pass of an input through a trunk, in order."""
-    passes: dict[str, list[Node]] = {}
-    for node in graph.nodes.values():
-        if node.kind == "trunk":
-            passes.setdefault(node.scope, []).append(node)
-    for calls in passes.values():
-        component = next((node.component for node in calls if node.component), "")
-        if component:
-            yield component, calls
+    given: ModelGraph
+    graph: ModelGraph
+    segment: dict[str, int] = field(default_factory=dict)
+    made: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, Diagnostic] = field(default_factory=dict)
 
+    def note(self, about: str, code: str, message: str, path: tuple[str | int, ...] = ()) -> None:
+        """Adds a note, once for each thing that it is about."""
+        span = self.graph.spec.span(("checkpoint", *path)) or self.graph.spec.span(("checkpoint",))
+        self.notes.setdefault(about, Diagnostic(code, message, span, severity="note", path="checkpoint"))
 
-def _opened(graph: ModelGraph) -> ModelGraph:
-    """The graph with the parts of a trunk's only stage that is an `nn.Sequential` called one by one."""
-    targets = set()
-    for _, calls in _trunk_passes(graph):
-        stages = [graph.nodes[name] for name in _stages(graph, calls)]
-        sequential = [node for node in stages if type(graph.module_of(node)) is nn.Sequential]
-        if len(sequential) == 1:
-            targets.add(sequential[0].target)
-    nodes: list[Node] = []
-    for node in graph.nodes.values():
-        plain = len(node.args) == 1 and not node.kwargs and not node.facts.of_order()
-        nodes += _parts(graph, node) if node.target in targets and plain else [node]
-    return graph.replace_nodes(nodes) if len(nodes) > len(graph.nodes) else graph
+    def frozen(self, component: str) -> None:
+        """Notes that no gradient reaches a trunk."""
+        reason = f"not checkpointed: no gradient reaches the trunk `{component}`, which keeps no activations"
+        self.note(component, "GM404", reason)
 
+    def add(self, component: str, segments: Iterable[Collection[Node]]) -> None:
+        """Numbers the segments of a trunk pass."""
+        number = 0
+        for calls in segments:
+            first = next(iter(calls))
+            if changes_its_arguments(self.graph, first):
+                reason = f"not checkpointed: `{first.target}` changes its input in place, so that it cannot run again"
+                self.note(str(first.target), "GM409", reason)
+                continue
+            number += 1
+            self.segment.update((node.name, number) for node in calls)
+        self.made[component] = max(self.made.get(component, 0), number)
 
-def _parts(graph: ModelGraph, node: Node) -> list[Node]:
-    """The calls of the parts of a sequential module; the last one takes over its name and the facts of its value."""
-    module = graph.module_of(node)
-    assert module is not None
-    infos = results_on_meta(graph, node, list(module.children()))
-    made: list[Node] = []
-    for (name, _), info in zip(module.named_children(), infos, strict=True):
-        own = f"{node.name}_{name}"
-        while own in graph.nodes:
-            own += "_"
-        part = replace(
-            node,
-            name=own,
-            target=f"{node.target}.{name}",
-            args=(Ref(made[-1].name),) if made else node.args,
-            info=info,
-            facts=replace(node.facts, features=(), frozen=False),
+    def marked(self) -> ModelGraph:
+        """The graph with the facts."""
+        segment = self.segment
+        return self.graph.replace_nodes(
+            n.with_facts(checkpoint=segment[n.name]) if n.name in segment else n for n in self.graph.nodes.values()
         )
-        made.append(part.with_facts(frozen=is_frozen_call(graph, part, graph.frozen)))
-    made[-1] = replace(made[-1], name=node.name, facts=made[-1].facts.taking_over(node.facts))
-    return made
+
+    def result(self, summary: str = "") -> PassResult:
+        """What the pass returns."""
+        notes = tuple(self.notes.values())
+        if not self.segment:
+            return PassResult(self.given, changed=False, notes=notes)
+        several = ", ".join(f"{n} segment{'s' * (n > 1)} of `{c}`" for c, n in self.made.items() if n)
+        summary = summary or f"the activations of {several} are recomputed in the backward pass"
+        return PassResult(self.marked(), changed=True, summary=summary, notes=notes)
 
 
-def _stages(graph: ModelGraph, calls: list[Node]) -> list[str]:
-    """Names of the calls that are stages; of a trunk without any, all calls of modules with parameters."""
-    modules = {node.name: module for node in calls if (module := graph.module_of(node)) is not None}
-    stages = [name for name, module in modules.items() if len(list(module.modules())) > 2]
-    return stages or [name for name, module in modules.items() if any(True for _ in module.parameters())]
+def _divided(given: ModelGraph, asked: int) -> _Choice:
+    """A number of contiguous segments for each trunk; True is one for each stage."""
+    choice = _Choice(given, stages.opened(given, stages.only_sequentials(given)))
+    gradient = stages.reached_by_gradient(choice.graph)
+    for component, calls in stages.trunk_passes(choice.graph):
+        first = next((i for i, node in enumerate(calls) if node.name in gradient), len(calls))
+        found = stages.stages_of(choice.graph, [n for n in calls[first:] if n.name in gradient])
+        if not found:
+            choice.frozen(component)
+            continue
+        count = len(found) if asked is True else min(asked, len(found))
+        if asked is not True and asked > len(found):
+            reason = f"{asked} segments were asked for and `{component}` has {len(found)} stages: one for each"
+            choice.note(component, "GM403", reason)
+        starts = {found[i * len(found) // count] for i in range(1, count)}
+        segments: list[list[Node]] = [[]]
+        for node in calls[first:]:
+            if node.name in starts:
+                segments.append([])
+            segments[-1].append(node)
+        choice.add(component, segments)
+    return choice
 
 
-def _reached_by_gradient(graph: ModelGraph) -> set[str]:
-    """Calls whose values need a gradient: something that trains is behind them, or behind what they read."""
-    reached: set[str] = set()
-    for name, node in graph.nodes.items():
-        path = str(node.target)
-        module = graph.module_of(node)
-        names = [f"{path}.{n}" for n, _ in module.named_parameters()] if module is not None else []
-        if isinstance(graph.tensor_of(node), nn.Parameter):
-            names.append(path)
-        if any(not is_frozen(n, graph.frozen) for n in names) or reached & set(node.refs()):
-            reached.add(name)
-    return reached
+def _every(given: ModelGraph, step: int) -> _Choice:
+    """Every `step`-th stage."""
+    choice = _Choice(given, stages.opened(given, stages.only_sequentials(given)))
+    gradient = stages.reached_by_gradient(choice.graph)
+    for component, calls in stages.trunk_passes(choice.graph):
+        found = stages.stages_of(choice.graph, [n for n in calls if n.name in gradient])
+        if not found:
+            choice.frozen(component)
+        elif len(found) < step:
+            reason = f"not checkpointed: `every: {step}` of the {len(found)} stages of `{component}` is none"
+            choice.note(component, "GM403", reason, ("every",))
+        choice.add(component, ([choice.graph.nodes[name]] for name in found[step - 1 :: step]))
+    return choice
+
+
+def _named(given: ModelGraph, names: tuple[str, ...]) -> _Choice:
+    """The stages of these names.
+
+    Raises:
+        CompileError: GM407 for every name that is not a stage.
+    """
+    graph = given
+    for name in names:
+        while not _called(graph, name):
+            holders = {n.target for n in _modules(graph) if any(name.startswith(f"{own}.") for own in _names(n))}
+            holding = [n for n in _modules(graph) if n.target in holders and stages.can_open(graph, n)]
+            wider = stages.opened(graph, {str(node.target) for node in holding})
+            if wider is graph:
+                break
+            graph = wider
+    wrong = [i for i, name in enumerate(names) if not _called(graph, name)]
+    if wrong:
+        known = [str(node.path) for node in _modules(graph) if stages.is_stage(graph, node)]
+        raise CompileError(
+            [
+                Diagnostic(
+                    "GM407",
+                    f"`{names[i]}` is not a stage of a trunk",
+                    graph.spec.span(("checkpoint", i)) or graph.spec.span(("checkpoint",)),
+                    choices_help(names[i], list(dict.fromkeys(known)), "stages"),
+                    path=f"checkpoint[{i}]",
+                )
+                for i in wrong
+            ]
+        )
+    choice = _Choice(given, graph)
+    gradient = stages.reached_by_gradient(graph)
+    for component, calls in stages.trunk_passes(graph):
+        found = []
+        for i, name in enumerate(names):
+            for node in (n for n in calls if n.call == "module" and name in _names(n)):
+                if node.name in gradient:
+                    found.append(node)
+                else:
+                    reason = f"not checkpointed: no gradient reaches `{node.target}`, which keeps no activations"
+                    choice.note(str(node.target), "GM404", reason, (i,))
+        order = [node for node in calls if node in found]
+        choice.add(component, ([node] for node in order))
+    return choice
+
+
+def _modules(graph: ModelGraph) -> Iterator[Node]:
+    return (node for node in graph.nodes.values() if node.kind == "trunk" and node.call == "module")
+
+
+def _names(node: Node) -> tuple[str, ...]:
+    """What a stage may be called: its path in the trunk, in the model, or after the trunk's name."""
+    return node.path, str(node.target), str(node.target).removeprefix("trunks.")
+
+
+def _called(graph: ModelGraph, name: str) -> bool:
+    return any(name in _names(node) for node in _modules(graph))
+
+
+def _within(given: ModelGraph, budget: int, batch: int) -> PassResult:
+    """The stages that cost least so that a training step fits the budget.
+
+    Raises:
+        CompileError: GM405 if no choice fits, GM408 if a step cannot be run on the meta device.
+    """
+    graph = given
+    while (wider := stages.opened(graph, stages.sequentials(graph))) is not graph:
+        graph = wider
+    units = _units(graph)
+    try:
+        found = plan(graph, batch, budget, [unit for _, unit in units])
+    except Exception as error:  # whatever a module raises that cannot run on the meta device
+        message = f"the memory of a training step cannot be counted: {first_line(error)}"
+        raise _failed(graph, "GM408", message, "name the stages to recompute, or write `every: 1`") from error
+    choice = _Choice(given, graph)
+    plain, total = size_text(found.plain.total), size_text(found.step.total)
+    if not found.fits:
+        least = f"the smallest peak is {total}" + (f", {plain} without checkpointing" if total != plain else "")
+        message = f"a training step at batch {batch} does not fit {size_text(budget)}: {least}"
+        raise _failed(graph, "GM405", message, f"write `memory_budget: {total}` or more, or a smaller `batch`")
+    if not found.recomputed:
+        reason = f"nothing is recomputed: a training step at batch {batch} takes {plain}, within {size_text(budget)}"
+        choice.note("", "GM406", reason, ("memory_budget",))
+        return choice.result()
+    chosen = set(found.recomputed)
+    choice.graph = stages.opened_again(given, graph, {name for unit in chosen for name in unit})
+    for component, calls in stages.trunk_passes(choice.graph):
+        inside = {node.name for node in calls}
+        own = [unit for _, unit in units if unit in chosen and unit[0] in inside]
+        choice.add(component, ([choice.graph.nodes[name] for name in unit] for unit in own))
+    return choice.result(_summary(found, batch, len(units)))
+
+
+def _units(graph: ModelGraph) -> list[tuple[str, Unit]]:
+    """What can be recomputed: the trunk and the calls of each stage that a gradient reaches, and of what precedes."""
+    gradient = stages.reached_by_gradient(graph)
+    order = {name: i for i, name in enumerate(graph.nodes)}
+    units: list[tuple[str, Unit]] = []
+    for component, calls in stages.trunk_passes(graph):
+        trained = [node.name for node in calls if node.name in gradient]
+        found = stages.stages_of(graph, [graph.nodes[name] for name in trained])
+        stem = trained[: trained.index(found[0])] if found else []
+        if stem and order[stem[-1]] - order[stem[0]] == len(stem) - 1:
+            units.append((component, tuple(stem)))
+        units += [(component, (name,)) for name in found]
+    return sorted(units, key=lambda unit: order[unit[1][0]])
+
+
+def _summary(found: Plan, batch: int, count: int) -> str:
+    more = 100 * found.flops / max(1, found.plain.flops)
+    return (
+        f"{len(found.recomputed)} of {count} stages are recomputed: a training step at batch {batch} takes "
+        f"{size_text(found.step.total)} instead of {size_text(found.plain.total)}, for {more:.0f} % more operations"
+    )
+
+
+def _failed(graph: ModelGraph, code: str, message: str, help: str) -> CompileError:
+    span = graph.spec.span(("checkpoint", "memory_budget")) or graph.spec.span(("checkpoint",))
+    return CompileError([Diagnostic(code, message, span, help, path="checkpoint.memory_budget")])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphmodel.components.structure import map_structure, map_structures
+from graphmodel.components.structure import leaves, map_structure, map_structures
 from graphmodel.components.tensors import Batch, Dim, TensorInfo
 from graphmodel.graph.evaluate import on_meta
 from graphmodel.graph.types import Info, ModelGraph, Node, map_values
@@ -32,6 +32,26 @@ def filled(graph: ModelGraph, arguments: Any, batch: int) -> Any:
         return torch.empty(shape, dtype=getattr(torch, leaf.dtype), device="meta")
 
     return map_values(arguments, lambda ref: map_structure(tensor, graph.nodes[ref.node].info))
+
+
+def changes_its_arguments(graph: ModelGraph, node: Node) -> bool:
+    """Whether a call changes a tensor that it reads in place; one that cannot be run on its own does not say so."""
+    batch = batch_size(graph)
+    args, kwargs = filled(graph, node.args, batch), filled(graph, dict(node.kwargs), batch)
+    read = [tensor for tensor in leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)]
+    versions = [tensor._version for tensor in read]
+    module = graph.module_of(node)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            if module is not None:
+                module(*args, **kwargs)
+            elif node.call == "function" and callable(node.target):
+                node.target(*args, **kwargs)
+            elif node.call == "method":
+                getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    except Exception:  # what cannot be run on its own
+        return False
+    return [tensor._version for tensor in read] != versions
 
 
 def results_on_meta(graph: ModelGraph, node: Node, modules: Sequence[nn.Module]) -> list[Info]:

@@ -19,6 +19,7 @@ Combine = Literal["concat", "sum", "stack", "list"]
 Layout = Literal["nchw", "nhwc", "nlc"]
 Tokens = Literal["class", "patch", "mean", "all"]
 Switches = bool | tuple[str, ...] | dict[str, bool]
+Checkpointing = bool | int | tuple[str, ...] | dict[str, int | str]
 
 Shape = tuple[int, ...]
 
@@ -169,7 +170,8 @@ class ModelSpec(Part, Displayed):
         outputs: the nesting and order of the list form; names of `edges`' outputs.
         returns: the form of the module's result.
         checkpoint: activation checkpointing: the number of segments that each trunk is divided into, True for one per
-            stage, 0 for none.
+            stage, 0 for none; names of stages; `{"every": 2}` for every second stage; or
+            `{"memory_budget": "4GiB", "batch": 64}` for as few as a training step of that size needs.
         optimize: which optimization passes run: True for the default ones, False for none, a list of names for exactly
             these, or a mapping of names that turns some on or off and leaves the others at their defaults.
     """
@@ -184,7 +186,7 @@ class ModelSpec(Part, Displayed):
     freeze: tuple[str, ...] = ()
     outputs: tuple[Any, ...] = ()
     returns: Returns = "dict"
-    checkpoint: bool | int = 0
+    checkpoint: Checkpointing = 0
     optimize: Switches = True
     weights: WeightsSpec | None = None
 

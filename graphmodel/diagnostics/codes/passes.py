@@ -76,6 +76,80 @@ ENTRIES = (
             """,
     ),
     code(
+        "GM405",
+        "the memory budget cannot be met",
+        """No choice of stages to recompute makes a training step of that batch size fit the budget. The budget
+            covers the parameters and buffers, their gradients, and the activations at the worst moment of forward and
+            backward; the optimizer's state, the loss, and what libraries and the allocator need are not part of it.
+            The message names the smallest budget that can be met.""",
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: {memory_budget: 50MiB, batch: 32}
+            """,
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: {memory_budget: 250MiB, batch: 32}
+            """,
+    ),
+    code(
+        "GM406",
+        "the memory budget is met without checkpointing",
+        """A training step of that batch size fits the budget as it is. Nothing is recomputed, since that would
+            only cost time.""",
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: {memory_budget: 4GiB, batch: 8}
+            """,
+    ),
+    code(
+        "GM407",
+        "not a stage",
+        """A list under `checkpoint:` names stages of a trunk: modules that the model calls one by one, such as
+            `layer1`, or blocks inside of an `nn.Sequential`, such as `layer3.2`. With several trunks, a name without
+            the trunk's is that of every trunk that has it.""",
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: [layer1, layer7]
+            """,
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: [layer1, layer2]
+            """,
+    ),
+    code(
+        "GM408",
+        "the memory of a training step cannot be counted",
+        """The planner runs a training step on the meta device, without weights, to count what it keeps. A module
+            of this model cannot run there in training mode. Name the stages to recompute instead.""",
+        """
+            trunk: {module: my_package.models:DataDependent}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: {memory_budget: 1GiB, batch: 8}
+            """,
+        """
+            trunk: {module: my_package.models:DataDependent}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: {every: 1}
+            """,
+    ),
+    code(
+        "GM409",
+        "a stage cannot run again",
+        """The first call of the stage (or segment) changes its input in place, for example with an in-place
+            activation. Running it again in the backward pass would start from the changed value. Its activations are
+            kept.""",
+        """
+            trunk: {module: my_package.models:InPlace}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: [block1]
+            """,
+    ),
+    code(
         "GM415",
         "heads cannot be fused",
         """The pass `fuse_heads` runs heads of equal structure that read one value, or values of equal shape, as one

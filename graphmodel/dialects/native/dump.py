@@ -39,7 +39,7 @@ def dump(spec: ModelSpec) -> dict[str, Any]:
     out["freeze"] = list(spec.freeze)
     out["outputs"] = _plain(spec.outputs)
     out["returns"] = spec.returns
-    out["checkpoint"] = spec.checkpoint
+    out["checkpoint"] = _plain(spec.checkpoint)
     out["optimize"] = _plain(spec.optimize)
     if spec.weights is not None:
         out["weights"] = _plain(spec.weights.model_dump())

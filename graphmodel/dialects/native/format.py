@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, Tag, field_validator, model_validator
 
 from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, Returns, Tokens
+from graphmodel.spec.sizes import parse_size
 from graphmodel.spec.validate import (
     BOOL,
     BY_SHAPE,
@@ -25,6 +26,12 @@ from graphmodel.spec.validate import (
 
 MAX_VIEWS = 1000
 """The most views of an input."""
+
+
+def _with_unit(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"`{value}` has no unit; help: write a unit, such as {value}GiB or {value}MiB")
+    return value
 
 
 class ViewYaml(YamlModel):
@@ -225,6 +232,41 @@ class WeightsYaml(YamlModel):
     vissl: VisslNamingYaml | None = None
 
 
+class CheckpointYaml(YamlModel):
+    """Which stages are recomputed in the backward pass: every N-th, or as few as a memory budget needs."""
+
+    every: PositiveInt | None = Field(None, description="Recompute every N-th stage of each trunk.")
+    memory_budget: Annotated[str | None, BeforeValidator(_with_unit)] = Field(
+        None,
+        description="The most memory of a training step, such as 4GiB: parameters, gradients and activations. The "
+        "stages that cost least are recomputed.",
+    )
+    batch: PositiveInt | None = Field(None, description="The number of samples of the step that must fit.")
+
+    @field_validator("memory_budget")
+    @classmethod
+    def is_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_size(value)
+        return value
+
+    @model_validator(mode="after")
+    def one_rule(self) -> CheckpointYaml:
+        if (self.every is None) == (self.memory_budget is None):
+            raise ValueError(
+                "needs one of `every` and `memory_budget`; help: for example `{every: 2}` or "
+                "`{memory_budget: 4GiB, batch: 64}`"
+            )
+        if self.memory_budget is not None and self.batch is None:
+            raise ValueError(
+                "has a `memory_budget` and no `batch`; help: add the number of samples of a training step, such as "
+                "`batch: 64`"
+            )
+        if self.every is not None and self.batch is not None:
+            raise ValueError("has `every` and `batch`; help: `batch` belongs to `memory_budget`")
+        return self
+
+
 class NativeSpec(YamlModel):
     """A graphmodel specification: inputs, trunk, heads, and which head reads which feature of which input."""
 
@@ -260,10 +302,15 @@ class NativeSpec(YamlModel):
     )
     returns: Returns = Field("dict", description="The form of the module's result.")
     checkpoint: Annotated[
-        Annotated[Bool, Tag(BOOL)] | Annotated[Annotated[Int, Field(ge=0)], Tag(NUMBER)], BY_SHAPE
+        Annotated[Bool, Tag(BOOL)]
+        | Annotated[Annotated[Int, Field(ge=0)], Tag(NUMBER)]
+        | Annotated[Annotated[list[str], Field(min_length=1)], Tag(LIST)]
+        | Annotated[CheckpointYaml, Tag(MAP)],
+        BY_SHAPE,
     ] = Field(
         0,
-        description="Activation checkpointing: the number of segments per trunk, or true for one per stage.",
+        description="Activation checkpointing: the number of segments per trunk, true for one per stage, names of "
+        "stages, `{every: 2}`, or `{memory_budget: 4GiB, batch: 64}`.",
     )
     optimize: Annotated[
         Annotated[Bool, Tag(BOOL)] | Annotated[list[str], Tag(LIST)] | Annotated[dict[str, Bool], Tag(MAP)], BY_SHAPE

@@ -8,6 +8,7 @@ from typing import Any
 from graphmodel.diagnostics import Collector
 from graphmodel.dialects import Dialect
 from graphmodel.dialects.native.format import (
+    CheckpointYaml,
     EdgeYaml,
     FeatureYaml,
     InputYaml,
@@ -19,6 +20,7 @@ from graphmodel.dialects.native.located_report import LocatedReport
 from graphmodel.dialects.native.outputs import name_outputs, select_outputs
 from graphmodel.spec.document import Document, KeyPath, kind_of
 from graphmodel.spec.model import (
+    Checkpointing,
     Edge,
     HeadSpec,
     InputSpec,
@@ -83,7 +85,7 @@ class _Resolver:
             freeze=tuple([contents.freeze] if isinstance(contents.freeze, str) else contents.freeze),
             outputs=outputs,
             returns=contents.returns,
-            checkpoint=contents.checkpoint,
+            checkpoint=_checkpointing(contents.checkpoint),
             optimize=tuple(contents.optimize) if isinstance(contents.optimize, list) else contents.optimize,
             weights=None
             if weights is None
@@ -377,3 +379,9 @@ class _Resolver:
         for name, trunk in self.trunks.items():
             if name not in trunks:
                 self.report.warning("GM210", f"nothing reads the trunk `{name}`; it is left out", trunk.at)
+
+
+def _checkpointing(value: bool | int | list[str] | CheckpointYaml) -> Checkpointing:
+    if isinstance(value, CheckpointYaml):
+        return value.model_dump(exclude_none=True)
+    return tuple(value) if isinstance(value, list) else value
