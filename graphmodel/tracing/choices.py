@@ -249,7 +249,10 @@ _DTYPE_NAMES = {name for name, value in vars(torch).items() if isinstance(value,
 
 @contextmanager
 def recorded_builtins(record: Callable[[Callable[..., Any], Any], Any]) -> Iterator[None]:
-    """Inside, functions that take no proxies are replaced by ones that `record(function, args)` can record."""
+    """Inside, functions that take no proxies are replaced by ones that `record(function, args)` can record.
+
+    A graph has no contexts: code that turns autocast off is traced as it is without autocast, which is checked.
+    """
     finfo, largest, smallest = torch.finfo, builtins.max, builtins.min
     autocast = torch.is_autocast_enabled
 
@@ -272,10 +275,25 @@ def recorded_builtins(record: Callable[[Callable[..., Any], Any], Any]) -> Itera
 
         return choose
 
+    init, enter = torch.autocast.__init__, torch.autocast.__enter__
+
+    def init_context(self: Any, device_type: Any, *args: Any, **options: Any) -> None:
+        init(self, "cpu" if is_proxy(device_type) else device_type, *args, **options)
+
+    def enter_context(self: Any) -> Any:
+        active = enabled()
+        if isinstance(active, fx.Proxy):  # not in a closed module
+            if self._enabled:
+                raise NotImplementedError("the trunk's own code turns autocast on between two features")
+            decide(active)
+        return enter(self)  # type: ignore[no-untyped-call]
+
     torch.finfo, torch.is_autocast_enabled = limits, enabled  # type: ignore[misc,assignment]
+    torch.autocast.__init__, torch.autocast.__enter__ = init_context, enter_context  # type: ignore[method-assign]
     builtins.max, builtins.min = extreme(largest, torch.sym_max), extreme(smallest, torch.sym_min)
     try:
         yield
     finally:
         torch.finfo, torch.is_autocast_enabled = finfo, autocast  # type: ignore[misc]
+        torch.autocast.__init__, torch.autocast.__enter__ = init, enter  # type: ignore[method-assign]
         builtins.max, builtins.min = largest, smallest

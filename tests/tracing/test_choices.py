@@ -69,7 +69,11 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 def both(rule: Rule) -> tuple[nn.Module, graphmodel.CompiledModel]:
     torch.manual_seed(0)
-    module = Choosing(rule).eval()
+    return both_of(Choosing(rule))
+
+
+def both_of(module: nn.Module) -> tuple[nn.Module, graphmodel.CompiledModel]:
+    module.eval()
     return module, graphmodel.compile(SPEC, trunks={"trunk": copy.deepcopy(module)}).eval()
 
 
@@ -109,6 +113,34 @@ def test_a_branch_on_autocast_is_checked(arguments: tuple[str, ...]) -> None:
     assert torch.equal(model(x)["output"], module(x))
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match="decides by autocast"):
         model(x)
+
+
+def test_code_that_turns_autocast_off_is_not_run_in_autocast() -> None:
+    class Exact(Choosing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            with torch.autocast(device_type=x.device.type, enabled=False):
+                out: torch.Tensor = self.head(x.float())
+            return out
+
+    module = Exact(lambda m, x: 1).eval()
+    model = graphmodel.compile(SPEC, trunks={"trunk": copy.deepcopy(module)}).eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(model(x)["output"], module(x))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match="decides by autocast"):
+        model(x)
+
+
+def test_code_that_turns_autocast_on_is_refused() -> None:
+    class Mixed(Choosing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                out: torch.Tensor = self.head(x)
+            return out
+
+    with pytest.raises(graphmodel.CompileError, match="turns autocast on"):
+        both_of(Mixed(lambda m, x: 1))
 
 
 @pytest.mark.parametrize(
