@@ -10,6 +10,32 @@ _ORDER: dict[str, Any] = {"of": "order"}
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A convolution or linear layer and the BatchNorm that reads its result, inside of a called module.
+
+    Attributes:
+        owner: the path of the module whose code calls both; empty for the called module itself.
+        layer: the name of the layer in it.
+        norm: the name of the BatchNorm in it.
+    """
+
+    owner: str
+    layer: str
+    norm: str
+
+    def path_of(self, name: str) -> str:
+        """The path of the layer or of the BatchNorm from the called module."""
+        return f"{self.owner}.{name}" if self.owner else name
+
+
+class Pairs(tuple[Pair, ...]):
+    """Several pairs; as text their number."""
+
+    def __str__(self) -> str:
+        return str(len(self))
+
+
+@dataclass(frozen=True)
 class Facts:
     """Facts about a node; a field with its default value states nothing.
 
@@ -24,6 +50,7 @@ class Facts:
         changed_by: names of the calls that change the value in place.
         frozen: every parameter behind the call is frozen.
         checkpoint: the number of its segment, whose activations are recomputed in the backward pass; 0 for none.
+        folded: frozen layers inside of the called module that run with their BatchNorm folded into their weights.
     """
 
     features: tuple[str, ...] = field(default=(), metadata=_OF_VALUE)
@@ -33,6 +60,7 @@ class Facts:
     changed_by: tuple[str, ...] = field(default=(), metadata=_ORDER)
     frozen: bool = False
     checkpoint: int = 0
+    folded: Pairs = Pairs()  # noqa: RUF009 (a tuple is immutable)
 
     def stated(self) -> dict[str, Any]:
         """The facts that differ from their defaults, by name.

@@ -16,6 +16,7 @@ from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import keep_frozen
 from graphmodel.lower.module import COMPILED, CompiledModel, assemble, check_unedited
+from graphmodel.passes.folding import attach_folded
 from graphmodel.passes.manager import run_passes
 from graphmodel.passes.pipeline import OPTIMIZATIONS
 from graphmodel.passes.prune import Prune
@@ -126,6 +127,7 @@ def slice_module(
     except Exception as error:  # whatever a module or an attribute of it raises when it is copied
         message = f"a part of this module cannot be copied: {first_line(error)}"
         raise fail("GM505", message, help="slice first, then shard or change the parts") from error
+    attach_folded(root, optimized)
     changed = {"graph": graph, "optimized": optimized, "returns": form}
     made = assemble(code, root, {**module.meta["graphmodel"], **changed})
     own = {key: value for key, value in module.__dict__.items() if key not in (*made.__dict__, *STAND_INS, *COMPILED)}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from graphmodel.diagnostics.codes import inputs, losses, names, passes, reading, weights, wiring
+from graphmodel.diagnostics.codes import frozen, inputs, losses, names, passes, reading, weights, wiring
 from graphmodel.diagnostics.codes.entry import Code
 
 __all__ = ["CODES", "GROUPS", "Code", "to_markdown"]
@@ -23,7 +23,9 @@ GROUPS = {
 """Titles and descriptions of the groups of codes, by the digit after `GM`."""
 
 CODES: dict[str, Code] = dict(
-    entry for group in (reading, names, wiring, passes, weights, inputs, losses) for entry in group.ENTRIES
+    sorted(
+        entry for group in (reading, names, wiring, passes, frozen, weights, inputs, losses) for entry in group.ENTRIES
+    )
 )
 """All codes, in order."""
 
