@@ -18,8 +18,8 @@ RATES = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2,
 
 
 def loop_step(model: Callable[..., Any], groups: list[dict[str, Any]], images: Any, labels: Any) -> harness.Step:
-    """A loss for each head, summed, as in DINOv2's evaluation; one parameter group for each head."""
-    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=0)
+    """A loss for each head, summed, as in DINOv2's evaluation."""
+    optimizer = torch.optim.SGD(groups, momentum=0.9, foreach=len(groups) == 1)
 
     def run() -> float:
         outputs = model(images)
@@ -36,7 +36,7 @@ def loop_step(model: Callable[..., Any], groups: list[dict[str, Any]], images: A
 def fused_step(model: Callable[..., Any], groups: list[dict[str, Any]], images: Any, labels: Any) -> harness.Step:
     """The same with `graphmodel.fused_cross_entropy`."""
     fused = harness.api("fused_cross_entropy")
-    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=0)
+    optimizer = torch.optim.SGD(groups, momentum=0.9, foreach=len(groups) == 1)
 
     def run() -> float:
         loss = fused(model(images), labels, total=True)
@@ -46,6 +46,11 @@ def fused_step(model: Callable[..., Any], groups: list[dict[str, Any]], images: 
         return float(loss.detach())
 
     return run
+
+
+def one_group(heads: list[nn.Module]) -> list[dict[str, Any]]:
+    """All heads in one parameter group."""
+    return [{"params": [p for head in heads for p in head.parameters()], "lr": 1e-5}]
 
 
 def groups_of(heads: list[nn.Module]) -> list[dict[str, Any]]:
@@ -93,12 +98,12 @@ def many_heads(name: str, settings: Settings, count: int, classes: int, width: i
         labels = torch.randint(classes, (batch,), device=settings.device)
         harness.check_equal(name, ours(x), loop(x))
         steps = {
-            "ours": fused_step(ours, groups_of(list(ours.heads.children())), x, labels),
-            "ours, a loss per head": loop_step(ours, groups_of(list(ours.heads.children())), x, labels),
-            "ModuleDict loop": loop_step(loop, groups_of(list(loop.heads.children())), x, labels),
+            "ours": fused_step(ours, one_group(list(ours.heads.children())), x, labels),
+            "ours, a loss per head": loop_step(ours, one_group(list(ours.heads.children())), x, labels),
+            "ModuleDict loop": loop_step(loop, one_group(list(loop.heads.children())), x, labels),
         }
         times = harness.interleave(steps, settings.pairs, settings.device, 1 if classes > 100 else 3)
-        note = f"{count} heads of {classes} classes, width {width}, batch {batch}; a parameter group per head"
+        note = f"{count} heads of {classes} classes, width {width}, batch {batch}; SGD with momentum, one parameter group"
         for side in ("ours", "ours, a loss per head"):
             yield harness.ratio_row(
                 name, "training step with losses" + side.removeprefix("ours"), times, "ModuleDict loop", side, settings,
@@ -159,7 +164,7 @@ def dinov2_heads(settings: Settings) -> Iterator[Row]:
         "ModuleDict loop": loop_step(loop, theirs, x, labels),
     }
     times = harness.interleave(steps, settings.pairs, settings.device)
-    note = f"{len(heads)} heads of {classes} classes on a frozen {name}, batch {batch}, {size} px"
+    note = f"{len(heads)} heads of {classes} classes on a frozen {name}, batch {batch}, {size} px; a parameter group per head"
     for side in ("ours", "ours, a loss per head"):
         yield harness.ratio_row(
             "dinov2_heads", "training step with losses" + side.removeprefix("ours"), times, "ModuleDict loop", side,
