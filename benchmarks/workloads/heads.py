@@ -103,7 +103,9 @@ def many_heads(name: str, settings: Settings, count: int, classes: int, width: i
             "ModuleDict loop": loop_step(loop, one_group(list(loop.heads.children())), x, labels),
         }
         times = harness.interleave(steps, settings.pairs, settings.device, 1 if classes > 100 else 3)
-        note = f"{count} heads of {classes} classes, width {width}, batch {batch}; SGD with momentum, one parameter group"
+        note = (
+            f"{count} heads of {classes} classes, width {width}, batch {batch}; SGD with momentum, one parameter group"
+        )
         for side in ("ours", "ours, a loss per head"):
             yield harness.ratio_row(
                 name, "training step with losses" + side.removeprefix("ours"), times, "ModuleDict loop", side, settings,

@@ -58,7 +58,7 @@ def meta(settings: Settings) -> Iterator[Row]:
     }
     for name, (trunk, seconds, megabytes) in list(models.items())[: 1 if settings.quick else None]:
         spec = {"inputs": {"images": {"shape": [3, 224, 224]}}, "trunk": trunk}
-        runs = [measured(spec) for _ in range(1 if settings.quick else 3)]
+        runs = [measured(spec) for _ in range(1 if settings.quick else min(settings.pairs, 3))]
         times, sizes = sorted(r["seconds"] for r in runs), sorted(r["bytes"] / 1e6 for r in runs)
         middle, note = len(runs) // 2, f'{runs[0]["parameters"] / 1e9:.1f} B parameters, `device="meta"`'
         common: dict[str, Any] = {"pairs": len(runs), "device": harness.device_name("cpu"), "note": note}
