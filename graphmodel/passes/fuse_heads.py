@@ -29,7 +29,7 @@ MAX_WEIGHTS_BATCHED = 1_536
 """Weights of a layer in a batched multiplication: all but the first one, and heads that read a value each.
 
 The limits hold for every batch size: with a batch of one the copies weigh most, with a large batch the products do.
-They were measured for forward and backward passes on one thread of a CPU; the gain is larger on a GPU.
+They were measured on one thread of a CPU, for training steps and for inference.
 """
 
 
