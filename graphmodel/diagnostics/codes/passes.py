@@ -125,16 +125,19 @@ ENTRIES = (
         "GM408",
         "the memory of a training step cannot be counted",
         """The planner runs a training step on the meta device, without weights, to count what it keeps. A module
-            of this model cannot run there in training mode. Name the stages to recompute instead.""",
+            of this model cannot run there in training mode, or not with that batch size: normalization over a batch
+            needs more than one sample. Otherwise, name the stages to recompute.""",
         """
-            trunk: {module: my_package.models:DataDependent}
+            trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
-            checkpoint: {memory_budget: 1GiB, batch: 8}
+            heads: {a: {mlp: {dims: [auto, 16, 10], use_bn: true}}}
+            checkpoint: {memory_budget: 1GiB, batch: 1}
             """,
         """
-            trunk: {module: my_package.models:DataDependent}
+            trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
-            checkpoint: {every: 1}
+            heads: {a: {mlp: {dims: [auto, 16, 10], use_bn: true}}}
+            checkpoint: {memory_budget: 1GiB, batch: 2}
             """,
     ),
     code(
@@ -144,9 +147,14 @@ ENTRIES = (
             activation. Running it again in the backward pass would start from the changed value. Its activations are
             kept.""",
         """
-            trunk: {module: my_package.models:InPlace}
+            trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
-            checkpoint: [block1]
+            checkpoint: [relu, layer1]
+            """,
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            checkpoint: [layer1]
             """,
     ),
     code(
