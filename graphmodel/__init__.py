@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from graphmodel.lower.module import CompiledModel
     from graphmodel.lower.torch_compile import torch_compile
     from graphmodel.spec.model import ModelSpec
+    from graphmodel.stage_profile import profile
     from graphmodel.visualize import draw
     from graphmodel.weights.export import export_weights
     from graphmodel.weights.load import load_weights
@@ -41,6 +42,7 @@ _LAZY = {
     "load": "graphmodel.artifact",
     "load_spec": "graphmodel.dialects.loading",
     "load_weights": "graphmodel.weights.load",
+    "profile": "graphmodel.stage_profile",
     "save": "graphmodel.artifact",
     "register_head": "graphmodel.components.registry",
     "register_trunk": "graphmodel.components.registry",
@@ -76,6 +78,7 @@ __all__ = [
     "load",
     "load_spec",
     "load_weights",
+    "profile",
     "register_head",
     "register_trunk",
     "save",

@@ -31,6 +31,7 @@ PUBLIC = {
     "load",
     "load_spec",
     "load_weights",
+    "profile",
     "register_head",
     "register_trunk",
     "save",

@@ -206,7 +206,7 @@ def _effect_text(effect: dict[str, Any]) -> list[str]:
     saved = []
     for key, value in effect["saved"].items():
         name, amount = _amounts(key, abs(value))
-        saved.append(f"{amount} {'fewer' if value > 0 else 'more'} {name}".replace("activations", "of activations"))
+        saved.append(f"{'saves' if value > 0 else 'adds'} {amount}{' of' * (key == 'activations')} {name}")
     done = effect["summary"] or ("nothing to do" if effect["status"] == "unchanged" else "")
     lines = [f"  {effect['name']}: {'; '.join(part for part in (done, ', '.join(saved)) if part) or 'marked'}"]
     for note in effect["declined"]:

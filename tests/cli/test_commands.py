@@ -117,6 +117,21 @@ def test_explain_says_what_runs_how_often_and_what_is_never_built(run, write, tw
     assert plan["passes"][0] == "prune"
 
 
+def test_explain_tells_what_each_pass_saved_and_declined(run, write, small):
+    path = write({**small, "checkpoint": ["layer1", "relu"]})
+    out = run("explain", path).stdout
+    assert "of activations per sample" in next(line for line in out.splitlines() if "  checkpoint: " in line)
+    assert "declined: not checkpointed: `trunk.relu` changes its input in place" in out
+    assert f"(GM409, {path}:" in out
+    plan = json.loads(run("explain", path, "--format", "json").stdout)
+    (effect,) = (e for e in plan["effects"] if e["name"] == "checkpoint")
+    assert (effect["status"], effect["declined"][0]["code"]) == ("changed", "GM409")
+    assert effect["saved"] == {"activations": plan["before"]["activations"] - plan["after"]["activations"]}
+    assert plan["before"]["trunk_passes"] == plan["after"]["trunk_passes"] == 1
+    off = json.loads(run("explain", path, "--set", "optimize=false", "--format", "json").stdout)
+    assert {e["name"] for e in off["effects"] if e["status"] == "off"} >= {"merge_calls"}
+
+
 # -- trunks and heads --------------------------------------------------------------------------------------------------
 
 

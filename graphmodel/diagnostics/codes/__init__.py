@@ -5,7 +5,17 @@
 
 from __future__ import annotations
 
-from graphmodel.diagnostics.codes import frozen, inputs, losses, names, passes, reading, weights, wiring
+from graphmodel.diagnostics.codes import (
+    frozen,
+    inputs,
+    losses,
+    names,
+    passes,
+    profiling,
+    reading,
+    weights,
+    wiring,
+)
 from graphmodel.diagnostics.codes.entry import Code
 
 __all__ = ["CODES", "GROUPS", "Code", "to_markdown"]
@@ -24,7 +34,9 @@ GROUPS = {
 
 CODES: dict[str, Code] = dict(
     sorted(
-        entry for group in (reading, names, wiring, passes, frozen, weights, inputs, losses) for entry in group.ENTRIES
+        entry
+        for group in (reading, names, wiring, passes, frozen, weights, inputs, profiling, losses)
+        for entry in group.ENTRIES
     )
 )
 """All codes, in order."""
