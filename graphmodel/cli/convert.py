@@ -31,8 +31,8 @@ def convert(
             from graphmodel.writing import write_file
 
             write_file(output, text)
-    if output is None and form is options.Format.json:
-        console.print_json(spec.document.data)
+    if form is options.Format.json:
+        console.print_json(spec.document.data if output is None else {"files": [str(output)]})
     elif output is None:
         typer.echo(text, nl=False)
     if form is options.Format.text:

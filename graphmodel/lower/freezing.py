@@ -49,7 +49,7 @@ class Keeper:
     def freeze_again(self, name: str) -> None:
         """Freezes what was put in the place of a frozen child."""
         child = self.module._modules.get(name)
-        if name not in self.children or child is None or any(is_kept(part) for part in child.modules()):
+        if name not in self.children or child is None or _holds_frozen(child):
             return
         for path, parameter in child.named_parameters():
             if path in self.children[name] or isinstance(child, _NormBase):
@@ -63,6 +63,19 @@ def is_kept(module: nn.Module) -> bool:
     """Whether the module itself is kept in eval mode."""
     keeper = getattr(module.__dict__.get("train"), "__self__", None)
     return isinstance(keeper, Keeper) and keeper.frozen
+
+
+def _holds_frozen(child: nn.Module) -> bool:
+    """Whether what stands in a frozen module's place is that module itself, or a wrapper around it.
+
+    A converted norm may hold the activation and the dropout of the frozen one (timm's `SyncBatchNormAct`), which does
+    not make it a wrapper; nor do modules without tensors.
+    """
+    if is_kept(child):
+        return True
+    if isinstance(child, _NormBase):
+        return False
+    return any(is_kept(part) and next(iter(part.state_dict()), None) is not None for part in child.modules())
 
 
 def freeze_modules(root: nn.Module, patterns: Iterable[str]) -> None:

@@ -128,9 +128,15 @@ class Chooser:
         return exact or [g for g in found if any(_is_called(r.label, name) for r in g.readings)]
 
     def _best(self, groups: list[_Group]) -> list[_Group]:
-        """The networks that cover as much of the trunk as any, in the order of preference."""
+        """The networks that cover as much of the trunk as any, in the order of preference.
+
+        A deeper network covers the trunk as well, and is another network.
+        """
         most = max((_covered(g) for g in groups), default=(0, 0))
         best = [g for g in groups if _covered(g) == most]
+        if len(best) > 1:
+            more = {id(g): len(g.readings[0].deeper(self.shapes)) for g in best}
+            best = [g for g in best if more[id(g)] == min(more.values())]
         return sorted(best, key=lambda g: (-g.total, _rank(g.label), g.label.count("."), g.label))
 
     def _settle(self, best: list[_Group], trunk: str = "trunk") -> Choice | None:

@@ -74,6 +74,7 @@ def plan(
     required = [k for k, v in own.items() if v.is_floating_point() or v.is_complex()]
     report.total = len(required)
     report.missing = [k for k in required if k not in report.matched]
+    report.deeper = reading.deeper(own)
     report.warnings += _contradictions(choice, report)
     report.warnings += _of_another_variant(module, own, choice)
     if infinite:
@@ -178,9 +179,11 @@ def _of_another_variant(module: CompiledModel, own: dict[str, torch.Tensor], cho
         start = f"{component.name}."
         kept |= {start + k.removeprefix(start).partition(".")[0] for k in own if k.startswith(start)}
     tensors = choice.reading.state.tensors
+    # VISSL's names are translated also if a trunk has no such part; only the number of its layers says more.
+    unknown = choice.reading.unknown if choice.reading.layout != "vissl" else {}
     lost = [
         key
-        for key, ours in choice.reading.unknown.items()
+        for key, ours in unknown.items()
         if any(ours.startswith(f"{child}.") for child in kept)
         and tensors[key].is_floating_point()
         and ours.rpartition(".")[2] not in DERIVED

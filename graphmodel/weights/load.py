@@ -23,6 +23,10 @@ from graphmodel.weights.report import LoadReport
 
 BY_ORDER = 'if it has the same tensors in module order, pass `match="order"` (`--weights-match order`)'
 
+PARTIAL = "`partial=True` (`--partial`) loads what fits"
+RELATIVE = ("relative_position_bias_table", "rel_pos_h", "rel_pos_w", "attention_biases")
+"""Learned tables whose size follows from the grid of patches or the window."""
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -51,7 +55,7 @@ def load_weights(
         match: `order` matches the tensors of a trunk one by one in module order, for layouts with foreign names;
             every shape must agree.
         dialect: `vissl` reads the keys as VISSL's and tries nothing else.
-        partial: accept a checkpoint that does not cover the whole trunk.
+        partial: accept a checkpoint that does not cover the whole trunk, or one of a deeper network.
         interpolate: resize position embeddings to the model's grid of patches (bicubic). A pair is the checkpoint's
             own grid, `(rows, columns)`, if it is not a square.
         antialias: resize as timm's loader does, with antialiasing; VISSL and DINO do without.
@@ -61,7 +65,7 @@ def load_weights(
 
     Raises:
         CompileError: GM510 if the file cannot be read, GM511 if nothing matches, GM512 if the trunk is not covered
-            and `partial` is not set, GM514 if `network` is needed or names nothing, GM515 if a tensor cannot be
+            or the network of the checkpoint is deeper and `partial` is not set, GM514 if `network` is needed or names nothing, GM515 if a tensor cannot be
             copied, GM516 if the order does not agree.
 
     Example:
@@ -97,6 +101,8 @@ def load_weights(
     lacking = [k for k in report.missing if k.startswith("trunk")]
     if lacking and not partial:
         raise _not_covered(report, lacking)
+    if report.deeper and not partial:
+        raise _deeper(report)
     with torch.no_grad():
         for target, tensor in copies:
             if not target.is_meta:
@@ -178,14 +184,27 @@ def _not_covered(report: LoadReport, lacking: list[str]) -> CompileError:
     shown = ", ".join(lacking[:4]) + (", …" if len(lacking) > 4 else "")
     wrong = "".join(f"; {w.key} is {w.shape}, wanted {w.wanted}" for w in report.wrong_shape[:2])
     positions = any("pos_embed" in w.ours.rpartition(".")[2] for w in report.wrong_shape)
-    help = "check that it is this trunk's; `partial=True` (`--partial`) loads what fits"
+    tables = any(w.ours.rpartition(".")[2] in RELATIVE for w in report.wrong_shape)
+    help = f"check that it is this trunk's; {PARTIAL}"
     if report.covered * 2 < report.total:
         help = f"{help}; {BY_ORDER}"
     if positions:
         help = f"`interpolate=True` (`--interpolate`) resizes position embeddings to the model's grid; {help}"
+    if tables:
+        help = (
+            "tables of relative positions are not resized: compile for the image and window size of the checkpoint, or, "
+            f"for a model of timm, name the file in the spec (`pretrained: FILE`), and timm resizes them; {help}"
+        )
     message = (
         f"the checkpoint covers {report.covered} of {report.total} tensors; {len(report.missing)} are left without "
         f"weights, {len(lacking)} of them in the trunk: {shown}{wrong}"
     )
     findings = [Diagnostic("GM512", message, None, help), *report.warnings]
     return CompileError(findings)
+
+
+def _deeper(report: LoadReport) -> CompileError:
+    shown = ", ".join(report.deeper[:4]) + (", …" if len(report.deeper) > 4 else "")
+    message = f"the checkpoint is of a deeper network: {len(report.deeper)} of its tensors come after the last layer of "
+    help = f"compile the trunk with the depth of the checkpoint; {PARTIAL}"
+    return fail("GM512", f"{message}a part of the trunk: {shown}", help=help)

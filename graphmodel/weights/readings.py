@@ -60,6 +60,26 @@ class Reading:
         }
 
 
+    def deeper(self, names: Iterable[str]) -> list[str]:
+        """Keys of weights after a network's last layer: those of a deeper network.
+
+        Args:
+            names: the names of our tensors; `layer1.0.…` and `layer1.1.…` make `layer1.1` the last layer of `layer1`.
+        """
+        if not self.unknown:
+            return []
+        last: dict[str, int] = {}
+        for name in names:
+            for parent, index in _numbered(name):
+                last[parent] = max(index, last.get(parent, 0))
+        return [
+            key
+            for key, ours in self.unknown.items()
+            if self.state.tensors[key].is_floating_point()
+            and any(index > last[parent] for parent, index in _numbered(ours) if parent in last)
+        ]
+
+
 class Reader:
     """Lists the readings of state dicts for one model.
 
@@ -142,7 +162,7 @@ class Reader:
             ours = translate(plain[len(prefix) :]) if plain.startswith(prefix) else None
             if ours is not None and ours in self.everything:
                 found.setdefault(ours, []).append(key)
-            elif ours is not None and layout != "vissl" and ours.startswith("trunk"):
+            elif ours is not None and ours.startswith("trunk"):
                 unknown[key] = ours
         first = {ours: min(keys, key=lambda k: (len(k), k)) for ours, keys in found.items()}
         others = {k: first[ours] for ours, keys in found.items() for k in keys if k != first[ours]}
@@ -171,6 +191,18 @@ class Reader:
             ends = {name[cut + 1 :] for name in inner for cut in _dots(name)}
             self._unique_names[target] = {start + name for name in inner - ends}
         return self._unique_names[target]
+
+
+def _numbered(name: str) -> Iterator[tuple[str, int]]:
+    """The numbered layers that a tensor is in: what they are in, and their number there.
+
+    >>> list(_numbered("trunk.layer1.0.downsample.1.weight"))
+    [('trunk.layer1', 0), ('trunk.layer1.0.downsample', 1)]
+    """
+    parts = name.split(".")
+    for i, part in enumerate(parts):
+        if part.isascii() and part.isdigit() and len(part) < 10:
+            yield ".".join(parts[:i]), int(part)
 
 
 @lru_cache(maxsize=65536)

@@ -41,6 +41,8 @@ class LoadReport:
         skipped: the checkpoint's keys that the spec's `weights.skip` leaves out.
         duplicates: the checkpoint's keys that name a tensor which another of its keys has filled.
         wrong_shape: tensors that were left out because their shapes differ.
+        deeper: the checkpoint's keys of layers that come after the last of ours; with `partial=True` only, since such
+            a checkpoint is refused otherwise.
         parameters: how many numbers were copied.
         total: how many floating-point tensors the model has.
         ordered: the tensors were matched by their order, not by their names.
@@ -58,6 +60,7 @@ class LoadReport:
     skipped: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
     wrong_shape: list[WrongShape] = field(default_factory=list)
+    deeper: list[str] = field(default_factory=list)
     parameters: int = 0
     total: int = 0
     ordered: bool = False

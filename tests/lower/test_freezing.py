@@ -101,6 +101,21 @@ def test_frozen_norms_stay_frozen_when_they_are_converted_to_synchronized_ones(
         assert {n for n, m in norms.items() if not m.training} == frozen
 
 
+@pytest.mark.parametrize("activation", ["relu", "prelu"])
+def test_norms_of_timm_that_hold_their_activation_stay_frozen(activation: str) -> None:
+    trunk = {"name": "timm:mobilenetv3_small_050", "act_layer": activation}
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": trunk, "freeze": ["trunk.bn1", "trunk.blocks.0"]}
+    model = graphmodel.compile({**spec, "mapping": {"images": {"blocks.1": None}}}, seed=0)
+    before = trainable(model)
+    synced = convert_sync_batchnorm(model)
+    for each in (synced, synced.train(), copy.deepcopy(synced).train(), pickle.loads(pickle.dumps(synced)).train()):
+        norms = {n: m for n, m in each.named_modules() if isinstance(m, nn.SyncBatchNorm)}
+        frozen = {n for n in norms if n.startswith(("trunk.bn1", "trunk.blocks.0."))}
+        assert len(frozen) == 3
+        assert {n for n, m in norms.items() if not m.training} == frozen
+        assert trainable(each) == before
+
+
 def test_split_norms_of_timm_stay_frozen(small: dict[str, Any]) -> None:
     from timm.layers import convert_splitbn_model
 

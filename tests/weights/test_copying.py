@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -115,17 +116,69 @@ def test_a_load_on_meta_reports_and_copies_nothing() -> None:
     assert model.trunk.conv1.weight.is_meta
 
 
-def test_weights_of_a_deeper_network_are_reported() -> None:
+def deep_state() -> dict[str, torch.Tensor]:
     from torchvision.models import resnet34
 
-    deep = resnet34().state_dict()
+    return resnet34().state_dict()
+
+
+@pytest.mark.parametrize("layout", ["library", "vissl", "sequential"])
+def test_weights_of_a_deeper_network_are_refused(layout: str) -> None:
+    deep = deep_state()
+    children = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    form = {
+        "library": lambda k: f"module.{k}",
+        "vissl": lambda k: f"trunk._feature_blocks.{k}",
+        "sequential": lambda k: f"{children.index(k.partition('.')[0])}.{k.partition('.')[2]}",
+    }[layout]
+    content = {form(k): v for k, v in deep.items() if not k.startswith("fc.")}
+    model = graphmodel.compile(ONE, seed=0)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load_weights(model, content)
+    lost = [k for k, v in deep.items() if k not in resnet18().state_dict() and v.is_floating_point()]
+    (finding,) = caught.value.diagnostics
+    assert (finding.code, f" {len(lost)} of its tensors" in finding.message) == ("GM512", True)
+    assert form("layer1.2.conv1.weight") in finding.message
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = graphmodel.load_weights(model, content, partial=True)
+    assert sorted(report.deeper) == sorted(map(form, lost))
+    assert torch.equal(model.trunk.layer4[1].conv2.weight, deep[LAST])
+
+
+def test_of_two_networks_a_deeper_one_is_not_taken() -> None:
+    student = resnet18()
+    model = graphmodel.compile(ONE, seed=0)
+    report = graphmodel.load_weights(model, {"teacher": deep_state(), "student": student.state_dict()})
+    assert report.warnings == []
+    assert torch.equal(model.trunk.conv1.weight, student.conv1.weight)
+
+
+def test_stages_that_are_pruned_do_not_make_a_checkpoint_deeper() -> None:
+    model = graphmodel.compile({**ONE, "mapping": {"images": {"res2": None}}}, seed=0)
+    assert graphmodel.load_weights(model, state()).deeper == []
+
+
+def test_tables_of_relative_positions_of_another_grid_are_named() -> None:
+    trunk = {"name": "timm:swin_tiny_patch4_window7_224", "depths": [1, 1], "num_heads": [1, 2], "embed_dim": 8}
+
+    def made(window: int) -> Any:
+        here = {**trunk, "img_size": 8 * window, "window_size": window}
+        return graphmodel.compile({"inputs": {"images": [3, 8 * window, 8 * window]}, "trunk": here}, seed=0)
+
+    with pytest.raises(CompileError, match="tables of relative positions are not resized") as caught:
+        graphmodel.load_weights(made(2), made(4).state_dict(), interpolate=True)
+    assert caught.value.diagnostics[0].code == "GM512"
+
+
+def test_weights_of_another_variant_are_reported() -> None:
     model = graphmodel.compile(ONE, seed=0)
     with pytest.warns(UserWarning, match="layers or parts that the trunk does not have"):
-        report = graphmodel.load_weights(model, {f"module.{k}": v for k, v in deep.items()})
+        report = graphmodel.load_weights(model, state(**{"layer1.0.scale.gamma": torch.ones(64)}))
     (warning,) = report.warnings
-    lost = [k for k, v in deep.items() if k not in resnet18().state_dict() and v.is_floating_point()]
-    assert (warning.code, warning.message.split()[0]) == ("GM517", str(len(lost)))
-    assert "`module.layer1.2.conv1.weight`" in warning.message
+    assert (warning.code, "`layer1.0.scale.gamma`" in warning.message) == ("GM517", True)
 
 
 def test_heads_of_the_checkpoint_and_computed_buffers_are_no_such_layers() -> None:

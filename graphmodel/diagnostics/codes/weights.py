@@ -119,9 +119,9 @@ ENTRIES = (
     ),
     code(
         "GM512",
-        "the checkpoint leaves the trunk partly random",
-        """Some tensors of the trunk are not in the checkpoint or have another shape there. It is probably the wrong
-            checkpoint. `partial=True` loads what fits; `interpolate=True` resizes position embeddings.""",
+        "the checkpoint is not of this trunk",
+        """Some tensors of the trunk are not in the checkpoint or have another shape there, or the checkpoint has layers
+            after the trunk's last one. It is probably the wrong checkpoint. `partial=True` loads what fits; `interpolate=True` resizes position embeddings.""",
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="cpu")
             some = {k: v for k, v in module.state_dict().items() if "layer4" not in k}
@@ -208,7 +208,7 @@ ENTRIES = (
     code(
         "GM517",
         "the weights deserve a second look",
-        """A warning: values that are not finite, a tensor that is given twice with different values, weights of layers
+        """A warning: values that are not finite, a tensor that is given twice with different values, weights of parts
             that the trunk does not have, or a position embedding with as many patches as the model's in what may be
             another grid. The weights are loaded.""",
         "graphmodel compile spec.yaml --weights diverged.pth",
