@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +106,12 @@ def load(
     device: str | torch.device | None = None,
     weights: bool = True,
     allow_imports: bool = False,
+    allow_downloads: bool = False,
 ) -> CompiledModel:
     """The module that `save` (or `graphmodel compile -o`) wrote, in training mode.
+
+    The files in the directory are enough: with `weights`, the file or the download that the spec's `pretrained` names
+    is not read again.
 
     Args:
         directory: where it was written to.
@@ -114,11 +119,13 @@ def load(
         weights: whether to load `weights.safetensors`, which gives tensors their saved dtypes; otherwise the weights
             are the initial ones of the seed.
         allow_imports: whether the spec may name Python code to import.
+        allow_downloads: whether the spec may name files on the Internet.
 
     Raises:
         CompileError: GM522 if a file is missing, damaged or does not fit the spec; what is wrong with the spec.
     """
     from graphmodel.api import compile
+    from graphmodel.components.library.guard import weights_follow
     from graphmodel.weights.sealed import read_sealed
 
     where = Path(directory)
@@ -130,7 +137,14 @@ def load(
         raise fail("GM522", message, help="name a directory that `graphmodel.save` wrote") from None
     sealed = read_sealed(where / WEIGHTS) if weights else None
     found = re.search(r"^# seed: (\d+)$", text, re.M)
-    module = compile(lock, device=device, seed=int(found[1]) if found else None, allow_imports=allow_imports)
+    with weights_follow() if sealed is not None else nullcontext():
+        module = compile(
+            lock,
+            device=device,
+            seed=int(found[1]) if found else None,
+            allow_imports=allow_imports,
+            allow_downloads=allow_downloads,
+        )
     if sealed is not None:
         problem = _misfit(module, {name: tuple(t.shape) for name, t in sealed.tensors.items()})
         if problem:
@@ -145,6 +159,7 @@ def load(
 def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[str]) -> None:
     """Writes the files and builds the model from them, on the meta device."""
     from graphmodel.api import compile
+    from graphmodel.components.library.guard import weights_follow
     from graphmodel.model_file import model_source
     from graphmodel.weights.sealed import check_seal
 
@@ -155,7 +170,8 @@ def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[
         check_seal(place / WEIGHTS, required=True)
     try:
         ast.parse((place / MODEL).read_text("utf-8"))
-        again = compile(place / LOCK, device="meta", seed=0, allow_imports=True)
+        with weights_follow() if weights else nullcontext():
+            again = compile(place / LOCK, device="meta", seed=0, allow_imports=True, allow_downloads=True)
     except (CompileError, SyntaxError, ValueError) as error:
         raise _cannot_save(f"the spec of this module does not compile again: {first_line(error)}") from error
     if _signature(again) != _signature(module):

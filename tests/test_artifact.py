@@ -270,3 +270,41 @@ def test_a_file_name_never_ends_the_comment_of_the_lock(tiny: dict[str, Any], tm
 def test_imports_that_are_not_names_are_left_out(tiny: dict[str, Any], tmp_path: Path, names: list[str]) -> None:
     graphmodel.save(graphmodel.compile(tiny, device="meta"), tmp_path / "out", weights=False, imports=names)
     assert "import os" not in (tmp_path / "out" / MODEL).read_text()
+
+
+def test_the_file_of_pretrained_weights_is_not_needed_again(tmp_path: Path) -> None:
+    import timm
+
+    net = timm.create_model("test_resnet", num_classes=7)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    trunk = {"name": "timm:test_resnet", "num_classes": 7, "pretrained": str(tmp_path / "net.pth")}
+    module = graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunk": trunk}, seed=0)
+    graphmodel.save(module, tmp_path / "model")
+    graphmodel.save(module, tmp_path / "bare", weights=False)
+    (tmp_path / "net.pth").unlink()
+    again = graphmodel.load(tmp_path / "model")
+    assert torch.equal(again.trunk.conv1[0].weight, net.conv1[0].weight)
+    assert equal(again, module)
+    with pytest.raises(CompileError, match="no such file"):
+        graphmodel.load(tmp_path / "bare", weights=False)
+
+
+def test_weights_of_an_allowed_source_are_not_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    net = timm.create_model("test_resnet")
+    file = tmp_path / "net-00000000.pth"
+    torch.save(net.state_dict(), file)
+    overlay = {"url": file.as_uri(), "hf_hub_id": ""}
+    trunk = {"name": "timm:test_resnet", "pretrained": True, "pretrained_cfg_overlay": overlay}
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": trunk}
+    with pytest.raises(CompileError, match="another source of weights"):
+        graphmodel.compile(spec, seed=0)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: torch.load(file))
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", lambda *_, **__: torch.load(file))
+    module = graphmodel.compile(spec, seed=0, allow_downloads=True)
+    assert torch.equal(module.trunk.conv1[0].weight, net.conv1[0].weight)
+    graphmodel.save(module, tmp_path / "model")
+    file.unlink()
+    assert equal(graphmodel.load(tmp_path / "model"), module)

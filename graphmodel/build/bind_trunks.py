@@ -16,6 +16,7 @@ from graphmodel.build.params import parse_params
 from graphmodel.components.construct import build_on_meta, meta_copy
 from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
 from graphmodel.components.features import INPUT_OF, Feature, part_of
+from graphmodel.components.library.guard import do_weights_follow
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
 from graphmodel.components.registry import find_trunk, trunk_names
 from graphmodel.components.signature import PlainTrunk
@@ -129,7 +130,8 @@ class TrunkBinder:
         params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report)
         if params is None:
             return None
-        if isinstance(trunk.pretrained, str) and not self.is_readable(trunk, family):
+        follow = do_weights_follow()
+        if isinstance(trunk.pretrained, str) and not follow and not self.is_readable(trunk, family):
             return None
         try:
             params = family.for_resolutions(params, self.shapes(trunk))
@@ -147,7 +149,7 @@ class TrunkBinder:
 
         def build() -> nn.Module:
             try:
-                return family.pretrained(params, trunk.input_type, trunk.pretrained)
+                return family.pretrained(params, trunk.input_type, trunk.pretrained, skeleton=follow)
             except InvalidTrunkParams as error:
                 where = self.spec.span((*trunk.at, *error.path), key=error.path != ("name",))
                 raise fail(error.code, error.message, where, error.help) from error

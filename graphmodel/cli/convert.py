@@ -28,8 +28,10 @@ def convert(
         spec = source.load()
         text = native_text(spec)
         if output is not None:
-            from graphmodel.writing import write_file
+            from graphmodel.writing import cannot_write, write_file
 
+            if output.resolve() in [Path(file).resolve() for file in spec.origin.files]:
+                raise cannot_write(output, "it is the source", "name a new file")
             write_file(output, text)
     if form is options.Format.json:
         console.print_json(spec.document.data if output is None else {"files": [str(output)]})

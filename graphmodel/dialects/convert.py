@@ -13,6 +13,10 @@ DEEPEST = {"trunk": 2, "inputs": 2, "heads": 2, "mapping": 2, "freeze": 2, "head
 """How deep comments go under a top-level key: deeper values come from the same lines."""
 
 
+CHANNELS_FIRST = ("resnet", "regnet", "efficientnet", "mobilenet", "alexnet", "convnext")
+"""How the names of families begin whose maps all have channels first: there, the layout makes no difference."""
+
+
 def convert(spec: ModelSpec, schema: str = "") -> str:
     """The native text of a spec.
 
@@ -29,6 +33,8 @@ def convert(spec: ModelSpec, schema: str = "") -> str:
     ordered: dict[str, Any] = {"graphmodel": data.pop("graphmodel", 1)}
     ordered["name"] = data.pop("name", None) or _name(spec)
     ordered |= {k: v for k, v in data.items() if v not in ({}, [], None)}
+    if spec.dialect != "native" and not all(t.family.startswith(CHANNELS_FIRST) for t in spec.trunks.values()):
+        ordered["mapping"] = [_in_any_layout(entry) for entry in ordered["mapping"]]
     start = [f"yaml-language-server: $schema={schema}"] if schema else []
     start += [f"converted from {' + '.join(files)} ({spec.dialect})"]
     start += [f"{n.severity}: {n.message}" for n in spec.notes]
@@ -43,6 +49,17 @@ def convert(spec: ModelSpec, schema: str = "") -> str:
         return f"{Path(span.file).name}:{span.line}"
 
     return header(start) + to_yaml(ordered, comment)
+
+
+def _in_any_layout(entry: dict[str, Any]) -> dict[str, Any]:
+    """A mapping entry that reads its features in any layout, as its dialect does by default."""
+    written = entry["from"]
+    if isinstance(written, str):
+        return {**entry, "any_layout": True}
+    if isinstance(written, dict):
+        return {**entry, "from": {**written, "any_layout": True}}
+    items = [{"from": item} if isinstance(item, str) else item for item in written]
+    return {**entry, "from": [{**item, "any_layout": True} for item in items]}
 
 
 def _name(spec: ModelSpec) -> str:

@@ -144,6 +144,10 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
     path = parse_path(name)
     if any(part == "" for part in path):
         raise fail("GM108", f"`{name}` is not a valid path: a part of it is empty", span)
+    unread = next((part for part in path if isinstance(part, str) and ("[" in part or "]" in part)), None)
+    if unread is not None:
+        message = f"`{name}` is not a valid path: the index in `{unread}` is not a whole number"
+        raise fail("GM108", message, span, "items of a list are counted from 0: `heads.a[0]`")
     if len(path) > MAX_DEPTH:
         raise fail("GM108", f"`{name}` is not a valid path: it is more than {MAX_DEPTH} levels deep", span)
     for prefix in prefixes:

@@ -65,8 +65,8 @@ def load_weights(
 
     Raises:
         CompileError: GM510 if the file cannot be read, GM511 if nothing matches, GM512 if the trunk is not covered
-            or the network of the checkpoint is deeper and `partial` is not set, GM514 if `network` is needed or names nothing, GM515 if a tensor cannot be
-            copied, GM516 if the order does not agree.
+            or the network of the checkpoint is deeper and `partial` is not set, GM514 if `network` is needed or names
+            nothing, GM515 if a tensor cannot be copied, GM516 if the order does not agree.
 
     Example:
         >>> import graphmodel, torchvision
@@ -192,8 +192,8 @@ def _not_covered(report: LoadReport, lacking: list[str]) -> CompileError:
         help = f"`interpolate=True` (`--interpolate`) resizes position embeddings to the model's grid; {help}"
     if tables:
         help = (
-            "tables of relative positions are not resized: compile for the image and window size of the checkpoint, or, "
-            f"for a model of timm, name the file in the spec (`pretrained: FILE`), and timm resizes them; {help}"
+            "tables of relative positions are not resized: compile for the image and window size of the checkpoint, "
+            f"or, for a model of timm, name the file in the spec (`pretrained: FILE`), and timm resizes them; {help}"
         )
     message = (
         f"the checkpoint covers {report.covered} of {report.total} tensors; {len(report.missing)} are left without "
@@ -205,6 +205,6 @@ def _not_covered(report: LoadReport, lacking: list[str]) -> CompileError:
 
 def _deeper(report: LoadReport) -> CompileError:
     shown = ", ".join(report.deeper[:4]) + (", …" if len(report.deeper) > 4 else "")
-    message = f"the checkpoint is of a deeper network: {len(report.deeper)} of its tensors come after the last layer of "
+    message = f"the checkpoint is of a deeper network: {len(report.deeper)} of its tensors come after the last layer "
     help = f"compile the trunk with the depth of the checkpoint; {PARTIAL}"
-    return fail("GM512", f"{message}a part of the trunk: {shown}", help=help)
+    return fail("GM512", f"{message}of a part of the trunk: {shown}", help=help)

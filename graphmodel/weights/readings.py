@@ -59,7 +59,6 @@ class Reading:
             ours: key for key, ours in self.keys.items() if ours in shapes and shapes[ours] == shape_of(tensors[key])
         }
 
-
     def deeper(self, names: Iterable[str]) -> list[str]:
         """Keys of weights after a network's last layer: those of a deeper network.
 

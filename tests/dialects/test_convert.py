@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,21 @@ def test_the_twin_has_the_same_graph_outputs_and_freezing(path: Path, tmp_path: 
     assert other.dialect == "native"
     assert calls(twin) == calls(path)
     assert (other.outputs, other.freeze, other.head_defaults) == (spec.outputs, spec.freeze, spec.head_defaults)
+
+
+def test_the_twin_pools_maps_with_channels_last_as_vissl_does(tmp_path: Path) -> None:
+    vit = {"IMAGE_SIZE": 32, "PATCH_SIZE": 16, "NUM_LAYERS": 1, "NUM_HEADS": 1, "HIDDEN_DIM": 8, "MLP_DIM": 8}
+    trunk = {"NAME": "vision_transformer", "VISION_TRANSFORMERS": vit}
+    pools = [["lastMAP", ["AvgPool2d", [[2, 2], 2, 0]]], ["lastMAP", ["AdaptiveAvgPool2d", [[1, 1]]]]]
+    extractor = {"EVAL_MODE_ON": True, "FREEZE_TRUNK_ONLY": True, "LINEAR_EVAL_FEAT_POOL_OPS_MAP": pools}
+    model = {"TRUNK": trunk, "FEATURE_EVAL_SETTINGS": {**extractor, "EXTRACT_TRUNK_FEATURES_ONLY": True}}
+    spec = graphmodel.load_spec({"MODEL": model}, inputs={"images": (3, 32, 32)})
+    twin = tmp_path / "twin.yaml"
+    twin.write_text(convert(spec))
+    assert twin.read_text().count("any_layout: true") == 2
+    assert calls(twin) == [
+        (n.kind, n.call, str(n.target), str(n.info), n.component, n.facts) for n in build_graph(spec).nodes.values()
+    ]
 
 
 def test_each_part_names_its_line() -> None:
@@ -71,6 +87,14 @@ def test_the_command_writes_a_file_that_the_compiler_reads(tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     assert graphmodel.load_spec(target).outputs == (("head0", "head1"), "head2")
     assert [p.name for p in tmp_path.iterdir()] == ["native.yaml"]
+    told = CliRunner().invoke(
+        app, ["convert", str(EXAMPLES / "vissl" / "multi_input.yaml"), "-o", str(target), "--format", "json"]
+    )
+    assert json.loads(told.stdout) == {"files": [str(target)]}
+    text = target.read_text()
+    onto_itself = CliRunner().invoke(app, ["convert", str(target), "-o", str(target)])
+    assert (onto_itself.exit_code, "it is the source" in onto_itself.output) == (2, True)
+    assert target.read_text() == text
     broken = CliRunner().invoke(app, ["convert", str(tmp_path / "nowhere.yaml"), "-o", str(target)])
     assert broken.exit_code == 2
     assert len(list(CASES.glob("*.json"))) == 58

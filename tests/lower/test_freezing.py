@@ -107,7 +107,7 @@ def test_norms_of_timm_that_hold_their_activation_stay_frozen(activation: str) -
     spec = {"inputs": {"images": [3, 32, 32]}, "trunk": trunk, "freeze": ["trunk.bn1", "trunk.blocks.0"]}
     model = graphmodel.compile({**spec, "mapping": {"images": {"blocks.1": None}}}, seed=0)
     before = trainable(model)
-    synced = convert_sync_batchnorm(model)
+    synced = converted_by_timm(model)
     for each in (synced, synced.train(), copy.deepcopy(synced).train(), pickle.loads(pickle.dumps(synced)).train()):
         norms = {n: m for n, m in each.named_modules() if isinstance(m, nn.SyncBatchNorm)}
         frozen = {n for n in norms if n.startswith(("trunk.bn1", "trunk.blocks.0."))}

@@ -91,7 +91,9 @@ def test_vissl_paths_may_leave_out_config() -> None:
         assert out.data == {"config": {"MODEL": {"TRUNK": {"NAME": "regnet"}}}}
 
 
-@pytest.mark.parametrize("item", ["nonsense", "=3", "a.b.c=1", "list[7]=1", "a=[", "a..b=1"])
+@pytest.mark.parametrize(
+    "item", ["nonsense", "=3", "a.b.c=1", "list[7]=1", "a=[", "a..b=1", "list[-1]=1", "list[9999999999]=1", "list[0=1"]
+)
 def test_bad_overrides_are_diagnosed(item: str) -> None:
     with pytest.raises(CompileError) as caught:
         apply_overrides(read_text("a: 1\nlist: [1]\n"), [item])

@@ -31,6 +31,7 @@ _NAMES_OF_PROBLEMS = {
     "ProxyError",
 }
 
+_follow: ContextVar[bool] = ContextVar("graphmodel_weights_follow", default=False)
 _foreign: ContextVar[bool] = ContextVar("graphmodel_foreign_sources", default=False)
 
 
@@ -130,6 +131,21 @@ def connection_problem(error: BaseException | None) -> str:
             return first_line(error)
         error = error.__cause__ or error.__context__
     return ""
+
+
+@contextmanager
+def weights_follow() -> Iterator[None]:
+    """Inside, trunks are built without the weights that `pretrained` names: the caller has all of them already."""
+    token = _follow.set(True)
+    try:
+        yield
+    finally:
+        _follow.reset(token)
+
+
+def do_weights_follow() -> bool:
+    """Whether the caller puts all weights in place once a model is built."""
+    return _follow.get()
 
 
 @contextmanager

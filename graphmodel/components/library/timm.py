@@ -12,7 +12,7 @@ from torch import nn
 
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.family import InvalidTrunkParams
-from graphmodel.components.library.guard import foreign_sources_allowed, only_weights
+from graphmodel.components.library.guard import do_weights_follow, foreign_sources_allowed, only_weights
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk, keywords_of
 from graphmodel.components.registry import register_trunk
 from graphmodel.diagnostics import choices_help
@@ -96,7 +96,7 @@ class TimmTrunk(LibraryTrunk):
         Raises:
             InvalidTrunkParams: names the key.
         """
-        if foreign_sources_allowed():
+        if foreign_sources_allowed() or do_weights_follow():
             return
         for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
             written = keywords.get(name)

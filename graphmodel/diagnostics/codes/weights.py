@@ -121,7 +121,8 @@ ENTRIES = (
         "GM512",
         "the checkpoint is not of this trunk",
         """Some tensors of the trunk are not in the checkpoint or have another shape there, or the checkpoint has layers
-            after the trunk's last one. It is probably the wrong checkpoint. `partial=True` loads what fits; `interpolate=True` resizes position embeddings.""",
+            after the trunk's last one. It is probably the wrong checkpoint. `partial=True`
+            loads what fits; `interpolate=True` resizes position embeddings.""",
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="cpu")
             some = {k: v for k, v in module.state_dict().items() if "layer4" not in k}
