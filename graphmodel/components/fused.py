@@ -5,10 +5,12 @@ among the heads. A head that is no longer what it was when the model was compile
 quantized layer or a sharded one took its place) makes all of them run one by one, as they would without the pass.
 """
 
+# ruff: noqa: C419  (a list is gone through in half the time of a generator, and this runs at each call)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,8 @@ FLATTENS: frozenset[type[nn.Module]] = frozenset({Mlp})
 
 MIN_ROWS = 8
 """Without gradients, smaller batches run head by head: joining the weights costs more than it saves."""
+
+_PLAIN = (nn.Parameter, torch.Tensor)
 
 KEY = "graphmodel"
 """Where the `Division` is found in the metadata of an autograd node."""
@@ -73,8 +77,8 @@ def run_heads(value: Any, heads: tuple[nn.Module, ...]) -> tuple[torch.Tensor, .
         hidden = _by_head(_joined(values[0], columns[0], joined), len(heads))
         return _divided(_stacked(hidden, columns[1:], joined), joined)
     y = _joined(values[0], columns[0], joined)
-    sizes = [_parameter(layer, "weight").shape[0] for layer in columns[0]]
-    if len(set(sizes)) == 1:
+    sizes = [weight.shape[0] for weight in columns[0].weights]
+    if all([size == sizes[0] for size in sizes]):
         return _divided(_by_head(y, len(heads)), joined)
     if torch.compiler.is_compiling():
         return tuple(part.contiguous() for part in torch.split(y, sizes, -1))
@@ -83,7 +87,21 @@ def run_heads(value: Any, heads: tuple[nn.Module, ...]) -> tuple[torch.Tensor, .
     return tuple(parts)
 
 
-def columns_of(heads: Sequence[nn.Module], several: bool = False) -> list[Layers] | None:
+class Column(NamedTuple):
+    """The layers at one position of several heads.
+
+    Attributes:
+        layers: the modules.
+        weights: their weights; empty for ReLUs.
+        biases: their biases; empty if they have none.
+    """
+
+    layers: Layers
+    weights: list[torch.Tensor]
+    biases: list[torch.Tensor]
+
+
+def columns_of(heads: Sequence[nn.Module], several: bool = False) -> list[Column] | None:
     """The layers at each position of the heads, if the heads can run as one; None if they cannot.
 
     They can if each is a chain of linear layers and ReLUs, of the same widths, and nothing was attached to it or put in
@@ -93,55 +111,58 @@ def columns_of(heads: Sequence[nn.Module], several: bool = False) -> list[Layers
         heads: modules.
         several: each head has a value of its own.
     """
+    # Runs at each call, over a hundred heads: comprehensions take half the time of loops.
     kind = type(heads[0])
     read = CHAINS.get(kind)
-    if read is None or torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
+    if read is None or any([type(head) is not kind for head in heads]):
         return None
-    rows = []
-    for head in heads:
-        if type(head) is not kind:
-            return None
-        layers = read(head)
-        for part in (head, *layers):
-            if (
-                part._forward_hooks
-                or part._forward_pre_hooks
-                or part._backward_hooks
-                or part._backward_pre_hooks
-                or "forward" in part.__dict__
-            ):
-                return None
-        rows.append(layers)
+    rows = [read(head) for head in heads]
     depth = len(rows[0])
-    if not depth or any(len(layers) != depth for layers in rows):
+    if not depth or any([len(layers) != depth for layers in rows]):
         return None
     columns = list(zip(*rows, strict=True))
-    if type(columns[0][0]) is not nn.Linear:
+    if type(columns[0][0]) is not nn.Linear or _is_changed((*heads, *(layer for layers in rows for layer in layers))):
         return None
-    free = depth == 1 and not several
-    return columns if all(_alike(column, free) for column in columns) else None
+    found = []
+    for layers in columns:
+        column = _column(layers, free=depth == 1 and not several)
+        if column is None:
+            return None
+        found.append(column)
+    return found
 
 
-def _alike(column: Layers, free: bool) -> bool:
-    """Whether layers at one position do the same; linear layers may differ in their number of outputs if `free`."""
-    kind = type(column[0])
-    if kind not in (nn.Linear, nn.ReLU) or any(type(layer) is not kind for layer in column):
-        return False
+def _is_changed(parts: Sequence[nn.Module]) -> bool:
+    """Whether something runs with the `forward` of a module, or in its place."""
+    return (
+        torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        or any([part._forward_hooks for part in parts])
+        or any([part._forward_pre_hooks for part in parts])
+        or any([part._backward_hooks for part in parts])
+        or any([part._backward_pre_hooks for part in parts])
+        or any(["forward" in part.__dict__ for part in parts])
+    )
+
+
+def _column(layers: Layers, *, free: bool) -> Column | None:
+    """Layers at one position if they do the same; linear layers may differ in their number of outputs if `free`."""
+    kind = type(layers[0])
+    if kind not in (nn.Linear, nn.ReLU) or any([type(layer) is not kind for layer in layers]):
+        return None
     if kind is nn.ReLU:
-        return True
-    compiling = torch.compiler.is_compiling()
-    has_bias = column[0]._parameters["bias"] is not None
-    shape = _parameter(column[0], "weight").shape
-    for layer in column:
-        weight = layer._parameters["weight"]
-        # A weight of another class (quantized, sharded) brings its own linear operation.
-        if weight is None or not (compiling or type(weight) in (nn.Parameter, torch.Tensor)):
-            return False
-        if (layer._parameters["bias"] is not None) is not has_bias:
-            return False
-        if weight.shape[1] != shape[1] or not (free or weight.shape[0] == shape[0]):
-            return False
-    return True
+        return Column(layers, [], [])
+    # An attribute of a module costs a function call, a look-up in its dict does not.
+    weights: list[Any] = [layer._parameters["weight"] for layer in layers]
+    biases: list[Any] = [layer._parameters["bias"] for layer in layers]
+    # A weight of another class (quantized, sharded) brings its own linear operation.
+    if not torch.compiler.is_compiling() and any([type(w) not in _PLAIN for w in weights]):
+        return None
+    shape = weights[0].shape
+    if any([w.shape[1:] != shape[1:] for w in weights] if free else [w.shape != shape for w in weights]):
+        return None
+    if biases[0] is None:
+        return Column(layers, weights, []) if all([bias is None for bias in biases]) else None
+    return None if any([bias is None for bias in biases]) else Column(layers, weights, biases)
 
 
 def _can_join(values: Sequence[Any]) -> bool:
@@ -157,39 +178,34 @@ def _can_join(values: Sequence[Any]) -> bool:
     return all(x is first or (x.shape == first.shape and x.dtype == first.dtype) for x in values)
 
 
-def _parameter(layer: nn.Module, name: str) -> torch.Tensor:
-    # An attribute of a module costs a function call, which shows with a hundred heads.
-    return layer._parameters[name]  # type: ignore[return-value]
-
-
-def _joined(x: torch.Tensor, layers: Layers, joined: list[torch.Tensor]) -> torch.Tensor:
+def _joined(x: torch.Tensor, column: Column, joined: list[torch.Tensor]) -> torch.Tensor:
     """One multiplication for linear layers on one value, `(…, C)` to `(…, sum of outputs)`."""
-    weight, bias = _gathered(torch.cat, layers, joined)
+    weight, bias = _gathered(torch.cat, column, joined)
     return F.linear(x, weight, bias)
 
 
-def _stacked(x: torch.Tensor, columns: list[Layers], joined: list[torch.Tensor]) -> torch.Tensor:
+def _stacked(x: torch.Tensor, columns: list[Column], joined: list[torch.Tensor]) -> torch.Tensor:
     """One batched multiplication at each position for `(heads, …, C)`."""
     lead = x.shape[1:-1]
     x = x.flatten(1, -2)
-    for layers in columns:
-        if type(layers[0]) is nn.ReLU:
+    for column in columns:
+        if not column.weights:
             x = F.relu(x, inplace=True)  # the product is this function's own
             continue
-        weight, bias = _gathered(torch.stack, layers, joined)
+        weight, bias = _gathered(torch.stack, column, joined)
         turned = weight.transpose(1, 2)
         x = torch.bmm(x, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, turned)
     return x.view(x.shape[0], *lead, x.shape[2])
 
 
 def _gathered(
-    gather: Callable[[list[torch.Tensor]], torch.Tensor], layers: Layers, joined: list[torch.Tensor]
+    gather: Callable[[list[torch.Tensor]], torch.Tensor], column: Column, joined: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    weight = gather([_parameter(layer, "weight") for layer in layers])
+    weight = gather(column.weights)
     joined.append(weight)
-    if layers[0]._parameters["bias"] is None:
+    if not column.biases:
         return weight, None
-    bias = gather([_parameter(layer, "bias") for layer in layers])
+    bias = gather(column.biases)
     joined.append(bias)
     return weight, bias
 
@@ -286,9 +302,10 @@ def joined_result(results: Sequence[torch.Tensor]) -> torch.Tensor | None:
     division = _metadata(node).get(KEY) if node is not None else None
     if not isinstance(division, Division) or division.base is None or division.count != len(results):
         return None
-    for i, result in enumerate(results):
-        if result.grad_fn is not node or result.output_nr != i or result._version:
-            return None
+    if any([result.grad_fn is not node for result in results]) or any([result._version for result in results]):
+        return None
+    if [result.output_nr for result in results] != list(range(len(results))):
+        return None
     marks, whole = division.marks, division.base.view_as(division.base)
 
     def mark(_: torch.Tensor) -> None:

@@ -154,7 +154,7 @@ def _structure(graph: ModelGraph, node: Node, *, several: bool) -> Hashable:
         return graph.components[node.component].family
     layers: list[Any] = [type(module)]
     free = len(columns) == 1 and not several
-    for (layer,) in columns:
+    for layer in (column.layers[0] for column in columns):
         if isinstance(layer, nn.Linear):
             outputs = None if free else layer.out_features
             layers.append((layer.in_features, outputs, layer.bias is not None, layer.weight.dtype))
@@ -172,10 +172,10 @@ def _why_not(graph: ModelGraph, group: Group) -> tuple[str, str] | None:
         return "GM415", f"a head of the kind `{family}` is more than linear layers and ReLUs"
     if len(heads) < MIN_HEADS:
         return "GM416", f"joining the weights of {len(heads)} saves nothing, {MIN_HEADS} are needed"
-    for position, layers in enumerate(columns):
+    for position, column in enumerate(columns):
         batched = group.several or position > 0
         limit = MAX_WEIGHTS_BATCHED if batched else MAX_WEIGHTS
-        for layer in layers:
+        for layer in column.layers:
             if not isinstance(layer, nn.Linear):
                 continue
             shape = f"a layer of {layer.in_features}×{layer.out_features} weights"
