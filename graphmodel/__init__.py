@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphmodel.components.registry import register_head, register_trunk
     from graphmodel.components.tensors import TensorInfo
     from graphmodel.dialects.loading import load_spec
+    from graphmodel.exporters import ExportReport, export
     from graphmodel.graph.types import ModelGraph
     from graphmodel.losses import fused_cross_entropy
     from graphmodel.lower.module import CompiledModel
@@ -37,6 +38,7 @@ _LAZY = {
     "compile": "graphmodel.api",
     "diff": "graphmodel.comparison",
     "draw": "graphmodel.visualize",
+    "export": "graphmodel.exporters",
     "export_weights": "graphmodel.weights.export",
     "fused_cross_entropy": "graphmodel.losses",
     "load": "graphmodel.artifact",
@@ -51,6 +53,7 @@ _LAZY = {
     "torch_compile": "graphmodel.lower.torch_compile",
     "TensorInfo": "graphmodel.components.tensors",
     "TrunkFamily": "graphmodel.components.family",
+    "ExportReport": "graphmodel.exporters",
     "CompiledModel": "graphmodel.lower.module",
     "LoadReport": "graphmodel.weights.report",
     "ModelGraph": "graphmodel.graph.types",
@@ -61,6 +64,7 @@ __all__ = [
     "CompileError",
     "CompiledModel",
     "Diagnostic",
+    "ExportReport",
     "Feature",
     "HeadParams",
     "LoadReport",
@@ -73,6 +77,7 @@ __all__ = [
     "compile",
     "diff",
     "draw",
+    "export",
     "export_weights",
     "fused_cross_entropy",
     "load",

@@ -73,6 +73,42 @@ def write_file(path: str | Path, content: str | bytes, *, code: str = "GM520") -
     return Path(path)
 
 
+def fill_file(path: str | Path, fill: Callable[[Path], None]) -> list[Path]:
+    """Writes a file with something that writes to a path itself; files that it writes beside it come along.
+
+    Args:
+        path: the file; its parents are made, and a file that was there is replaced at the end.
+        fill: writes the file to the path that it is given, which has the same name in a temporary directory.
+
+    Returns:
+        The path, and those of the files beside it.
+
+    Raises:
+        CompileError: GM520 if it cannot be written; what was there is left as it was.
+    """
+    target = Path(path)
+    try:
+        target = target.resolve() if target.is_symlink() else target
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        fresh = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+        try:
+            fill(fresh / target.name)
+            beside = sorted(file for file in fresh.iterdir() if file.name != target.name)
+            for file in (*beside, fresh / target.name):
+                file.chmod(0o666 & ~_umask())
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                file.replace(target.parent / file.name)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except (OSError, ValueError) as error:
+        raise cannot_write(path, error) from None
+    return [Path(path), *(Path(path).parent / file.name for file in beside)]
+
+
 def replace_directory(path: str | Path, own: Sequence[str], fill: Callable[[Path], None]) -> None:
     """Writes a directory as a whole; one that was there is replaced at the end.
 

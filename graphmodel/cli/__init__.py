@@ -13,7 +13,19 @@ from typer.core import TyperGroup
 # Pydantic looks for plugins in every installed package before the first model; none of ours has one.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
-COMMANDS = ("compile", "check", "show", "convert", "explain", "profile", "visualize", "trunks", "heads", "schema")
+COMMANDS = (
+    "compile",
+    "check",
+    "show",
+    "export",
+    "convert",
+    "explain",
+    "profile",
+    "visualize",
+    "trunks",
+    "heads",
+    "schema",
+)
 """Files of this package in the order of `--help`; a new command is one file and one entry."""
 
 

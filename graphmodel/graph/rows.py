@@ -23,18 +23,24 @@ def rows_per_sample(graph: ModelGraph) -> dict[str, int]:
     Returns:
         The number by input name, in the order of the inputs.
     """
+    rows = {name: number for together in shared_batches(graph) for name, number in together.items()}
+    return {name: rows[name] for name in graph.inputs}
+
+
+def shared_batches(graph: ModelGraph) -> list[dict[str, int]]:
+    """Inputs whose batch sizes depend on each other, since a call reads them all, and their rows for one sample."""
     calls = graph.network
     meeting: nx.Graph[str] = nx.Graph()
     meeting.add_nodes_from(graph.inputs)
     for name in graph.nodes:
         read = [n for n in (*nx.ancestors(calls, name), name) if n in graph.inputs]
         nx.add_path(meeting, read)
-    rows: dict[str, int] = {}
+    found = []
     for together in nx.connected_components(meeting):
         reached = set(together).union(*(nx.descendants(calls, name) for name in together))
         fewest = math.lcm(*(d for name in reached for d in _denominators(graph.nodes[name])))
-        rows |= dict.fromkeys(together, fewest)
-    return {name: rows[name] for name in graph.inputs}
+        found.append({name: fewest for name in graph.inputs if name in together})
+    return found
 
 
 def _denominators(node: Node) -> Iterator[int]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from graphmodel.diagnostics.codes import (
+    exporting,
     frozen,
     inputs,
     losses,
@@ -35,7 +36,7 @@ GROUPS = {
 CODES: dict[str, Code] = dict(
     sorted(
         entry
-        for group in (reading, names, wiring, passes, frozen, weights, inputs, profiling, losses)
+        for group in (reading, names, wiring, passes, frozen, weights, inputs, profiling, losses, exporting)
         for entry in group.ENTRIES
     )
 )

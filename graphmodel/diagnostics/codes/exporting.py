@@ -1,0 +1,38 @@
+"""Codes GM58x: exports."""
+
+from __future__ import annotations
+
+from graphmodel.diagnostics.codes.entry import code
+
+ENTRIES = (
+    code(
+        "GM580",
+        "not a valid export",
+        """The format is unknown, the file's suffix is that of another one, or the format cannot hold what is asked for:
+            only `pt2` holds a model in training mode, and a model without weights cannot be exported at all.""",
+        "graphmodel export spec.yaml --to onnx -o model.pt2",
+        "graphmodel export spec.yaml --to onnx -o model.onnx",
+        "shell",
+    ),
+    code(
+        "GM581",
+        "a package for the export is missing",
+        """ONNX needs `onnx`, `onnxscript` and `onnxruntime`, which `pip install 'graphmodel[export]'` installs.
+            AOTInductor needs a C++ compiler.""",
+        "",
+    ),
+    code(
+        "GM582",
+        "the model cannot be exported",
+        """torch's exporter does not know an operation of this model, or the model decides by the values of its input.
+            The message is the exporter's own. Another format may work.""",
+        "",
+    ),
+    code(
+        "GM583",
+        "the exported file gives other numbers",
+        """The file was loaded again and run on random inputs at several batch sizes, and differs from the module by
+            more than rounding. Nothing is written.""",
+        "",
+    ),
+)

@@ -1,0 +1,232 @@
+"""A compiled module as a `torch.export` program with named inputs and outputs and dynamic batches, and its check."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphmodel.diagnostics import fail, first_line
+from graphmodel.graph.rows import shared_batches
+from graphmodel.graph.types import ModelGraph
+from graphmodel.lower.emit import ordered
+from graphmodel.lower.module import CompiledModel
+from graphmodel.spec.model import InputSpec
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arguments of a forward, and what the module returns for them.
+
+    Attributes:
+        batch: the batch size; an input of nine rows per sample has nine times as many rows.
+        args: the arguments.
+        expected: the outputs by name.
+    """
+
+    batch: int
+    args: tuple[Any, ...]
+    expected: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A module that was module by `torch.export`.
+
+    Attributes:
+        exported: the program.
+        dimensions: the dimensions of each input tensor by its name: `images`, `crops_0`.
+        outputs: the names of the outputs in order.
+        samples: inputs and outputs of the module at several batch sizes, to compare a file with.
+        dtype: the dtype of the weights.
+        device: their device.
+    """
+
+    exported: torch.export.ExportedProgram
+    dimensions: dict[str, list[str | int]]
+    outputs: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the input tensors in order."""
+        return tuple(self.dimensions)
+
+
+def make_program(module: CompiledModel, *, training: bool, to: str) -> Program:
+    """Traces a module with a dynamic batch size for each input.
+
+    Args:
+        module: the module; its mode and tensors are left as they are.
+        training: whether to trace the training mode.
+        to: the format, for the message of an error.
+
+    Raises:
+        CompileError: GM580 if the module has no weights, GM582 if `torch.export` cannot trace it.
+    """
+    graph = module.model_graph
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(t.is_meta for t in tensors):
+        raise fail("GM580", "the module is on the meta device and has no weights", help="compile it on `cpu` first")
+    floats = [t for t in tensors if t.is_floating_point()]
+    dtype = floats[0].dtype if floats else torch.float32
+    device = tensors[0].device if tensors else torch.device("cpu")
+    batches = shared_batches(graph)
+    outputs = tuple(key for output in ordered(graph) for key in output.parts)
+    fewest = 2 if training else 1  # BatchNorm in training mode refuses a single row
+    with _in_mode(module, training), _quiet():
+        # Other sizes than 0 and 1, and another one for each group: `torch.export` takes equal sizes for one.
+        rows = {n: number * (i + 2) for i, group in enumerate(batches) for n, number in group.items()}
+        args = _arguments(graph, rows, dtype, device)
+        try:
+            with _batch_one_is_like_others():
+                exported = torch.export.export(
+                    module, args, dynamic_shapes=_dynamic(graph, batches, fewest), strict=False
+                )
+        except Exception as error:  # torch.export raises many kinds of errors
+            raise fail("GM582", f"this model cannot be exported to {to}: {first_line(error)}") from error
+        sizes = (fewest, 2, 5) if fewest < 2 else (2, 3, 5)
+        samples = [_sample(module, graph, batch, outputs, dtype, device, training) for batch in sizes]
+    return Program(exported, dict(_dimensions(graph, batches)), outputs, tuple(samples), dtype, device)
+
+
+def difference(program: Program, run: Any, sample: Sample) -> float:
+    """The largest difference between a loaded file and the module, relative to each output's largest value."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        result = _named(run(sample.args), program.outputs)
+    worst = 0.0
+    for name, expected in sample.expected.items():
+        found = result[name].to(expected.device)
+        if found.shape != expected.shape:
+            shapes = f"{tuple(found.shape)} and not {tuple(expected.shape)}"
+            raise ValueError(f"the output `{name}` has the shape {shapes} at batch {sample.batch}")
+        if expected.numel() == 0:
+            continue
+        same = (found == expected) | (found.isnan() & expected.isnan())
+        gap = torch.where(same, 0, (found.double() - expected.double()).abs()).nan_to_num(nan=math.inf).max().item()
+        largest = expected.double().abs().nan_to_num(0, posinf=0).max().item()
+        worst = max(worst, gap / max(largest, 1e-6))
+    return worst
+
+
+def _named(result: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    if isinstance(result, Mapping):
+        return {name: result[name] for name in names}
+    return dict(zip(names, pytree.tree_leaves(result), strict=True))
+
+
+def _sample(
+    module: nn.Module,
+    graph: ModelGraph,
+    batch: int,
+    outputs: tuple[str, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    training: bool,
+) -> Sample:
+    rows = {name: batch * n for group in shared_batches(graph) for name, n in group.items()}
+    args = _arguments(graph, rows, dtype, device)
+    # A forward in training mode moves running statistics; those of the module stay where they are.
+    run = copy.deepcopy(module) if training else module
+    torch.manual_seed(0)
+    with torch.no_grad():
+        expected = _named(run(*args), outputs)
+    return Sample(batch, args, {name: value.detach().clone() for name, value in expected.items()})
+
+
+def _arguments(graph: ModelGraph, rows: Mapping[str, int], dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    """Random arguments with so many rows of each input, the same ones every time."""
+    generator = torch.Generator().manual_seed(0)
+
+    def make(item: InputSpec, shape: tuple[int, ...]) -> torch.Tensor:
+        declared: torch.dtype = getattr(torch, item.dtype)
+        size = (rows[item.name], *shape)
+        if declared.is_floating_point:
+            return torch.randn(size, generator=generator).to(device, dtype if declared is torch.float32 else declared)
+        high = {"bool": 2, "uint8": 256}.get(item.dtype, 2)
+        return torch.randint(high, size, generator=generator).to(device, declared)
+
+    return tuple(
+        make(item, item.shape or ()) if item.views is None else [make(item, shape) for shape in item.views]
+        for item in graph.inputs.values()
+    )
+
+
+def _dynamic(graph: ModelGraph, batches: list[dict[str, int]], fewest: int) -> dict[str, Any]:
+    """The dynamic dimensions of the inputs, as `torch.export` takes them."""
+    found: dict[str, Any] = {}
+    for name, group in zip(batch_names(batches), batches, strict=True):
+        batch = torch.export.Dim(name, min=fewest)
+        for item, rows in group.items():
+            dim = {0: rows * batch if rows > 1 else batch}
+            views = graph.inputs[item].views
+            found[item] = dim if views is None else [dim] * len(views)
+    return {name: found[name] for name in graph.inputs}
+
+
+def batch_names(batches: list[dict[str, int]]) -> list[str]:
+    """A name for each batch size: `batch`, or after the first input if there are several."""
+    return ["batch"] if len(batches) == 1 else [f"{next(iter(group))}_batch" for group in batches]
+
+
+def _dimensions(graph: ModelGraph, batches: list[dict[str, int]]) -> Iterator[tuple[str, list[str | int]]]:
+    rows = {
+        item: f"{number}*{name}" if number > 1 else name
+        for name, group in zip(batch_names(batches), batches, strict=True)
+        for item, number in group.items()
+    }
+    for name, item in graph.inputs.items():
+        if item.views is None:
+            yield name, [rows[name], *(item.shape or ())]
+        for i, shape in enumerate(item.views or ()):
+            yield f"{name}_{i}", [rows[name], *shape]
+
+
+@contextmanager
+def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """The module in a mode, and each part of it in its own mode again afterwards."""
+    before = {part: part.training for part in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in before.items():
+            part.training = mode
+
+
+@contextmanager
+def _batch_one_is_like_others() -> Iterator[None]:
+    """Without it, `torch.export` makes a batch of 1 a case of its own and refuses it."""
+    from torch.fx.experimental import _config
+
+    if not hasattr(_config, "backed_size_oblivious"):  # before torch 2.7
+        yield
+        return
+    with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of tracing, which are about torch's own code."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
