@@ -93,7 +93,7 @@ def test_every_form_of_the_result(returns: str, tmp_path: Path) -> None:
     spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}, "returns": returns}
     model = graphmodel.compile(spec, seed=0).eval()
     report = graphmodel.export(model, tmp_path / "model.pt2")
-    assert report.outputs == ["images_flatten"]
+    assert report.outputs == ["features"]
     x = torch.randn(1, 3, 32, 32)
     found, expected = torch.export.load(tmp_path / "model.pt2").module()(x), model(x)
     assert isinstance(found, type(expected))
