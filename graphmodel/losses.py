@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from graphmodel.components.fused import joined_result
 from graphmodel.diagnostics import choices_help, fail
 
+MAX_COPIED = 4_096
+"""Logits of one output that are copied to be computed with others; larger ones are computed one by one."""
+
 Tensors = Mapping[str, torch.Tensor] | Sequence[torch.Tensor]
 
 
@@ -27,8 +30,9 @@ def fused_cross_entropy(
     """The cross-entropy of each output, computed by one kernel for all outputs of a shape.
 
     Each loss is what `torch.nn.functional.cross_entropy` gives for that output alone. Outputs that the pass
-    `fuse_heads` computed together are read where they are; others are copied into one tensor first. As soon as one of
-    the losses is used, every output gets a gradient (of zeros if its own loss is not used).
+    `fuse_heads` computed together are read where they are; others are copied into one tensor first, or computed one by
+    one if they are large, which is faster. As soon as one of the losses is used, every output gets a gradient (of zeros
+    if its own loss is not used).
 
     Example:
         >>> import graphmodel, torch
@@ -72,22 +76,39 @@ def fused_cross_entropy(
     _check_labels(names, logits, targets, groups)
     losses: list[torch.Tensor] = list(logits)
     totals = []
-    settings = {"weight": weight, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    settings: dict[str, Any] = {"weight": weight, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
     for members in groups:
         target = targets[0] if shared else torch.stack([targets[i] for i in members])
         if len(groups) > 1:
             joined = _joined([logits[i] for i in members])
+        if joined is None and _is_large(logits[members[0]]):
+            single = [
+                F.cross_entropy(logits[i], targets[0 if shared else i], reduction=reduction, **settings)
+                for i in members
+            ]
+            _replace(losses, members, single)
+            totals += single
+            continue
         if joined is None:
             joined = torch.cat([logits[i] for i in members])
         result = _of_group(joined.view(len(members), *logits[members[0]].shape), target, reduction, settings)
         if total:
             totals.append(result.sum())
             continue
-        for i, loss in zip(members, result.unbind(), strict=True):
-            losses[i] = loss
+        _replace(losses, members, result.unbind())
     if total:
-        return sum(totals[1:], start=totals[0])
+        return torch.stack(totals).sum() if len(totals) > 1 else totals[0]
     return dict(zip(names, losses, strict=True)) if named else losses
+
+
+def _is_large(logits: torch.Tensor) -> bool:
+    """Whether copying an output takes longer than a kernel of its own; not asked while a compiler fuses both."""
+    return not torch.compiler.is_compiling() and logits.numel() > MAX_COPIED
+
+
+def _replace(losses: list[torch.Tensor], members: Sequence[int], new: Sequence[torch.Tensor]) -> None:
+    for i, loss in zip(members, new, strict=True):
+        losses[i] = loss
 
 
 def _own_labels(labels: Any, names: list[Any], named: bool) -> list[torch.Tensor]:

@@ -87,6 +87,17 @@ def test_outputs_of_several_numbers_of_classes() -> None:
     assert all(output.grad is not None for output in outputs)
 
 
+def test_large_outputs_are_computed_one_by_one_with_the_same_result() -> None:
+    outputs = [torch.randn(5, 1000, requires_grad=True) for _ in range(3)] + [torch.randn(5, 4, requires_grad=True)]
+    y = torch.randint(0, 4, (5,))
+    expected = [F.cross_entropy(output, y, label_smoothing=0.1) for output in outputs]
+    torch.testing.assert_close(graphmodel.fused_cross_entropy(outputs, y, label_smoothing=0.1), expected)
+    own = [y, y.roll(1), y.roll(2), y]
+    expected = [F.cross_entropy(output, target) for output, target in zip(outputs, own, strict=True)]
+    torch.testing.assert_close(graphmodel.fused_cross_entropy(outputs, own), expected)
+    torch.testing.assert_close(graphmodel.fused_cross_entropy(outputs, own, total=True), sum(expected))
+
+
 @pytest.mark.parametrize("change", ["in_place", "order", "part", "no_grad"])
 def test_outputs_that_are_no_longer_the_joined_result_are_copied(change: str) -> None:
     outputs, parameters = logits("fused")
