@@ -1,7 +1,7 @@
 """Common operations on the meta device without their arithmetic: a trace asks for their shapes alone.
 
-On meta, a normalisation or a linear layer runs as dozens of Python operations, two thirds of the time that tracing a
-ResNet or a ViT takes, and an LSTM as a loop over its steps, nine tenths of the time of a Sequencer.
+On meta, a normalisation, a linear layer or attention runs as dozens of Python operations, two thirds of the time that
+tracing a ResNet or a ViT takes, and an LSTM as a loop over its steps, nine tenths of the time of a Sequencer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHANNELS = {F.batch_norm: (1, 2, 3, 4), F.instance_norm: (1, 2, 3, 4)}
 
 
 class ShapeOnlyOps(TorchFunctionMode):
-    """A mode in which normalisations, linear layers and LSTMs of meta tensors return empty tensors of the right shape.
+    """A mode in which norms, linear layers, attention and LSTMs of meta tensors return empty tensors of that shape.
 
     Calls whose arguments do not fit each other run as usual, and raise what they raise.
     """
@@ -36,6 +36,8 @@ class ShapeOnlyOps(TorchFunctionMode):
             return torch.empty_like(args[0], memory_format=torch.contiguous_format)
         if func is F.linear and not kwargs and _is_linear(*args):
             return args[0].new_empty((*args[0].shape[:-1], args[1].shape[0]))
+        if func is F.scaled_dot_product_attention and _is_attention(args, kwargs):
+            return args[0].new_empty((*args[0].shape[:-1], args[2].shape[-1]))
         if func is torch.lstm and len(args) == 9 and not kwargs and _is_meta_sequence(*args[:3]):
             x, (hidden, cell), bidirectional = args[0], args[1], args[7]
             # A projection makes the hidden state narrower than the cell's, so the output's width is the hidden state's.
@@ -74,6 +76,17 @@ def _is_linear(x: Any, weight: Any, bias: Any = None) -> bool:
         return False
     fits = x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
     return fits and {x.dtype} == {t.dtype for t in (weight, bias) if t is not None}
+
+
+def _is_attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether these are queries, keys and values on meta that fit each other, and no mask."""
+    if len(args) != 3 or not all(isinstance(t, torch.Tensor) and t.is_meta and t.ndim > 2 for t in args):
+        return False
+    if any(kwargs.get(name) is not None for name in ("attn_mask", "enable_gqa") if kwargs.get(name) is not False):
+        return False
+    query, key, value = args
+    same = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.dtype == key.dtype == value.dtype
+    return bool(same and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2])
 
 
 def _is_meta_sequence(x: Any, state: Any, weights: Any) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphmodel.components.construct import build_on_meta, meta_copy
 
@@ -67,3 +69,24 @@ def test_a_copy_on_meta_keeps_shared_tensors_shared_and_leaves_the_module_alone(
     assert copy[0].weight.is_meta
     assert not copy[0].bias.requires_grad
     assert not module[0].weight.is_meta
+
+
+def test_a_module_on_meta_is_built_without_filling_its_tensors() -> None:
+    filled: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            filled.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    def build() -> nn.Module:
+        layer = nn.Linear(4, 4)
+        with torch.no_grad():
+            layer.weight.normal_().clamp_(-2, 2).mul_(0.5)
+        return layer
+
+    with Watch():
+        layer = build_on_meta(build)
+    assert layer.weight.is_meta
+    assert not any("normal_" in name or "clamp" in name for name in filled)
+    assert float(build().weight.detach().abs().max()) > 0

@@ -84,6 +84,23 @@ class Cumulative(nn.Module):
         return out
 
 
+@pytest.mark.parametrize("width", [8, 5])
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_keeps_its_shape(width: int, causal: bool) -> None:
+    query, key = torch.empty(2, 3, 7, 8), torch.empty(2, 3, 9, 8)
+    given = [tensor.to("meta", torch.bfloat16) for tensor in (query, key, torch.empty(2, 3, 9, width))]
+    plain = nn.functional.scaled_dot_product_attention(*given, is_causal=causal)
+    with ShapeOnlyOps():
+        out = nn.functional.scaled_dot_product_attention(*given, is_causal=causal)
+    assert (out.shape, out.dtype, out.device) == (plain.shape, plain.dtype, plain.device)
+
+
+def test_attention_of_other_widths_fails_as_it_does_for_real() -> None:
+    query, key = torch.empty(2, 3, 7, 8, device="meta"), torch.empty(2, 3, 9, 6, device="meta")
+    with ShapeOnlyOps(), pytest.raises(RuntimeError):
+        nn.functional.scaled_dot_product_attention(query, key, key)
+
+
 def test_a_cumulative_average_compiles_and_moves_as_in_the_module_itself() -> None:
     spec = {"inputs": {"x": [3, 8, 8]}, "trunk": "cumulative", "heads": {"h": "identity"}, "checkpoint": 2}
     model = graphmodel.compile(spec, trunks={"trunk": Cumulative()})
