@@ -24,6 +24,9 @@ the pairs and, in parentheses, the smallest and the largest. A target is what a 
 are marked.
 """
 
+NOTES = Path(__file__).with_name("notes.md")
+"""Explains the figures of the page, missed targets above all; written by hand for each run that is published."""
+
 BASELINES = """## Baselines
 
 - *hand-written*: the module that a careful person writes for the task (`benchmarks/baselines.py`).
@@ -65,7 +68,7 @@ def read(files: Iterable[Path]) -> tuple[list[Row], dict[str, str], str]:
     for file in files:
         data = json.loads(file.read_text())
         command = data["command"].split(" --only")[0]
-        skipped |= data["skipped"]
+        skipped |= {name: why for name, why in data["skipped"].items() if name in WORKLOADS}
         found: dict[str, list[Row]] = {}
         for item in data["rows"]:
             relation, _, value = item.pop("target").partition(" ")
@@ -75,6 +78,7 @@ def read(files: Iterable[Path]) -> tuple[list[Row], dict[str, str], str]:
         by_workload |= found
     order = sorted(by_workload, key=list(WORKLOADS).index)
     rows = [row for name in order for row in by_workload[name]]
+    skipped |= {name: "not measured" for name in WORKLOADS if name not in skipped}
     return rows, {name: why for name, why in skipped.items() if name not in by_workload}, command
 
 
@@ -120,7 +124,7 @@ def page(rows: list[Row], skipped: Mapping[str, str], command: str, drawn: bool)
         lines.append("")
     if skipped:
         lines += ["## Not run\n", *(f"- `{name}`: {why}" for name, why in skipped.items()), ""]
-    return "\n".join([*lines, BASELINES])
+    return "\n".join([*lines, *(NOTES.read_text().splitlines() if NOTES.exists() else []), "", BASELINES])
 
 
 def plot(rows: list[Row], path: Path) -> bool:

@@ -76,6 +76,7 @@ def test_the_page_has_targets_figures_and_what_was_not_run(tmp_path: Path) -> No
     assert "| one | training step | hand | 0.50x (0.40–0.60) | >= 0.98 | **missed** |" in page
     assert "| spec to shapes | – | 0.70 s CPU | 1 | – | – |" in page
     assert "- `three`: no such pass" in page
+    assert page.count("## Baselines") == 1
     data = json.loads((tmp_path / "benchmarks" / "results.json").read_text())
     assert [row["met"] for row in data["rows"]] == [True, False, None]
     assert (tmp_path / "benchmarks" / "ratios.svg").read_text().startswith("<?xml")
@@ -91,7 +92,9 @@ def test_pages_are_combined_from_several_runs(tmp_path: Path) -> None:
     second = results("second", [Row("pirl", "forward", 1.5)], {"graphs": "failed again"})
     rows, skipped, command = report.read([first, second])
     assert rows == [Row("pirl", "forward", 1.5), meta], "the last run of a workload, in the order of the suite"
-    assert skipped == {"six_inputs": "no such pass", "graphs": "failed again"}
+    assert (skipped["six_inputs"], skipped["graphs"]) == ("no such pass", "failed again")
+    assert skipped["extraction"] == "not measured"
+    assert not {"meta", "pirl"} & set(skipped)
     assert command == "python -m benchmarks"
 
 

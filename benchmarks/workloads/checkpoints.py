@@ -39,7 +39,9 @@ def checkpoint_budget(settings: Settings) -> Iterator[Row]:
             unit="of it", target=Target("<=", 1.05), device=harness.device_name(settings.device), note=note,
         )  # fmt: skip
         budget = (predicted.weights + int(predicted.peak * 0.6)) // 2**20 * 2**20
-        model = graphmodel.compile({**spec, "checkpoint": {"memory_budget": f"{budget // 2**20}MiB", "batch": batch}}, seed=0)
+        model = graphmodel.compile(
+            {**spec, "checkpoint": {"memory_budget": f"{budget // 2**20}MiB", "batch": batch}}, seed=0
+        )
         found = predicted.weights + measured(model, batch, settings)
         yield Row(
             "checkpoint_budget", f"{name}: measured / budget", found / budget, unit="of it",

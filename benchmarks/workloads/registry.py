@@ -54,7 +54,7 @@ def compare(
     arguments: list[Any],
     *,
     metrics: tuple[str, ...] = ("forward", "forward+backward", "training step"),
-    targets: Mapping[str, Target] | None = None,
+    targets: Mapping[str, Target | None] | None = None,
     repeat: int = 1,
     note: str = "",
     tolerance: float = 1e-5,

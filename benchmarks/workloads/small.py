@@ -34,8 +34,6 @@ def one_millisecond(settings: Settings) -> Iterator[Row]:
 @workload("thirty_microseconds")
 def thirty_microseconds(settings: Settings) -> Iterator[Row]:
     """Three 8-wide linear layers on two samples; there is no target, since a check of the input alone shows."""
-    from benchmarks.harness import Target
-
     spec = {
         "inputs": {"images": {"shape": [8]}}, "trunk": "benchmark_nano", "heads": {"head": linear(4)},
         "returns": "tensor",
@@ -43,7 +41,7 @@ def thirty_microseconds(settings: Settings) -> Iterator[Row]:
     yield from compare(
         "thirty_microseconds", settings, graphmodel.compile(spec, seed=0),
         {"hand-written": baselines.HandSmall(baselines.Nano(), 8)}, [torch.randn(2, 8)],
-        repeat=300, note="3 linear layers of width 8, batch 2", targets={"hand-written": Target(">=", 0.9)},
+        repeat=300, note="3 linear layers of width 8, batch 2", targets={"hand-written": None},
         memory=False, compiled=False,
     )  # fmt: skip
 
