@@ -93,7 +93,7 @@ class _Composer:
         counts[-1] += f" at {rows_text(rows_per_sample(self.graph))}" if flops else ""
         return Picture(
             title=self.graph.spec.name,
-            lines=(" · ".join(c for c in counts if c),),
+            lines=(" · ".join(c for c in counts if c), *(labels.cut(done, 110) for done in self.graph.summary)),
             boxes=tuple(boxes),
             arrows=tuple(arrows),
             frames=tuple(frames),
