@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from graphmodel.losses import fused_cross_entropy
     from graphmodel.lower.module import CompiledModel
     from graphmodel.lower.torch_compile import torch_compile
+    from graphmodel.passes.batch_mixing import register_per_sample
     from graphmodel.spec.model import ModelSpec
     from graphmodel.stage_profile import profile
     from graphmodel.visualize import draw
@@ -47,6 +48,7 @@ _LAZY = {
     "profile": "graphmodel.stage_profile",
     "save": "graphmodel.artifact",
     "register_head": "graphmodel.components.registry",
+    "register_per_sample": "graphmodel.passes.batch_mixing",
     "register_trunk": "graphmodel.components.registry",
     "Feature": "graphmodel.components.features",
     "HeadParams": "graphmodel.components.head",
@@ -85,6 +87,7 @@ __all__ = [
     "load_weights",
     "profile",
     "register_head",
+    "register_per_sample",
     "register_trunk",
     "save",
     "torch_compile",

@@ -35,6 +35,7 @@ PUBLIC = {
     "load_weights",
     "profile",
     "register_head",
+    "register_per_sample",
     "register_trunk",
     "save",
     "torch_compile",

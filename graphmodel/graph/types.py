@@ -196,6 +196,8 @@ class ModelGraph(Displayed):
         accepts: for each input the per-sample shapes that the graph serves, one for each view; None marks a dimension
             that may have any size.
         frozen: name patterns of what is frozen, in this module's names.
+        one_batch: groups of inputs (each with the position of a view, if it has views) that are joined into one batch
+            and must have one size.
         history: names of the passes that ran.
         summary: what each pass did, in a few words.
         notes: what passes declined to do and why.
@@ -209,6 +211,7 @@ class ModelGraph(Displayed):
     spec: ModelSpec
     accepts: Mapping[str, tuple[tuple[int | None, ...], ...]] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    one_batch: tuple[tuple[tuple[str, int | None], ...], ...] = ()
     history: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     notes: tuple[Diagnostic, ...] = ()

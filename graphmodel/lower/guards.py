@@ -98,6 +98,38 @@ def check_views(
                 )
 
 
+@has_side_effect
+def check_one_batch(inputs: tuple[tuple[Any, str, int | None], ...]) -> None:
+    """Checks that inputs which are joined into one batch have one size and dtype.
+
+    Args:
+        inputs: for each what was given, the input's name, and the position of its view, if it has views.
+
+    Raises:
+        InputError: GM541 if a size differs from the first, GM542 if a dtype does.
+    """
+    given = tuple(item for value, _, _ in inputs for item in (value, *_items(value)))
+    if has_torch_function(given):
+        handle_torch_function(check_one_batch, given, inputs)
+        return
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return
+    value, name, view = inputs[0]
+    first = value if view is None else value[view]
+    for other, other_name, other_view in inputs[1:]:
+        x = other if other_view is None else other[other_view]
+        same_shape = x.shape[1:] == first.shape[1:]
+        if same_shape and x.dtype == first.dtype:
+            continue
+        a, b = _what(other_name, other_view), _what(name, view)
+        what = f"{_given(x)} and {b} is {_given(first)}" if not same_shape else f"{x.dtype} and {b} is {first.dtype}"
+        raise InputError(
+            "GM542" if same_shape else "GM541",
+            f"{a} is {what}: `batch_inputs` joins them into one batch",
+            "give both one size and dtype, or compile with `optimize: {batch_inputs: false}`",
+        )
+
+
 def _what(name: str, view: int | None) -> str:
     return f"the input `{name}`" if view is None else f"view {view} of the input `{name}`"
 
@@ -169,6 +201,8 @@ def add_guards(out: fx.Graph, graph: ModelGraph, placeholders: Mapping[str, fx.N
         dtype = () if item.dtype in FLOATS else (getattr(torch, item.dtype),)
         check = check_input if item.views is None else check_views
         out.call_function(check, (placeholders[name], name, checked, *dtype))
+    for group in graph.one_batch:
+        out.call_function(check_one_batch, (tuple((placeholders[name], name, view) for name, view in group),))
 
 
 def _groups(graph: ModelGraph, name: str, shapes: Sequence[Accepts]) -> tuple[tuple[tuple[int, ...], Accepts], ...]:

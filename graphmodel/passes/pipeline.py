@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphmodel.passes.batch_inputs import BatchInputs
 from graphmodel.passes.checkpoint import Checkpoint
 from graphmodel.passes.fold_batchnorm import FoldBatchnorm
 from graphmodel.passes.freeze import Freeze
@@ -13,5 +14,5 @@ from graphmodel.passes.prune import Prune
 PIPELINE: tuple[Pass, ...] = (Prune(), MergeCalls(), Freeze(), Checkpoint())
 """Passes that make the model graph: what the model is to its users, slices, pictures and weights included."""
 
-OPTIMIZATIONS: tuple[Pass, ...] = (FuseHeads(), FoldBatchnorm())
+OPTIMIZATIONS: tuple[Pass, ...] = (BatchInputs(), FuseHeads(), FoldBatchnorm())
 """Passes that turn the model graph into the graph that the code is written from. Names, parameters and buffers stay."""

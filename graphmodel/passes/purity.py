@@ -32,7 +32,7 @@ def why_impure(graph: ModelGraph, node: Node) -> str | None:
     watch = _Watch()
     batch = batch_size(graph)
     try:
-        with torch.no_grad(), _as_in_training(module, str(node.target), graph.frozen), torch.device("meta"), watch:
+        with torch.no_grad(), as_in_training(module, str(node.target), graph.frozen), torch.device("meta"), watch:
             module(*filled(graph, node.args, batch), **filled(graph, dict(node.kwargs), batch))
     except Exception:  # what cannot be run cannot be proved
         return "could not be run on its own, so that two calls cannot be proved equal to one"
@@ -58,7 +58,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _as_in_training(module: nn.Module, path: str, frozen: tuple[str, ...]) -> Iterator[None]:
+def as_in_training(module: nn.Module, path: str, frozen: tuple[str, ...]) -> Iterator[None]:
+    """Inside, each part of a module has the mode that it has in training: frozen parts are in eval mode."""
     modes = {part: part.training for part in module.modules()}
     module.train()
     for _, part in frozen_modules(module, frozen, path):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from graphmodel.diagnostics.codes import (
+    batching,
     exporting,
     frozen,
     inputs,
@@ -36,7 +37,7 @@ GROUPS = {
 CODES: dict[str, Code] = dict(
     sorted(
         entry
-        for group in (reading, names, wiring, passes, frozen, weights, inputs, profiling, losses, exporting)
+        for group in (reading, names, wiring, passes, batching, frozen, weights, inputs, profiling, losses, exporting)
         for entry in group.ENTRIES
     )
 )

@@ -1,0 +1,59 @@
+"""Codes GM410 to GM414: the pass `batch_inputs`."""
+
+from __future__ import annotations
+
+from graphmodel.diagnostics.codes.entry import code
+
+_SHARED = """
+            trunk: {name: resnet, depth: 18, freeze: true}
+            inputs: {a: [3, 64, 64], b: [3, 64, 64]}
+            mapping: {a: {res5: null}, b: {res5: null}}
+            optimize: [batch_inputs]
+            """
+
+ENTRIES = (
+    code(
+        "GM410",
+        "inputs cannot share a stage",
+        """The pass `batch_inputs` joins inputs of one shape into one batch, as far as every stage of the trunk computes
+            each sample on its own. From this stage on that is not so, or cannot be proved: it normalizes over the batch
+            in training mode, draws random numbers, changes its buffers, or calls an operation that is not known to keep
+            samples apart. The inputs go through it one by one. Freeze BatchNorm, or declare a module of your own with
+            `graphmodel.register_per_sample`.""",
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {a: [3, 64, 64], b: [3, 64, 64]}
+            mapping: {a: {res5: null}, b: {res5: null}}
+            optimize: [batch_inputs]
+            """,
+        _SHARED,
+    ),
+    code(
+        "GM411",
+        "a joined batch cannot be divided",
+        """The pass `batch_inputs` found no call of the trunk that several inputs share and whose result can be divided
+            between them again, because a later call changes it in place or the batch is not its first dimension.""",
+        "",
+        _SHARED,
+    ),
+    code(
+        "GM412",
+        "inputs cannot share a head",
+        """Several inputs go through one head, and the pass `batch_inputs` runs it once for each: it normalizes over the
+            batch in training mode, draws random numbers, returns several tensors, or one call waits for another.""",
+        """
+            trunk: {name: resnet, depth: 18, freeze: true}
+            inputs: {a: [3, 64, 64], b: [3, 64, 64]}
+            heads: {h: {mlp: {dims: [auto, 16, 8], use_bn: true}}}
+            mapping: {a: {flatten: h}, b: {flatten: h}}
+            optimize: [batch_inputs]
+            """,
+        """
+            trunk: {name: resnet, depth: 18, freeze: true}
+            inputs: {a: [3, 64, 64], b: [3, 64, 64]}
+            heads: {h: {mlp: {dims: [auto, 16, 8]}}}
+            mapping: {a: {flatten: h}, b: {flatten: h}}
+            optimize: [batch_inputs]
+            """,
+    ),
+)
