@@ -19,20 +19,26 @@ ENTRIES = (
         "a package for the export is missing",
         """ONNX needs `onnx`, `onnxscript` and `onnxruntime`, which `pip install 'graphmodel[export]'` installs.
             AOTInductor needs a C++ compiler.""",
-        "",
+        "graphmodel export spec.yaml -o model.onnx",
+        "pip install 'graphmodel[export]' && graphmodel export spec.yaml -o model.onnx",
+        "shell",
     ),
     code(
         "GM582",
         "the model cannot be exported",
         """torch's exporter does not know an operation of this model, or the model decides by the values of its input.
             The message is the exporter's own. Another format may work.""",
-        "",
+        "graphmodel export spec.yaml -o model.onnx",
+        "graphmodel export spec.yaml -o model.pt2",
+        "shell",
     ),
     code(
         "GM583",
         "the exported file gives other numbers",
         """The file was loaded again and run on random inputs at several batch sizes, and differs from the module by
             more than rounding. Nothing is written.""",
-        "",
+        "graphmodel export spec.yaml -o model.onnx",
+        "graphmodel export spec.yaml -o model.pt2",
+        "shell",
     ),
 )
