@@ -54,7 +54,7 @@ class BatchInputs:
 
     name = "batch_inputs"
     switch: Switch = "off"
-    requires: frozenset[str] = frozenset({"prune", "merge_calls", "freeze", "checkpoint"})
+    requires: frozenset[str] = frozenset({"prune", "freeze", "checkpoint"})
 
     def run(self, graph: ModelGraph) -> PassResult:
         plan = _Plan(graph)
@@ -188,7 +188,7 @@ class _Plan:
         if not stages or (alone is not None and not list(alone.children())):  # one layer is not worth the copies
             if stopped is None:
                 node = first.nodes[0]
-                self.note("GM411", node, f"{names} are not one batch: their values cannot be divided between them")
+                self.note("GM410", node, f"{names} are not one batch: their values cannot be divided between them")
             return
         prefix = f"{first.scope}_"
         for name, members in legal.items():
@@ -299,7 +299,7 @@ class _Plan:
         if verdict.reason or not verdict.rows or not verdict.is_tensor:
             if first.call == "module":
                 reason = f"it {verdict.reason}" if verdict.reason else "its result cannot be divided between them"
-                self.note("GM412", first, f"`{first.target}` runs once for each of {names}: {reason}")
+                self.note("GM411", first, f"`{first.target}` runs once for each of {names}: {reason}")
             return False
         owners = [self.owner.get(node.refs()[0]) for node in nodes]
         if all(o is not None for o in owners):
@@ -318,7 +318,7 @@ class _Plan:
         for node in nodes:
             del self.owner[node.name]
         if first.call == "module":
-            self.note("GM412", first, f"`{first.target}` runs once for each of {names}: one depends on another")
+            self.note("GM411", first, f"`{first.target}` runs once for each of {names}: one depends on another")
         return False
 
 

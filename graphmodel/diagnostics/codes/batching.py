@@ -1,4 +1,4 @@
-"""Codes GM410 to GM414: the pass `batch_inputs`."""
+"""Codes GM410 and GM411: the pass `batch_inputs`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ ENTRIES = (
         """The pass `batch_inputs` joins inputs of one shape into one batch, as far as every stage of the trunk computes
             each sample on its own. From this stage on that is not so, or cannot be proved: it normalizes over the batch
             in training mode, draws random numbers, changes its buffers, or calls an operation that is not known to keep
-            samples apart. The inputs go through it one by one. Freeze BatchNorm, or declare a module of your own with
+            samples apart, or its result cannot be divided between them.
+            The inputs go through it one by one. Freeze BatchNorm, or declare a module of your own with
             `graphmodel.register_per_sample`.""",
         """
             trunk: {name: resnet, depth: 18}
@@ -30,14 +31,6 @@ ENTRIES = (
     ),
     code(
         "GM411",
-        "a joined batch cannot be divided",
-        """The pass `batch_inputs` found no call of the trunk that several inputs share and whose result can be divided
-            between them again, because a later call changes it in place or the batch is not its first dimension.""",
-        "",
-        _SHARED,
-    ),
-    code(
-        "GM412",
         "inputs cannot share a head",
         """Several inputs go through one head, and the pass `batch_inputs` runs it once for each: it normalizes over the
             batch in training mode, draws random numbers, returns several tensors, or one call waits for another.""",
