@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphmodel.graph.types import ModelGraph
     from graphmodel.losses import fused_cross_entropy
     from graphmodel.lower.module import CompiledModel
+    from graphmodel.lower.splitting import split_frozen
     from graphmodel.lower.torch_compile import torch_compile
     from graphmodel.passes.batch_mixing import register_per_sample
     from graphmodel.spec.model import ModelSpec
@@ -60,6 +61,7 @@ _LAZY = {
     "LoadReport": "graphmodel.weights.report",
     "ModelGraph": "graphmodel.graph.types",
     "ModelSpec": "graphmodel.spec.model",
+    "split_frozen": "graphmodel.lower.splitting",
 }
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "register_per_sample",
     "register_trunk",
     "save",
+    "split_frozen",
     "torch_compile",
 ]
 

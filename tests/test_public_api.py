@@ -38,6 +38,7 @@ PUBLIC = {
     "register_per_sample",
     "register_trunk",
     "save",
+    "split_frozen",
     "torch_compile",
 }
 

@@ -118,7 +118,15 @@ def slice_module(
     names_in("outputs", outputs)
     check_unedited(module, "a slice")
     graph = slice_graph(module.model_graph, inputs, outputs)
-    form = returns or module.returns
+    return part_of(module, graph, returns or module.returns)
+
+
+def part_of(module: CompiledModel, graph: ModelGraph, form: str) -> CompiledModel:
+    """A module that computes a graph with the tensors of another module, which has all that the graph calls.
+
+    Raises:
+        CompileError: GM501 if the result cannot have that form, GM505 if a part of the module cannot be copied.
+    """
     optimized = run_passes(graph, among(OPTIMIZATIONS, module.passes))
     code = emit_code(optimized, form)
     wanted = {str(n.target) for n in graph.nodes.values() if n.call in ("module", "attribute")}

@@ -44,6 +44,21 @@ def why_impure(graph: ModelGraph, node: Node) -> str | None:
     return None
 
 
+def draws_random_numbers(graph: ModelGraph, node: Node) -> bool:
+    """Whether a call of a function or method draws random numbers, or cannot be run to find out."""
+    watch = _Watch()
+    args, kwargs = filled(graph, (list(node.args), dict(node.kwargs)), batch_size(graph))
+    try:
+        with torch.no_grad(), torch.device("meta"), watch:
+            if callable(node.target):
+                node.target(*args, **kwargs)
+            else:
+                getattr(args[0], node.target)(*args[1:], **kwargs)
+    except Exception:  # what cannot be run cannot be proved
+        return True
+    return watch.random
+
+
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notices operations that draw random numbers."""
 
