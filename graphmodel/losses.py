@@ -64,6 +64,10 @@ def fused_cross_entropy(
         raise fail("GM572", f"`{reduction}` is not a valid reduction", help="use `mean`, `sum` or `none`")
     if total and reduction == "none":
         raise fail("GM572", "there is no total of losses without a reduction", help="use `mean` or `sum`")
+    if not isinstance(outputs, (Mapping, Sequence)) or isinstance(outputs, str):
+        given = "one tensor" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        message = f"the loss takes outputs by name, or a list of them, not {given}"
+        raise fail("GM570", message, help="use `torch.nn.functional.cross_entropy` for a single output")
     named = isinstance(outputs, Mapping)
     names: list[Any] = list(outputs) if named else list(range(len(outputs)))
     logits: list[torch.Tensor] = list(outputs.values() if isinstance(outputs, Mapping) else outputs)
@@ -113,13 +117,18 @@ def _replace(losses: list[torch.Tensor], members: Sequence[int], new: Sequence[t
 
 def _own_labels(labels: Any, names: list[Any], named: bool) -> list[torch.Tensor]:
     """The labels of each output."""
-    if isinstance(labels, Mapping) != named or len(labels) != len(names):
+    listed = isinstance(labels, (Mapping, Sequence)) and not isinstance(labels, str)
+    if not listed or isinstance(labels, Mapping) != named or len(labels) != len(names):
         form = f"a mapping of these names: {', '.join(map(str, names))}" if named else f"a list of {len(names)} tensors"
         raise fail("GM571", f"the labels do not match the outputs, which take one tensor or {form}")
     for name in names if named else ():
         if name not in labels:
             message = f"there are no labels for the output `{name}`"
             raise fail("GM571", message, help=choices_help(str(name), [str(n) for n in labels], "labels"))
+    for name in names:
+        if not isinstance(labels[name], torch.Tensor):
+            kind = type(labels[name]).__name__
+            raise fail("GM571", f"the labels of the output `{name}` are of the type {kind}, not a tensor")
     return [labels[name] for name in names]
 
 
@@ -154,6 +163,9 @@ def _check_labels(
             message = f"the labels of the output `{names[i]}` are of shape {tuple(target.shape)}"
             expected = f"class indices {tuple(shape[:1])} or class probabilities {tuple(shape)}"
             raise fail("GM571", message, help=f"logits of shape {tuple(shape)} take {expected}")
+        if target.dim() == 2 and not target.is_floating_point():
+            message = f"the labels of the output `{names[i]}` are probabilities of dtype {target.dtype}"
+            raise fail("GM571", message, help="class probabilities are floating-point numbers: use `labels.float()`")
 
 
 def _joined(logits: list[torch.Tensor]) -> torch.Tensor | None:
@@ -174,12 +186,19 @@ def _of_group(logits: torch.Tensor, target: torch.Tensor, reduction: str, settin
     losses = flat.view(count, rows)
     if reduction == "none":
         return losses
-    summed = losses.sum(1)
-    if reduction == "sum":
-        return summed
-    if probabilities:
-        return summed / rows
+    # The sum of many losses in half precision would overflow at 65,504.
+    high = torch.promote_types(losses.dtype, torch.float32)
+    summed = losses.sum(1, dtype=high)
+    if reduction == "mean":
+        summed = summed / (rows if probabilities else _counted(target, settings, high))
+    return summed.to(losses.dtype)
+
+
+def _counted(target: torch.Tensor, settings: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:
+    """The number of labels that count, or the sum of their weights."""
     weight: torch.Tensor | None = settings["weight"]
     valid: torch.Tensor = target != settings["ignore_index"]
-    counted = valid if weight is None else weight[target.where(valid, 0)] * valid
-    return summed / counted.sum(-1)
+    if weight is None:
+        return valid.sum(-1)
+    # An index of bytes would be read as a mask.
+    return (weight[target.where(valid, 0).long()] * valid).sum(-1, dtype=dtype)

@@ -75,6 +75,24 @@ def test_bfloat16_is_as_exact_as_torch() -> None:
         assert (loss.double() - exact).abs() <= max((theirs - exact).abs(), 2**-8 * exact)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_half_precision_is_added_in_single_precision(reduction: Any) -> None:
+    outputs = [torch.zeros(2000, 2, dtype=torch.float16) for _ in range(2)]
+    for output in outputs:
+        output[:, 0] = 40  # 2000 losses of 40 are more than float16 holds
+    y = torch.ones(2000).long()
+    losses = graphmodel.fused_cross_entropy(outputs, y, reduction=reduction)
+    assert losses == [F.cross_entropy(outputs[0].float(), y, reduction=reduction).half()] * 2
+    assert losses[0].dtype == torch.float16
+
+
+def test_labels_of_bytes_with_weights() -> None:
+    outputs, y = [torch.randn(3, 3) for _ in range(2)], torch.tensor([1, 0, 2])
+    weight = torch.tensor([1.0, 2.0, 5.0])
+    losses = graphmodel.fused_cross_entropy(outputs, y.byte(), weight=weight)
+    torch.testing.assert_close(losses, [F.cross_entropy(output, y, weight=weight) for output in outputs])
+
+
 def test_outputs_of_several_numbers_of_classes() -> None:
     outputs = [torch.randn(ROWS, 3 + i % 2, requires_grad=True) for i in range(6)]
     y = torch.randint(0, 3, (ROWS,))
@@ -165,6 +183,11 @@ def test_torch_compile_makes_one_graph(dtype: torch.dtype) -> None:
         ({"a": torch.zeros(2, 3)}, {"b": torch.zeros(2).long()}, "GM571", "there are no labels for the output `a`"),
         ({"a": torch.zeros(2, 3)}, [torch.zeros(2).long()], "GM571", "a mapping of these names: a"),
         ([torch.zeros(2, 3)] * 2, [torch.zeros(2).long()], "GM571", "a list of 2 tensors"),
+        (torch.zeros(2, 3), torch.zeros(2).long(), "GM570", "by name, or a list of them, not one tensor"),
+        (None, torch.zeros(2).long(), "GM570", "not NoneType"),
+        ([torch.zeros(2, 3)] * 2, None, "GM571", "a list of 2 tensors"),
+        ({"a": torch.zeros(2, 3)}, {"a": [0, 1]}, "GM571", "of the type list, not a tensor"),
+        ({"a": torch.zeros(2, 3)}, torch.zeros(2, 3).long(), "GM571", "probabilities of dtype torch.int64"),
     ],
 )
 def test_what_does_not_fit_is_an_error(outputs: Any, given: Any, code: str, message: str) -> None:

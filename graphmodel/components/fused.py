@@ -31,6 +31,10 @@ CHAINS: dict[type[nn.Module], Callable[[Any], Layers]] = {
 FLATTENS: frozenset[type[nn.Module]] = frozenset({Mlp})
 """Types of heads that read `(N, C, 1, 1)` as `(N, C)`."""
 
+_KINDS: tuple[Any, ...] = (*CHAINS, nn.ReLU)
+_FORWARDS: list[tuple[Any, Any]] = [(kind, kind.forward) for kind in _KINDS]
+"""What the types of heads and layers do; anyone may set another `forward` on the class."""
+
 MIN_ROWS = 8
 """Without gradients, smaller batches run head by head: joining the weights costs more than it saves."""
 
@@ -141,6 +145,7 @@ def _is_changed(parts: Sequence[nn.Module]) -> bool:
         or any([part._backward_hooks for part in parts])
         or any([part._backward_pre_hooks for part in parts])
         or any(["forward" in part.__dict__ for part in parts])
+        or any([kind.forward is not known for kind, known in _FORWARDS])
     )
 
 
@@ -157,7 +162,9 @@ def _column(layers: Layers, *, free: bool) -> Column | None:
     # A weight of another class (quantized, sharded) brings its own linear operation.
     if not torch.compiler.is_compiling() and any([type(w) not in _PLAIN for w in weights]):
         return None
-    shape = weights[0].shape
+    shape, dtype = weights[0].shape, weights[0].dtype
+    if any([w.dtype is not dtype for w in weights]):  # joining would convert some
+        return None
     if any([w.shape[1:] != shape[1:] for w in weights] if free else [w.shape != shape for w in weights]):
         return None
     if biases[0] is None:

@@ -80,7 +80,12 @@ def load_spec(
         CompileError: everything that is wrong with the YAML, its structure and its names, at once.
     """
     report = Collector()
-    if not isinstance(source, (str, Path, Mapping, Sequence)):  # a ModelSpec
+    if not isinstance(source, (str, Path, Mapping, Sequence)):
+        from graphmodel.spec.model import ModelSpec
+
+        if not isinstance(source, ModelSpec):
+            message = f"a spec is a path, several paths, a mapping or a `ModelSpec`, not {type(source).__name__}"
+            raise fail("GM105", message)
         if not overrides and not inputs:
             return source
         document = source.origin

@@ -139,3 +139,9 @@ def test_the_former_key_of_the_grouping_of_views_names_the_new_one() -> None:
     assert [(d.code, d.path, d.help) for d in caught.value.diagnostics] == [
         ("GM201", "inputs.crops.passes", "it is now called `grouping`")
     ]
+
+
+@pytest.mark.parametrize("source", [3.5, None, object()])
+def test_what_is_not_a_spec_is_refused(source: Any) -> None:
+    with pytest.raises(CompileError, match="a spec is a path, several paths, a mapping or a `ModelSpec`, not"):
+        load_spec(source)

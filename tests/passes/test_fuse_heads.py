@@ -15,6 +15,7 @@ from torch import nn
 
 import graphmodel
 from graphmodel.components.fused import joined_result, run_heads
+from graphmodel.components.heads.mlp import Mlp
 from graphmodel.graph.types import ModelGraph
 from graphmodel.passes.fuse_heads import MIN_HEADS, FuseHeads
 
@@ -374,6 +375,28 @@ def test_symbolic_traces_see_the_heads() -> None:
     traced = torch.fx.GraphModule(fused, Tracer().trace(fused))
     assert sum(n.op == "call_module" and str(n.target).startswith("heads.") for n in traced.graph.nodes) == COUNT
     same(traced(X), loop(X))
+
+
+def test_symbolic_trace_goes_through_the_heads() -> None:
+    fused, loop = pair(MODELS["linear"])
+    same(torch.fx.symbolic_trace(fused)(X), loop(X))
+
+
+@pytest.mark.parametrize("kind", [Mlp, nn.Linear])
+def test_another_forward_of_a_class_is_called(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, loop = pair(MODELS["linear"])
+    before, forward = loop(X)["h0"], kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: forward(self, x) * 2)
+    same(fused(X), loop(X))
+    same(gradients(fused), gradients(loop))
+    assert not torch.allclose(loop(X)["h0"], before)
+
+
+def test_a_head_of_another_dtype_fails_as_it_does_by_itself() -> None:
+    for model in pair(MODELS["linear"]):
+        model.heads.h1.bfloat16()
+        with pytest.raises(RuntimeError, match="dtype"):
+            model(X)
 
 
 @pytest.mark.slow

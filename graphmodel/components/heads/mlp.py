@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field, field_validator
-from torch import nn
+from torch import fx, nn
 from typing_extensions import Self
 
 from graphmodel.components.head import Auto, HeadMismatch, HeadParams, known, refuse_tokens
@@ -83,7 +83,7 @@ def scale_linear(module: nn.Module, scale: float) -> None:
 
 def as_vectors(x: torch.Tensor) -> torch.Tensor:
     """`(N, C, 1, 1)` as `(N, C)`."""
-    return x.flatten(1) if x.dim() > 2 else x
+    return x.flatten(1) if isinstance(x, fx.Proxy) or x.dim() > 2 else x
 
 
 @register_head("mlp", "mlp_fsdp", params=MlpParams)
@@ -97,7 +97,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Written out, since a head of one layer is called as often as a layer: no helper, no Sequential in between.
-        if x.dim() > 2:
+        if isinstance(x, fx.Proxy) or x.dim() > 2:  # a tracer cannot ask; `(N, C)` is flat already
             x = x.flatten(1)
         for layer in self._modules["clf"]._modules.values():  # type: ignore[union-attr]
             x = layer(x)  # type: ignore[misc]
