@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from graphmodel.lower.module import CompiledModel
     from graphmodel.lower.splitting import split_frozen
     from graphmodel.lower.torch_compile import torch_compile
-    from graphmodel.passes.batch_mixing import register_per_sample
+    from graphmodel.passes.per_sample import register_per_sample
     from graphmodel.spec.model import ModelSpec
     from graphmodel.stage_profile import profile
     from graphmodel.visualize import draw
@@ -49,7 +49,7 @@ _LAZY = {
     "profile": "graphmodel.stage_profile",
     "save": "graphmodel.artifact",
     "register_head": "graphmodel.components.registry",
-    "register_per_sample": "graphmodel.passes.batch_mixing",
+    "register_per_sample": "graphmodel.passes.per_sample",
     "register_trunk": "graphmodel.components.registry",
     "Feature": "graphmodel.components.features",
     "HeadParams": "graphmodel.components.head",

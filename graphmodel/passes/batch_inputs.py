@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import nn
-
-from graphmodel.components.structure import equal_structure, hashable
-from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.diagnostics import Diagnostic
-from graphmodel.graph.types import InvalidGraph, ModelGraph, Node, map_values
+from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
+from graphmodel.passes.batch_lanes import (
+    Lane,
+    constants_of,
+    counterparts,
+    groups_of_lanes,
+    sample_of,
+    signature,
+)
 from graphmodel.passes.batch_mixing import Verdict, follow, mutates
 from graphmodel.passes.manager import Switch
 from graphmodel.passes.result import PassResult
@@ -58,7 +61,7 @@ class BatchInputs:
 
     def run(self, graph: ModelGraph) -> PassResult:
         plan = _Plan(graph)
-        for lanes in _groups(graph):
+        for lanes in groups_of_lanes(graph):
             plan.trunk(lanes)
         plan.heads()
         notes = tuple(plan.notes)
@@ -76,55 +79,6 @@ class BatchInputs:
             raise InvalidGraph("batch_inputs changed the inputs or outputs")
 
 
-@dataclass(frozen=True)
-class _Lane:
-    """The pass of an input, or of a group of its views, through a trunk."""
-
-    scope: str
-    nodes: tuple[Node, ...]
-    read: tuple[str, ...]
-
-    @property
-    def component(self) -> str:
-        return next((n.component for n in self.nodes if n.component), "")
-
-
-def _groups(graph: ModelGraph) -> Iterator[list[_Lane]]:
-    """Passes through the same trunk over inputs of one shape, the longest first."""
-    scopes: dict[str, list[Node]] = {}
-    constants = _constants(graph)
-    for node in graph.nodes.values():
-        if node.kind == "trunk" and node.name not in constants:
-            scopes.setdefault(node.scope, []).append(node)
-    groups: dict[Hashable, list[_Lane]] = {}
-    for scope, nodes in scopes.items():
-        own = {n.name for n in nodes} | constants.keys()
-        lane = _Lane(scope, tuple(nodes), tuple(dict.fromkeys(r for n in nodes for r in n.refs() if r not in own)))
-        key = _sample(graph.nodes[lane.read[0]].info) if lane.read else None
-        if key is not None and lane.component:
-            groups.setdefault((lane.component, key), []).append(lane)
-    for lanes in groups.values():
-        if len(lanes) > 1:
-            yield sorted(lanes, key=lambda lane: -len(lane.nodes))
-
-
-def _constants(graph: ModelGraph) -> dict[str, Hashable]:
-    """Calls that read no input, such as those of parameters, with a key that is equal for equal ones."""
-    found: dict[str, Hashable] = {}
-    for node in graph.nodes.values():
-        if node.kind == "trunk" and all(r in found for r in node.refs()):
-            key = _signature(node, found.__getitem__, _extra(graph, node))
-            found[node.name] = node.name if key is None else key
-    return found
-
-
-def _sample(info: Any) -> tuple[Any, str] | None:
-    """The shape of a sample and the dtype of a batch; None for other values."""
-    if not isinstance(info, TensorInfo) or not info.shape or not isinstance(info.shape[0], Batch):
-        return None
-    return (info.shape[1:], info.dtype) if all(isinstance(d, int) for d in info.shape[1:]) else None
-
-
 @dataclass
 class _Plan:
     """The shared calls, and what is said about them."""
@@ -140,7 +94,7 @@ class _Plan:
     def __post_init__(self) -> None:
         self.taken = {*self.graph.nodes, *self.graph.inputs}
         self.users = self.graph.users()
-        self.constants = _constants(self.graph)
+        self.constants = constants_of(self.graph)
         self.returned = {n for output in self.graph.outputs.values() for n in output.parts.values()}
 
     def note(self, code: str, node: Node, message: str) -> None:
@@ -158,11 +112,11 @@ class _Plan:
 
     # -- trunks --------------------------------------------------------------------------------------------------------
 
-    def trunk(self, lanes: list[_Lane]) -> None:
+    def trunk(self, lanes: list[Lane]) -> None:
         """Shares the calls of several passes as far as that is exact."""
         first, graph = lanes[0], self.graph
         names = _listed([lane.scope for lane in lanes])
-        matches = [_counterparts(graph, first, lane) for lane in lanes]
+        matches = [counterparts(graph, first, lane) for lane in lanes]
         followed = [graph.nodes[name] for name in self.constants]
         verdicts = follow(graph, [*followed, *first.nodes], {name: graph.nodes[name].info for name in first.read})
         legal: dict[str, tuple[int, ...]] = {}
@@ -205,7 +159,7 @@ class _Plan:
         self.summary.append(f"{several} passes through `{first.component}` -> 1{part} ({names})")
 
     def divisible(
-        self, first: _Lane, matches: Sequence[Mapping[str, str]], verdicts: Mapping[str, Verdict], legal: dict[str, Any]
+        self, first: Lane, matches: Sequence[Mapping[str, str]], verdicts: Mapping[str, Verdict], legal: dict[str, Any]
     ) -> set[str]:
         """Removes calls whose results other calls read and that cannot be divided; returns those that stay beside.
 
@@ -267,7 +221,7 @@ class _Plan:
             found = sum(self.share(nodes) for nodes in self.candidates()) > 0
         calls: dict[str, list[Node]] = {}
         for node in self.graph.nodes.values():
-            vector = len(node.refs()) == 1 and _sample(self.graph.nodes[node.refs()[0]].info)
+            vector = len(node.refs()) == 1 and sample_of(self.graph.nodes[node.refs()[0]].info)
             known = node.name in self.owner or node.name in self.verdicts
             if node.kind == "head" and node.call == "module" and vector and len(vector[0]) == 1 and not known:
                 calls.setdefault(f"{node.target} {vector}", []).append(node)
@@ -285,7 +239,7 @@ class _Plan:
             positions = {o[1] for o in owners if o is not None and o[0].rows}
             if None in owners or len(positions) != 1 or node.facts.of_order() or node.facts.copied:
                 continue
-            key = _signature(node, lambda ref: self.owner[ref][0].name, str(node.target))
+            key = signature(node, lambda ref: self.owner[ref][0].name, str(node.target))
             if key is not None:
                 found.setdefault(key, {}).setdefault(positions.pop(), node)
         return [[nodes[i] for i in sorted(nodes)] for nodes in found.values() if len(nodes) > 1]
@@ -320,67 +274,6 @@ class _Plan:
         if first.call == "module":
             self.note("GM411", first, f"`{first.target}` runs once for each of {names}: one depends on another")
         return False
-
-
-def _counterparts(graph: ModelGraph, first: _Lane, lane: _Lane) -> dict[str, str]:
-    """The calls of a lane that are the same as calls of the first, by the name of the latter."""
-    if lane is first:
-        return {node.name: node.name for node in lane.nodes}
-
-    constants = _constants(graph)
-
-    def keys(of: _Lane, names: dict[str, Any]) -> Iterator[tuple[Node, Hashable]]:
-        outside = {name: ("outside", i, str(_sample(graph.nodes[name].info))) for i, name in enumerate(of.read)}
-        for node in of.nodes:
-            facts = (node.facts.checkpoint, node.facts.frozen, node.facts.in_place, len(node.facts.changed_by))
-            known = {**names, **outside, **constants}
-            target = _extra(graph, node)
-            key = _signature(node, lambda ref, known=known: known.get(ref, ref), target)
-            yield node, None if key is None else (key, facts)
-
-    own: dict[Hashable, list[str]] = {}
-    for node, key in keys(first, {}):
-        if key is not None:
-            own.setdefault(key, []).append(node.name)
-    found: dict[str, str] = {}
-    names: dict[str, Any] = {}
-    for node, key in keys(lane, names):
-        if key is not None and own.get(key):
-            name = own[key].pop(0)
-            found[name], names[node.name] = node.name, name
-    return {node.name: found[node.name] for node in first.nodes if node.name in found}
-
-
-def _signature(node: Node, of: Any, target: Any) -> Hashable:
-    """What two calls must share to be the same; None if that cannot be compared."""
-    args, kwargs = map_values((node.args, dict(node.kwargs)), lambda ref: ("value", of(ref.node)))
-    key = (node.call, target if isinstance(node.target, str) else node.target, hashable(args), hashable(kwargs))
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
-
-
-def _extra(graph: ModelGraph, node: Node) -> str:
-    """What a call calls; constants and functions that were found twice, once for each pass, count as the same."""
-    component = graph.components.get(node.component)
-    extra = component.extras.get(node.path) if component is not None else None
-    if component is None or extra is None:
-        return str(node.target)
-    same = next(path for path, other in component.extras.items() if other is extra or _equal(other, extra))
-    return f"{node.component}.{same}"
-
-
-def _equal(first: Any, second: Any) -> bool:
-    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
-        known = not first.is_meta and first.dtype == second.dtype and first.shape == second.shape
-        return known and torch.equal(first, second)
-    if isinstance(first, nn.Module) and type(first) is type(second):
-        plain = {k: v for k, v in first.__dict__.items() if not k.startswith("_")}
-        other = {k: v for k, v in second.__dict__.items() if not k.startswith("_")}
-        return not list(first.children()) and equal_structure(plain, other, lambda a, b: a is b or a == b)
-    return False
 
 
 def _input(graph: ModelGraph, name: str) -> tuple[str, int | None] | None:

@@ -12,7 +12,7 @@ from torch import nn
 
 import graphmodel
 from graphmodel.diagnostics import CompileError
-from graphmodel.passes.batch_mixing import _registered
+from graphmodel.passes.per_sample import registered
 from tests.passes.conftest import calls
 
 PASSES = ["merge_calls", "batch_inputs"]
@@ -156,7 +156,7 @@ def test_unknown_operations_are_not_shared_until_their_module_is_registered() ->
         assert len(calls(models[0].optimized_graph, "trunk.s0")) == 1
         assert_equal(models, *batches(2, 3))
     finally:
-        del _registered[Spectrum]
+        del registered[Spectrum]
 
 
 def test_views_with_a_pass_each_join_other_inputs_and_feed_one_head() -> None:
