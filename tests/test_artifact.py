@@ -135,6 +135,7 @@ def test_frozen_parts_channels_last_and_ties_come_back(tiny: dict[str, Any], tmp
     assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in model.parameters()]
 
 
+@pytest.mark.slow
 def test_the_bytes_depend_on_the_model_alone(tiny: dict[str, Any], tmp_path: Path) -> None:
     import subprocess
     import sys

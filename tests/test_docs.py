@@ -46,12 +46,16 @@ def is_whole(spec: str) -> bool:
     return "inputs:" in spec or "MODEL:" in spec
 
 
+def is_trunk(spec: str) -> bool:
+    return spec.startswith("trunk:")
+
+
 @pytest.mark.parametrize("text", [p for p in blocks("yaml") if is_whole(p.values[0])])
 def test_whole_specs_compile(text: str) -> None:
     assert graphmodel.compile(read_text(text, "block").data, device="meta").model_graph.outputs
 
 
-ALTERNATIVES = [line for p in blocks("yaml") if not is_whole(p.values[0]) for line in p.values[0].splitlines()]
+ALTERNATIVES = [line for p in blocks("yaml") if is_trunk(p.values[0]) for line in p.values[0].splitlines()]
 
 
 @pytest.mark.parametrize("line", ALTERNATIVES)
@@ -142,7 +146,8 @@ def test_the_readme_names_every_command() -> None:
 def test_every_command_accepts_a_format(name: str) -> None:
     operands = {"diff": ["a.yaml", "b.yaml"], "trunks": [], "heads": [], "schema": []}.get(name, ["a.yaml"])
     for form in ("text", "json"):
-        context = COMMANDS_BY_NAME[name].make_context(name, [*operands, "--format", form])
+        output = ["-o", "a.pt2"] if name == "export" else []
+        context = COMMANDS_BY_NAME[name].make_context(name, [*operands, *output, "--format", form])
         assert form in [getattr(value, "value", value) for value in context.params.values()]
 
 

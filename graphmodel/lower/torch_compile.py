@@ -105,7 +105,7 @@ def torch_compile(
         >>> import graphmodel, torch
         >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
         >>> model = graphmodel.torch_compile(graphmodel.compile(spec, seed=0).eval(), backend="eager")
-        >>> for batch in (1, 2, 8):
+        >>> for batch in (2, 3, 8):
         ...     y = model(torch.randn(batch, 3, 64, 64))
         >>> model.compile_report.graphs == len(model.compile_report.regions)
         True

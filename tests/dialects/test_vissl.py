@@ -131,7 +131,9 @@ def test_the_dict_form_names_heads_and_companions() -> None:
 
 def test_a_head_index_that_is_not_there_is_an_error() -> None:
     entry = ["images", {"feat_names": ["flatten"], "head_index": 3}]
-    assert "no head 3" in refused(model(MULTI_INPUT_HEAD_MAPPING=[entry], HEAD={"PARAMS": [mlp()]}), "GM225")
+    assert "head 3 does not exist" in refused(
+        model(MULTI_INPUT_HEAD_MAPPING=[entry], HEAD={"PARAMS": [mlp()]}), "GM225"
+    )
 
 
 def test_head_wide_settings_reach_every_head_that_has_them() -> None:

@@ -212,7 +212,7 @@ def test_inductor_gives_the_same_numbers(small: dict[str, Any]) -> None:
         torch.testing.assert_close(compiled(X)["head"], model(X)["head"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:coat_mini"])
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", pytest.param("timm:coat_mini", marks=pytest.mark.slow)])
 def test_state_dict_keeps_the_order_of_the_library(name: str) -> None:
     import timm
 
