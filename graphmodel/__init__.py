@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphmodel.exporters import ExportReport, export
     from graphmodel.graph.types import ModelGraph
     from graphmodel.losses import fused_cross_entropy
+    from graphmodel.lower.inference import InferenceModel, optimize_for_inference
     from graphmodel.lower.module import CompiledModel
     from graphmodel.lower.splitting import split_frozen
     from graphmodel.lower.torch_compile import torch_compile
@@ -61,6 +62,8 @@ _LAZY = {
     "LoadReport": "graphmodel.weights.report",
     "ModelGraph": "graphmodel.graph.types",
     "ModelSpec": "graphmodel.spec.model",
+    "InferenceModel": "graphmodel.lower.inference",
+    "optimize_for_inference": "graphmodel.lower.inference",
     "split_frozen": "graphmodel.lower.splitting",
 }
 
@@ -71,6 +74,7 @@ __all__ = [
     "ExportReport",
     "Feature",
     "HeadParams",
+    "InferenceModel",
     "LoadReport",
     "ModelGraph",
     "ModelSpec",
@@ -87,6 +91,7 @@ __all__ = [
     "load",
     "load_spec",
     "load_weights",
+    "optimize_for_inference",
     "profile",
     "register_head",
     "register_per_sample",

@@ -131,7 +131,7 @@ class CompiledModel(fx.GraphModule, Displayed):
     def __reduce__(self) -> tuple[Any, ...]:
         nodes = pack(self.graph)
         check_picklable(nodes)
-        return _blank, (CompiledModel,), {"nodes": nodes, "state": self._state()}
+        return _blank, (vars(type(self))["_made_for"],), {"nodes": nodes, "state": self._state()}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.__reduce__()
@@ -145,7 +145,9 @@ class CompiledModel(fx.GraphModule, Displayed):
         return {key: value for key, value in self.__dict__.items() if key not in _of_code() and key not in COMPILED}
 
 
-def assemble(graph: fx.Graph, root: nn.Module, record: dict[str, Any]) -> CompiledModel:
+def assemble(
+    graph: fx.Graph, root: nn.Module, record: dict[str, Any], cls: type[CompiledModel] | None = None
+) -> CompiledModel:
     """A module around `root`'s children.
 
     Args:
@@ -153,8 +155,9 @@ def assemble(graph: fx.Graph, root: nn.Module, record: dict[str, Any]) -> Compil
         root: the module that holds what the code calls.
         record: goes into `meta["graphmodel"]`: the model graph, the optimized one, the passes that were on, the form of
             the result, the seed.
+        cls: the class of the module; None for `CompiledModel`.
     """
-    module = _blank(CompiledModel)
+    module = _blank(cls or CompiledModel)
     module.__dict__["_modules"] = root._modules
     module.training = root.training
     module.graph = graph

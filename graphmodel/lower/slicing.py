@@ -16,6 +16,7 @@ from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import keep_frozen
 from graphmodel.lower.module import COMPILED, CompiledModel, assemble, check_unedited
+from graphmodel.passes.channels_last import convert_weights
 from graphmodel.passes.folding import attach_folded
 from graphmodel.passes.manager import run_passes
 from graphmodel.passes.pipeline import OPTIMIZATIONS
@@ -136,6 +137,7 @@ def part_of(module: CompiledModel, graph: ModelGraph, form: str) -> CompiledMode
         message = f"a part of this module cannot be copied: {first_line(error)}"
         raise fail("GM505", message, help="slice first, then shard or change the parts") from error
     attach_folded(root, optimized)
+    convert_weights(root, optimized)
     changed = {"graph": graph, "optimized": optimized, "returns": form}
     made = assemble(code, root, {**module.meta["graphmodel"], **changed})
     own = {key: value for key, value in module.__dict__.items() if key not in (*made.__dict__, *STAND_INS, *COMPILED)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
 from torch import nn
@@ -53,7 +53,7 @@ class FoldBatchnorm:
 
     def run(self, graph: ModelGraph) -> PassResult:
         frozen = _frozen_paths(graph)
-        between, declined = _between_calls(graph, frozen)
+        between, declined = pairs_between_calls(graph, frozen)
         inside: dict[str, Pairs] = {}
         for target, module in _called(graph).items():
             found = _frozen_in(target, module, frozen)
@@ -111,7 +111,14 @@ _Between = tuple[str, str, tuple[tuple[str, str], ...]]
 """The paths of a layer and of its BatchNorm, and the names of their calls, pair by pair."""
 
 
-def _between_calls(graph: ModelGraph, frozen: set[str]) -> tuple[list[_Between], dict[str, str]]:
+class Everything(frozenset[str]):
+    """The paths of all modules, for a model that no longer trains."""
+
+    def __contains__(self, path: object) -> bool:
+        return True
+
+
+def pairs_between_calls(graph: ModelGraph, frozen: Set[str]) -> tuple[list[_Between], dict[str, str]]:
     """Pairs that the graph itself calls one after the other, everywhere they are called; and why others are not."""
     users = graph.users()
     outputs = {n for output in graph.outputs.values() for n in output.parts.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphmodel.passes.batch_inputs import BatchInputs
+from graphmodel.passes.channels_last import ChannelsLast
 from graphmodel.passes.checkpoint import Checkpoint
 from graphmodel.passes.fold_batchnorm import FoldBatchnorm
 from graphmodel.passes.freeze import Freeze
@@ -14,5 +15,5 @@ from graphmodel.passes.prune import Prune
 PIPELINE: tuple[Pass, ...] = (Prune(), MergeCalls(), Freeze(), Checkpoint())
 """Passes that make the model graph: what the model is to its users, slices, pictures and weights included."""
 
-OPTIMIZATIONS: tuple[Pass, ...] = (BatchInputs(), FuseHeads(), FoldBatchnorm())
+OPTIMIZATIONS: tuple[Pass, ...] = (BatchInputs(), FuseHeads(), ChannelsLast(), FoldBatchnorm())
 """Passes that turn the model graph into the graph that the code is written from. Names, parameters and buffers stay."""

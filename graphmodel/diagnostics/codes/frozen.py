@@ -42,6 +42,121 @@ ENTRIES = (
             """,
     ),
     code(
+        "GM425",
+        "a frozen trunk cannot run in channels-last format",
+        """The pass `channels_last` runs each frozen call on meta with values and weights in channels-last format. A
+            trunk that has weights of five dimensions, or code that takes a view of a feature map, cannot run in it and
+            keeps the usual format.""",
+        """
+            trunk: {name: "timm:lambda_resnet26t", freeze: true}
+            inputs: {images: [3, 64, 64]}
+            optimize: [channels_last]
+            """,
+        """
+            trunk: {name: resnet, depth: 18, freeze: true}
+            inputs: {images: [3, 64, 64]}
+            optimize: [channels_last]
+            """,
+    ),
+    code(
+        "GM426",
+        "channels-last format has no effect",
+        """The pass `channels_last` leaves a frozen part alone that has no more than one convolution, such as a
+            vision transformer, which only cuts the image into patches with one.""",
+        """
+            trunk: {name: "timm:vit_tiny_patch16_224", freeze: true}
+            inputs: {images: [3, 224, 224]}
+            optimize: [channels_last]
+            """,
+        """
+            trunk: {name: resnet, depth: 18, freeze: true}
+            inputs: {images: [3, 64, 64]}
+            optimize: [channels_last]
+            """,
+    ),
+    code(
+        "GM560",
+        "a module for inference cannot train",
+        """`optimize_for_inference` folds BatchNorm into the weights, so nothing is left to normalize a batch or to
+            update statistics. Train the module that it was made from.""",
+        """
+            import graphmodel
+
+            model = graphmodel.compile({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+            graphmodel.optimize_for_inference(model).train()
+            """,
+        """
+            import graphmodel
+
+            model = graphmodel.compile({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+            graphmodel.optimize_for_inference(model).eval()
+            model.train()
+            """,
+        "python",
+    ),
+    code(
+        "GM561",
+        "a module for inference cannot be sliced",
+        """A module for inference is no longer the model of its graph. Slice first, and optimize the slice.""",
+        """
+            import graphmodel
+
+            model = graphmodel.compile({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+            graphmodel.optimize_for_inference(model).slice(inputs=["images"])
+            """,
+        """
+            import graphmodel
+
+            model = graphmodel.compile({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+            graphmodel.optimize_for_inference(model.slice(inputs=["images"]))
+            """,
+        "python",
+    ),
+    code(
+        "GM562",
+        "optimize_for_inference was called with something else than it takes",
+        """`example` is what the module is called with (a tuple if it has several inputs), and `memory_format` is
+            `contiguous` or `channels_last`.""",
+        """
+            import graphmodel
+
+            model = graphmodel.compile({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+            graphmodel.optimize_for_inference(model, memory_format="nhwc")
+            """,
+        """
+            import graphmodel
+
+            model = graphmodel.compile({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+            graphmodel.optimize_for_inference(model, memory_format="channels_last")
+            """,
+        "python",
+    ),
+    code(
+        "GM563",
+        "the optimized module gives other results",
+        """`optimize_for_inference` runs the module before and after on the example (or on random inputs) and refuses a
+            result that differs by more than rounding. Code that draws random numbers in eval mode does, and
+            statistics far from those of the data can. Use the module as it is.""",
+        """
+            import graphmodel, torch
+
+            class Noisy(torch.nn.Module):
+                def forward(self, x):
+                    return torch.rand_like(x)
+
+            trunks = {"trunk": torch.nn.Sequential(Noisy())}
+            spec = {"inputs": {"images": [3, 8, 8]}, "trunk": "resnet", "mapping": {"images": {"0": None}}}
+            graphmodel.optimize_for_inference(graphmodel.compile(spec, trunks=trunks))
+            """,
+        """
+            import graphmodel
+
+            model = graphmodel.compile({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+            graphmodel.optimize_for_inference(model)
+            """,
+        "python",
+    ),
+    code(
         "GM565",
         "no line to split at",
         """`split_frozen` divides a module into frozen features and what trains on them. If the spec freezes nothing
