@@ -311,7 +311,8 @@ def compare(spec: Spec, seed: int) -> None:
         now, kept = model.state_dict(), reference.state_dict()
         assert not now.keys() - kept.keys()
         for name, tensor in now.items():
-            assert_close(tensor, kept[name], f"{name} after a step {mode}")
+            # The mean of numbers of order 1 that cancel is as exact as they are.
+            assert_close(tensor, kept[name], f"{name} after a step {mode}", 1e-15)
         model.zero_grad()
         reference.zero_grad()
     name = next(iter(found))

@@ -96,6 +96,8 @@ def make_program(module: CompiledModel, *, training: bool, to: str) -> Program:
                 )
         except Exception as error:  # torch.export raises many kinds of errors
             raise fail("GM582", f"this model cannot be exported to {to}: {first_line(error)}") from error
+        if fewest == 1:
+            _accept_one_row(exported)
         sizes = (fewest, 2, 5) if fewest < 2 else (2, 3, 5)
         samples = [_sample(module, graph, batch, outputs, dtype, device, training) for batch in sizes]
     return Program(exported, dict(_dimensions(graph, batches)), outputs, tuple(samples), dtype, device)
@@ -216,6 +218,16 @@ def _batch_one_is_like_others() -> Iterator[None]:
         return
     with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         yield
+
+
+def _accept_one_row(exported: torch.export.ExportedProgram) -> None:
+    """Drops checks that there are several rows.
+
+    torch leaves them when it asks for the memory format of a depthwise convolution's result, which no result depends on.
+    The comparison at batch 1 shows that the program serves a single row.
+    """
+    if hasattr(exported, "_guards_code"):
+        exported._guards_code = [code for code in exported._guards_code if not code.endswith(".size()[0] > 1")]
 
 
 @contextmanager
