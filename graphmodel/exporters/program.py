@@ -223,7 +223,7 @@ def _batch_one_is_like_others() -> Iterator[None]:
 def _accept_one_row(exported: torch.export.ExportedProgram) -> None:
     """Drops checks that there are several rows.
 
-    torch leaves them when it asks for the memory format of a depthwise convolution's result, which no result depends on.
+    torch leaves them when it asks for the memory format of a depthwise convolution's result; no number depends on it.
     The comparison at batch 1 shows that the program serves a single row.
     """
     if hasattr(exported, "_guards_code"):

@@ -155,7 +155,7 @@ def test_a_package_of_aotinductor_gives_the_numbers(tmp_path: Path) -> None:
         "timm:convnext_atto",
         "timm:swin_tiny_patch4_window7_224",
         "torchvision:regnet_y_400mf",
-        "efficientnet",
+        "torchvision:mobilenet_v3_small",
         "timm:efficientnet_b0",
     ],
 )
