@@ -204,7 +204,9 @@ class _Comparer:
         else:
             yield from _fields("trunk", name, label, _params(one), _params(other))
             yield from self.stages(name, label)
-        fields = [{"input_type": s.input_type, "pretrained": s.pretrained} for s in specs]
+        fields = [
+            {"input_type": s.input_type, "memory_format": s.memory_format, "pretrained": s.pretrained} for s in specs
+        ]
         yield from _fields("trunk", name, label, *fields)
         yield from self.counts("trunk", name, label, [one], [other])
 

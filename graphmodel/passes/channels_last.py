@@ -12,7 +12,7 @@ from torch import nn
 from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Diagnostic, first_line
-from graphmodel.graph.types import InvalidGraph, ModelGraph, Node, Output, Ref
+from graphmodel.graph.types import InvalidGraph, ModelGraph, Node, Output, Ref, trunk_path
 from graphmodel.passes.manager import Switch
 from graphmodel.passes.on_meta import batch_size, filled
 from graphmodel.passes.result import PassResult
@@ -63,7 +63,7 @@ class ChannelsLast:
             ]
             if not own:
                 continue
-            reason = _why_not(graph, own)
+            reason = why_not(graph, own, "frozen convolution")
             if reason:
                 code, message = reason
                 span = graph.components[name].span
@@ -78,7 +78,7 @@ class ChannelsLast:
         if not calls:
             return PassResult(graph, changed=False, notes=tuple(notes))
         summary = f"the frozen calls of {', '.join(f'`{name}`' for name in converted)} run in channels-last format"
-        return PassResult(_converted(graph, calls), changed=True, summary=summary, notes=tuple(notes))
+        return PassResult(in_channels_last(graph, calls), changed=True, summary=summary, notes=tuple(notes))
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:
         if [name for name in after.nodes if name in before.nodes] != list(before.nodes):
@@ -97,11 +97,15 @@ def is_map(node: Node) -> bool:
 
 
 def convert_weights(root: nn.Module, graph: ModelGraph) -> None:
-    """Puts the frozen weights of the trunks that the pass converted into channels-last format, in place."""
+    """Puts the weights of calls that run in channels-last format into that format, in place.
+
+    Of a trunk that the spec puts into it all weights are converted, otherwise the frozen ones.
+    """
+    wholly = {trunk_path(graph.spec, k) for k, t in graph.spec.trunks.items() if t.memory_format == "channels_last"}
     names = {n.component for n in graph.nodes.values() if n.facts.channels_last}
     for path, parameter in root.named_parameters():
-        inside = any(path.startswith(f"{name}.") for name in names)
-        if not (inside and parameter.ndim == 4 and is_frozen(path, graph.frozen)):
+        trunk = next((name for name in names if path.startswith(f"{name}.")), None)
+        if trunk is None or parameter.ndim != 4 or not (trunk in wholly or is_frozen(path, graph.frozen)):
             continue
         if not parameter.is_contiguous(memory_format=torch.channels_last):
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -112,21 +116,30 @@ def with_channels_last(graph: ModelGraph) -> ModelGraph:
     calls = {n.name for n in graph.nodes.values() if n.call == "module"}
     functions = {n.name for n in graph.nodes.values() if n.call in ("function", "method") and is_map(n)}
     inputs = {n.name for n in graph.nodes.values() if n.kind == "input"}
-    return _converted(graph, calls | functions - inputs, outputs_only=True)
+    return in_channels_last(graph, calls | functions - inputs, outputs_only=True)
 
 
 def _is_candidate(graph: ModelGraph, node: Node) -> bool:
     """Whether a call is frozen and reads or makes a feature map."""
-    if node.call != "module" or not node.facts.frozen:
-        return False
+    return node.call == "module" and node.facts.frozen and not node.facts.channels_last and has_maps(graph, node)
+
+
+def has_maps(graph: ModelGraph, node: Node) -> bool:
+    """Whether a call reads or makes a feature map."""
     return is_map(node) or any(is_map(graph.nodes[ref]) for ref in node.refs())
 
 
-def _why_not(graph: ModelGraph, calls: list[Node]) -> tuple[str, str] | None:
-    """Why the frozen calls of a trunk do not run in channels-last format, with the code of the note."""
+def why_not(graph: ModelGraph, calls: list[Node], what: str) -> tuple[str, str] | None:
+    """Why calls of a trunk do not run in channels-last format, with the code of the finding.
+
+    Args:
+        graph: the graph.
+        calls: calls of modules.
+        what: what to call a convolution among them.
+    """
     modules = {str(n.target): module for n in calls if (module := graph.module_of(n)) is not None}
     if sum(isinstance(p, nn.Conv2d) for m in modules.values() for p in m.modules()) <= 1:
-        return "GM426", "has no more than one frozen convolution, so the format has no effect"
+        return "GM426", f"has no more than one {what}, so the format has no effect"
     batch = batch_size(graph)
 
     def last(value: Any) -> Any:
@@ -135,6 +148,9 @@ def _why_not(graph: ModelGraph, calls: list[Node]) -> tuple[str, str] | None:
 
     for node in calls:
         module = copy.deepcopy(modules[str(node.target)]).eval()
+        for part in module.modules():  # on meta, convolutions do not hand the format on
+            if isinstance(part, nn.Conv2d):
+                part.register_forward_hook(lambda _, __, value: last(value))
         try:
             with torch.no_grad(), torch.device("meta"):
                 module.to(memory_format=torch.channels_last)
@@ -145,7 +161,7 @@ def _why_not(graph: ModelGraph, calls: list[Node]) -> tuple[str, str] | None:
     return None
 
 
-def _converted(graph: ModelGraph, calls: set[str], *, outputs_only: bool = False) -> ModelGraph:
+def in_channels_last(graph: ModelGraph, calls: set[str], *, outputs_only: bool = False) -> ModelGraph:
     """The graph with conversions where feature maps enter and leave the calls.
 
     Args:

@@ -15,6 +15,7 @@ Returns = Literal["dict", "tuple", "list", "tensor"]
 Grouping = Literal["resolution", "consecutive", "crop"]
 Dtype = Literal["float32", "float16", "bfloat16", "uint8", "int64", "bool"]
 InputType = Literal["rgb", "bgr", "lab"]
+MemoryFormat = Literal["contiguous", "channels_last"]
 Combine = Literal["concat", "sum", "stack", "list"]
 Layout = Literal["nchw", "nhwc", "nlc"]
 Tokens = Literal["class", "patch", "mean", "all"]
@@ -59,6 +60,7 @@ class TrunkSpec(Part):
         params: the family's own parameters.
         freeze: no parameter is trained, no statistic updated, nothing dropped out.
         input_type: the channel order that the trunk expects of its `rgb` (or `lab`) input.
+        memory_format: how its feature maps and weights lie in memory; results have the usual strides.
         pretrained: the library's published weights, or a file in the library's own layout.
         imports: whether `family` names Python code to import, which the caller must allow.
     """
@@ -68,6 +70,7 @@ class TrunkSpec(Part):
     params: dict[str, Any] = Field(default_factory=dict)
     freeze: bool = False
     input_type: InputType = "rgb"
+    memory_format: MemoryFormat = "contiguous"
     pretrained: bool | str = False
     imports: bool = False
 

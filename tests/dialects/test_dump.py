@@ -42,7 +42,7 @@ RICH: dict[str, Any] = {
         "masked": {"shape": [3, 64, 64], "with": ["mask"]},
     },
     "trunks": {
-        "student": {"name": "resnet", "depth": 18, "input_type": "bgr"},
+        "student": {"name": "resnet", "depth": 18, "input_type": "bgr", "memory_format": "channels_last"},
         "teacher": {"name": "resnet", "depth": 18, "freeze": True, "pretrained": "teacher.pth"},
     },
     "heads": {

@@ -14,6 +14,7 @@ import graphmodel
 from graphmodel.passes._example import example
 from graphmodel.passes.channels_last import ChannelsLast
 from graphmodel.passes.freeze import Freeze
+from graphmodel.passes.set_memory_format import SetMemoryFormat
 from tests.passes.conftest import lines
 
 X = torch.randn(3, 3, 64, 64)
@@ -109,3 +110,36 @@ def test_the_text_before_and_after() -> None:
         "%stage2_contiguous: N×4×2×2 = op .contiguous(%stage2)",
     ]
     assert result.summary == "the frozen calls of `trunk` run in channels-last format"
+
+
+@pytest.mark.parametrize("freeze", [[], ["trunk.conv1", "trunk.bn1", "trunk.layer1"]])
+def test_the_memory_format_of_a_trunk_that_trains(small: dict[str, Any], freeze: list[str]) -> None:
+    mapping = [{"from": "images.res3", "as": "map"}, {"from": "images.flatten", "head": "head", "as": "logits"}]
+    spec = {**small, "mapping": mapping, "freeze": freeze}
+    plain = graphmodel.compile(spec, seed=0).double()
+    trunk = {**small["trunk"], "memory_format": "channels_last"}
+    last = graphmodel.compile({**spec, "trunk": trunk}, seed=0).double()
+    assert last.trunk.layer4[1].conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for model in (plain, last):
+        model(X.double())["logits"].square().sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, rtol=1e-7, atol=1e-9)
+    assert_same(last(X.double()), plain(X.double()))
+    assert_same(dict(last.named_buffers()), dict(plain.named_buffers()))
+    assert last.model_graph.spec.trunks["trunk"].memory_format == "channels_last"
+    assert_same(last.slice(outputs=["map"])(X.double()), {"map": last(X.double())["map"]})
+
+
+def test_the_memory_format_of_a_transformer_has_no_effect() -> None:
+    trunk = nn.Sequential()
+    trunk.add_module("stage1", nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.Flatten(2)))
+    settings = {"memory_format": "channels_last"}
+    result = SetMemoryFormat().run(example({"images": {"stage1": None}}, trunk=trunk, settings=settings))
+    assert not result.changed
+    (note,) = result.notes
+    assert note.code == "GM426"
+    trunk.stage1[1] = nn.Sequential(nn.Conv2d(4, 4, 1), Viewing())
+    with pytest.raises(graphmodel.CompileError, match="GM427"):
+        SetMemoryFormat().run(example({"images": {"stage1": None}}, trunk=trunk, settings=settings))

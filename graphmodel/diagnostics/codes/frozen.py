@@ -75,6 +75,20 @@ ENTRIES = (
             """,
     ),
     code(
+        "GM427",
+        "a trunk cannot run in the memory format of the spec",
+        """`memory_format: channels_last` was asked for, and the trunk has weights of five dimensions, or code that
+            takes a view of a feature map, so that it fails on maps in that format.""",
+        """
+            trunk: {name: "timm:lambda_resnet26t", memory_format: channels_last}
+            inputs: {images: [3, 64, 64]}
+            """,
+        """
+            trunk: {name: resnet, depth: 18, memory_format: channels_last}
+            inputs: {images: [3, 64, 64]}
+            """,
+    ),
+    code(
         "GM560",
         "a module for inference cannot train",
         """`optimize_for_inference` folds BatchNorm into the weights, so nothing is left to normalize a batch or to

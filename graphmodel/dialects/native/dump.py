@@ -64,6 +64,7 @@ def _trunk(trunk: TrunkSpec) -> dict[str, Any]:
         **_plain(trunk.params),
         "freeze": trunk.freeze,
         "input_type": trunk.input_type,
+        "memory_format": trunk.memory_format,
         "pretrained": trunk.pretrained,
     }
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, Tag, field_validator, model_validator
 
-from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, Returns, Tokens
+from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
 from graphmodel.spec.sizes import parse_size
 from graphmodel.spec.validate import (
     BOOL,
@@ -87,6 +87,7 @@ class TrunkYaml(YamlModel):
     )
     freeze: Bool = Field(False, description="No parameter is trained, no statistic changes, nothing is dropped out.")
     input_type: InputType = Field("rgb", description="The channel order the trunk expects.")
+    memory_format: MemoryFormat = Field("contiguous", description="How feature maps and weights lie in memory.")
     pretrained: Annotated[
         Annotated[Bool, Tag(BOOL)] | Annotated[str, Tag(TEXT)],
         BY_SHAPE,

@@ -129,6 +129,7 @@ class _Resolver:
             params=dict(value.model_extra or {}),
             freeze=value.freeze,
             input_type=value.input_type,
+            memory_format=value.memory_format,
             pretrained=value.pretrained,
             at=path,
         )
