@@ -138,8 +138,11 @@ def columns_of(heads: Sequence[nn.Module], several: bool = False) -> list[Column
 
 def _is_changed(parts: Sequence[nn.Module]) -> bool:
     """Whether something runs with the `forward` of a module, or in its place."""
-    return (
-        torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
         or any([part._forward_hooks for part in parts])
         or any([part._forward_pre_hooks for part in parts])
         or any([part._backward_hooks for part in parts])
