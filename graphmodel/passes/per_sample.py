@@ -20,7 +20,7 @@ def register_per_sample(*types: type[nn.Module], per_sample: bool = True) -> Non
             False if not.
 
     Example:
-        >>> import graphmodel
+        >>> import graphmodel, torch
         >>> class Spectrum(torch.nn.Module):
         ...     def forward(self, x):
         ...         return torch.fft.rfft2(x).abs()
