@@ -98,8 +98,7 @@ def compile(
             an input of views.
         overrides: `path=value` items.
         passes: optimization passes: a list of names for exactly these, `()` for none, or a mapping of names that turns
-            some on or off. None takes the spec's own (`optimize:`); the default ones are exact and never make a model
-            slower.
+            some on or off. None takes the spec's own (`optimize:`); the default ones compute the same up to rounding.
         trunks: modules to use for the spec's trunks of these names, as they are: shared and not copied, their weights
             kept, moved only if `device` is given.
         allow_imports: whether the spec may name Python code to import.

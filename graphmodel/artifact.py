@@ -178,7 +178,7 @@ def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[
         raise _cannot_save("the spec of this module has other inputs or outputs")
     problem = _misfit(again, {name: tuple(tensor.shape) for name, tensor in _stored(module).items()})
     if problem:
-        raise _cannot_save(f"the module is no longer the one that its spec gives: {problem}")
+        raise _cannot_save(f"the module is not the one that its spec gives: {problem}")
 
 
 def _signature(module: CompiledModel) -> tuple[Any, ...]:

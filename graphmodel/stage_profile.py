@@ -12,6 +12,7 @@ from graphmodel.api import compile
 from graphmodel.diagnostics import fail
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.random_inputs import weights_of
 from graphmodel.profiling.measure import measure as measured
 from graphmodel.profiling.stages import ModelProfile, profile_graph
 from graphmodel.spec.model import ModelSpec
@@ -54,13 +55,24 @@ def profile(
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise fail("GM555", f"`batch` takes a positive number of samples, not {batch!r}", help="write `batch=2`")
     module = source if isinstance(source, CompiledModel) else None
+    if measure and _place(module, device) == "meta":
+        raise fail("GM555", "nothing can be measured on the meta device", help="use `cpu`, or count without `measure`")
     if module is None:
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         module = compile(
             source,  # type: ignore[arg-type]
-            device=chosen if measure else "meta",
+            device=_place(None, device) if measure else "meta",
             seed=0,
             allow_imports=allow_imports,
         )
     found = profile_graph(module.optimized_graph, batch, rows_per_sample(module.model_graph))
     return measured(module, found) if measure else found
+
+
+def _place(module: CompiledModel | None, device: str | torch.device | None) -> str:
+    """The device that a module is on, or that a spec is compiled for."""
+    if module is not None:
+        return str(weights_of(module).device)
+    try:
+        return str(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    except (RuntimeError, TypeError):
+        raise fail("GM555", f"`{device}` is not a valid device", help="use `cpu`, `cuda` or `cuda:0`") from None

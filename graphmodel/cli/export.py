@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +13,6 @@ from graphmodel.cli.weight_options import WeightOptions
 
 if TYPE_CHECKING:
     from graphmodel.lower.module import CompiledModel
-
-
-class To(str, Enum):
-    """The export formats."""
-
-    pt2 = "pt2"
-    onnx = "onnx"
-    aoti = "aoti"
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +28,8 @@ def export_command(
         Path, typer.Option("-o", "--output", metavar="FILE", help="The file to write: .pt2 (pt2, aoti) or .onnx.")
     ],
     to: Annotated[
-        To | None, typer.Option("--to", help="The format; the file's suffix names it if left out (.pt2 is pt2).")
+        str | None,
+        typer.Option("--to", help="pt2, onnx or aoti; the file's suffix names it if left out (.pt2 is pt2)."),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Export the training mode (pt2 alone).")] = False,
     form: options.FormatOption = options.Format.text,
@@ -49,12 +41,11 @@ def export_command(
     from graphmodel.cli import console
 
     with console.findings(form.value):
-        name = to.value if to is not None else None
         from graphmodel.exporters import export, find_format
 
-        find_format(output, name)
+        find_format(output, to)
         module, notes = _module(source, weights, result)
-        report = export(module, output, to=name, training=train)
+        report = export(module, output, to=to, training=train)
     if form is options.Format.json:
         console.print_json({"ok": True, **asdict(report), "diagnostics": [d.to_dict() for d in notes]})
         return

@@ -1,7 +1,7 @@
 """Runs heads of equal structure as one computation: the function that the pass `fuse_heads` puts in their place.
 
 The heads keep their own parameters. At each call the weights are joined, multiplied once, and the product is divided
-among the heads. A head that is no longer what it was when the model was compiled (it has a hook, or a LoRA layer, a
+among the heads. A head that was changed since the model was compiled (it has a hook, or a LoRA layer, a
 quantized layer or a sharded one took its place) makes all of them run one by one, as they would without the pass.
 """
 
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules import module as torch_module
 
 from graphmodel.components.heads.mlp import Mlp
+from graphmodel.components.hooks import has_global_hooks
 
 Layers = tuple[nn.Module, ...]
 
@@ -139,10 +139,7 @@ def columns_of(heads: Sequence[nn.Module], several: bool = False) -> list[Column
 def _is_changed(parts: Sequence[nn.Module]) -> bool:
     """Whether something runs with the `forward` of a module, or in its place."""
     return bool(
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
+        has_global_hooks()
         or any([part._forward_hooks for part in parts])
         or any([part._forward_pre_hooks for part in parts])
         or any([part._backward_hooks for part in parts])

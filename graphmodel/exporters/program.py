@@ -20,7 +20,7 @@ from graphmodel.graph.rows import shared_batches
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import ordered
 from graphmodel.lower.module import CompiledModel
-from graphmodel.spec.model import InputSpec
+from graphmodel.lower.random_inputs import random_inputs, weights_of
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,14 @@ def make_program(module: CompiledModel, *, training: bool, to: str) -> Program:
     tensors = [*module.parameters(), *module.buffers()]
     if any(t.is_meta for t in tensors):
         raise fail("GM580", "the module is on the meta device and has no weights", help="compile it on `cpu` first")
-    floats = [t for t in tensors if t.is_floating_point()]
-    dtype = floats[0].dtype if floats else torch.float32
-    device = tensors[0].device if tensors else torch.device("cpu")
+    weights = weights_of(module)
     batches = shared_batches(graph)
     outputs = tuple(key for output in ordered(graph) for key in output.parts)
     fewest = 2 if training else 1  # BatchNorm in training mode refuses a single row
     with _in_mode(module, training), _quiet():
         # Other sizes than 0 and 1, and another one for each group: `torch.export` takes equal sizes for one.
         rows = {n: number * (i + 2) for i, group in enumerate(batches) for n, number in group.items()}
-        args = _arguments(graph, rows, dtype, device)
+        args = random_inputs(module, graph, rows)
         try:
             with _batch_one_is_like_others():
                 exported = torch.export.export(
@@ -99,8 +97,8 @@ def make_program(module: CompiledModel, *, training: bool, to: str) -> Program:
         if fewest == 1:
             _accept_one_row(exported)
         sizes = (fewest, 2, 5) if fewest < 2 else (2, 3, 5)
-        samples = [_sample(module, graph, batch, outputs, dtype, device, training) for batch in sizes]
-    return Program(exported, dict(_dimensions(graph, batches)), outputs, tuple(samples), dtype, device)
+        samples = [_sample(module, graph, batch, outputs, training) for batch in sizes]
+    return Program(exported, dict(_dimensions(graph, batches)), outputs, tuple(samples), weights.dtype, weights.device)
 
 
 def difference(program: Program, run: Any, sample: Sample) -> float:
@@ -134,36 +132,16 @@ def _sample(
     graph: ModelGraph,
     batch: int,
     outputs: tuple[str, ...],
-    dtype: torch.dtype,
-    device: torch.device,
     training: bool,
 ) -> Sample:
     rows = {name: batch * n for group in shared_batches(graph) for name, n in group.items()}
-    args = _arguments(graph, rows, dtype, device)
+    args = random_inputs(module, graph, rows)
     # A forward in training mode moves running statistics; those of the module stay where they are.
     run = copy.deepcopy(module) if training else module
     torch.manual_seed(0)
     with torch.no_grad():
         expected = _named(run(*args), outputs)
     return Sample(batch, args, {name: value.detach().clone() for name, value in expected.items()})
-
-
-def _arguments(graph: ModelGraph, rows: Mapping[str, int], dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
-    """Random arguments with so many rows of each input, the same ones every time."""
-    generator = torch.Generator().manual_seed(0)
-
-    def make(item: InputSpec, shape: tuple[int, ...]) -> torch.Tensor:
-        declared: torch.dtype = getattr(torch, item.dtype)
-        size = (rows[item.name], *shape)
-        if declared.is_floating_point:
-            return torch.randn(size, generator=generator).to(device, dtype if declared is torch.float32 else declared)
-        high = {"bool": 2, "uint8": 256}.get(item.dtype, 2)
-        return torch.randint(high, size, generator=generator).to(device, declared)
-
-    return tuple(
-        make(item, item.shape or ()) if item.views is None else [make(item, shape) for shape in item.views]
-        for item in graph.inputs.values()
-    )
 
 
 def _dynamic(graph: ModelGraph, batches: list[dict[str, int]], fewest: int) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from graphmodel.components.structure import leaves, map_structure
-from graphmodel.components.tensors import Batch, TensorInfo
+from graphmodel.components.structure import leaves
 from graphmodel.diagnostics import fail, first_line
+from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.module import CompiledModel, assemble, check_unedited
+from graphmodel.lower.random_inputs import random_inputs
 from graphmodel.passes.channels_last import is_convolutional, with_channels_last
 from graphmodel.passes.fold_batchnorm import Everything, pairs_between_calls
 from graphmodel.passes.foldable import has_activation, pairs_in
 from graphmodel.passes.folding import FoldedForward, FoldedPair, folded_tensors
 from graphmodel.passes.manager import run_passes
-from graphmodel.passes.on_meta import batch_size
 from graphmodel.passes.pipeline import OPTIMIZATIONS
 from graphmodel.passes.switches import among
 
@@ -110,7 +110,10 @@ def optimize_for_inference(
     if memory_format not in (None, "contiguous", "channels_last"):
         raise fail("GM562", f"`memory_format` is `contiguous` or `channels_last`, not {memory_format!r}")
     graph = module.model_graph
-    inputs = _sample(module, graph) if example is None else _as_arguments(example, graph)
+    if example is None:
+        inputs = random_inputs(module, graph, {name: 2 * rows for name, rows in rows_per_sample(graph).items()})
+    else:
+        inputs = _as_arguments(example, graph)
     with torch.no_grad():
         made = _folded(module, inputs)
         if memory_format is None and example is None:
@@ -132,29 +135,13 @@ def _as_arguments(example: Any, graph: ModelGraph) -> tuple[Any, ...]:
     return given
 
 
-def _sample(module: nn.Module, graph: ModelGraph) -> tuple[Any, ...]:
-    """Random inputs of a small batch, where and in the precision that the weights are."""
-    batch = batch_size(graph)
-    first = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
-    device = first.device if first is not None else torch.device("cpu")
-
-    def tensor(leaf: TensorInfo) -> torch.Tensor:
-        shape = [d.at(batch) if isinstance(d, Batch) else d for d in leaf.shape]
-        dtype: torch.dtype = getattr(torch, leaf.dtype)
-        if not dtype.is_floating_point:
-            return torch.zeros(shape, dtype=dtype, device=device)
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(shape, generator=generator).to(device, first.dtype if first is not None else dtype)
-
-    return tuple(map_structure(tensor, graph.nodes[name].info) for name in graph.inputs)
-
-
 # -- folding ----------------------------------------------------------------------------------------------------------
 
 
 def _folded(module: CompiledModel, inputs: tuple[Any, ...]) -> InferenceModel:
     """A copy of the module with folded weights, checked on the inputs."""
-    graph = run_passes(module.model_graph, among(OPTIMIZATIONS, set(module.passes) - set(_OWN_PASSES)))
+    passes = tuple(name for name in module.passes if name not in _OWN_PASSES)
+    graph = run_passes(module.model_graph, among(OPTIMIZATIONS, passes))
     source = copy.deepcopy(module)
     for part in list(source.modules()):
         if isinstance(getattr(part.__dict__.get("forward"), "__self__", None), FoldedForward):
@@ -162,7 +149,7 @@ def _folded(module: CompiledModel, inputs: tuple[Any, ...]) -> InferenceModel:
         for name, child in list(part._modules.items()):
             if isinstance(child, FoldedPair):
                 del part._modules[name]
-    record = {**module.meta["graphmodel"], "optimized": graph, "passes": tuple(set(module.passes) - set(_OWN_PASSES))}
+    record = {**module.meta["graphmodel"], "optimized": graph, "passes": passes}
     made = _assembled(source, graph, record)
     between = [
         (layer, norm, calls)

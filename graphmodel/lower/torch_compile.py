@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch._dynamo.callback import callback_handler
 from torch.fx.passes.split_module import split_module
 
+from graphmodel.components.hooks import has_hooks
 from graphmodel.components.structure import children
 from graphmodel.lower.containers import Container
 
@@ -211,7 +212,7 @@ class _Compiler:
                 self.install(part, self.region([_stretch_name(part)]))
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or _has_hooks(module):
+            if torch.compiler.is_compiling() or has_hooks(module):
                 return _call_impl(module, *args, **kwargs)
             return split.forward(*args, **kwargs)
 
@@ -260,11 +261,6 @@ def _is_stage(part: nn.Module) -> bool:
 def _in_heads(name: str) -> bool:
     """Heads are small: calling many of them one by one costs more than compiling them together."""
     return name.split(".", 1)[0] == "heads"
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
 
 
 def _stretch_name(part: nn.Module) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphmodel.components.hooks import has_global_hooks, has_hooks
 from graphmodel.components.structure import leaves
 from graphmodel.graph.facts import Pair
 from graphmodel.graph.types import ModelGraph
@@ -125,7 +126,7 @@ def pair_call(layer: Any, norm: Any) -> PairCall | None:
         return None
     if norm.training or "forward" in layer.__dict__ or "forward" in norm.__dict__:
         return None
-    if _hooked(layer) or _hooked(norm):
+    if has_global_hooks() or has_hooks(layer) or has_hooks(norm):
         return None
     if torch.is_grad_enabled() and any(
         p is not None and p.requires_grad for p in (*layer._parameters.values(), *norm._parameters.values())
@@ -186,7 +187,7 @@ class FoldedPair(nn.Module):
     def __init__(self, layer: str, norm: str) -> None:
         super().__init__()
         self.layer, self.norm = layer, norm
-        self.holder: tuple[nn.Module, ...] = ()  # in a tuple, it is no submodule
+        self.holder: tuple[nn.Module, ...] = ()  # in a tuple, it is not a submodule
 
     def forward(self, x: Any) -> Any:
         """The BatchNorm's result."""
@@ -247,16 +248,3 @@ def _is_traced(values: Any) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         return True
     return any(type(value) is not torch.Tensor for value in leaves(values))
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or nn.modules.module._global_forward_hooks
-        or nn.modules.module._global_forward_pre_hooks
-        or nn.modules.module._global_backward_hooks
-        or nn.modules.module._global_backward_pre_hooks
-    )

@@ -19,7 +19,8 @@ class Pass(Protocol):
     Attributes:
         name: a verb.
         switch: `always` if it carries out what the spec says; an optimization runs unless it is turned off (`on`, for
-            those that are exact and never make a model slower) or only if it is asked for (`off`).
+            those that compute the same up to rounding and decline where they do not pay) or only if it is asked for
+            (`off`).
         requires: passes that must have run before.
     """
 

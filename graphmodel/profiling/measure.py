@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from graphmodel.components.structure import leaves
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.random_inputs import random_inputs, weights_of
 from graphmodel.passes.training_step import LiveBytes
 from graphmodel.profiling.stages import ModelProfile
 
@@ -32,14 +33,16 @@ def measure(module: CompiledModel, found: ModelProfile) -> ModelProfile:
         module: the module, on the device to measure.
         found: its profile.
     """
-    device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    device = weights_of(module).device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         return _measured(module, found, device)
 
 
 def _measured(module: CompiledModel, found: ModelProfile, device: torch.device) -> ModelProfile:
-    inputs = list(_inputs(module, found.batch, device))
+    graph = module.model_graph
+    rows = {name: found.batch * number for name, number in rows_per_sample(graph).items()}
+    inputs = list(random_inputs(module, graph, rows))
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
     training = [(part, part.training) for part in module.modules()]
@@ -174,20 +177,6 @@ def _times(module: nn.Module, inputs: list[Any], device: torch.device) -> tuple[
                 backward[name] += seconds(event)
     forward[""], backward[""] = seconds(whole["forward"]), seconds(whole["backward"])
     return dict(forward), dict(backward)
-
-
-def _inputs(module: CompiledModel, batch: int, device: torch.device) -> Iterator[Any]:
-    graph = module.model_graph
-    rows: Mapping[str, int] = rows_per_sample(graph)
-    for name, item in graph.inputs.items():
-        shapes = [item.shape or ()] if item.views is None else item.views
-        dtype = getattr(torch, item.dtype)
-        tensors = []
-        for shape in shapes:
-            size = (rows[name] * batch, *shape)
-            drawn = torch.rand(size, device=device) if dtype.is_floating_point else torch.zeros(size, device=device)
-            tensors.append(drawn.to(dtype))
-        yield tensors[0] if item.views is None else tensors
 
 
 def _device_name(device: torch.device) -> str:

@@ -111,3 +111,11 @@ def test_the_command_prints_a_sorted_table_and_writes_a_chart(small: dict[str, A
     assert (data["batch"], data["ok"]) == (2, True)
     assert CliRunner().invoke(app, ["profile", "spec.yaml", "-o", "stages.pdf"]).exit_code == 1
     assert CliRunner().invoke(app, ["profile", "spec.yaml", "--sort", "time"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("device", "text"), [("nope", "not a valid device"), ("meta", "on the meta device")])
+def test_a_device_that_measures_nothing_is_refused(device: str, text: str) -> None:
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+    with pytest.raises(graphmodel.CompileError, match=text) as caught:
+        graphmodel.profile(spec, measure=True, device=device)
+    assert [d.code for d in caught.value.diagnostics] == ["GM555"]

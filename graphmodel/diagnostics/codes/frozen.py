@@ -111,7 +111,7 @@ ENTRIES = (
     code(
         "GM561",
         "a module for inference cannot be sliced",
-        """A module for inference is no longer the model of its graph. Slice first, and optimize the slice.""",
+        """The code of a module for inference differs from that of its graph. Slice first, and optimize the slice.""",
         """
             import graphmodel
 
