@@ -1,4 +1,4 @@
-"""Saves a compiled model as files and loads it: model.py to read, weights.safetensors, and spec.lock.yaml."""
+"""Saves a compiled model as files and loads it: the spec with every default, weights, the graph, code, a manifest."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphmodel.diagnostics import CompileError, fail, first_line
-from graphmodel.spec.names import LOCKED_SPEC
-from graphmodel.writing import cannot_write, replace_directory
+from graphmodel.manifest import FILES, GRAPH, LOCK, MODEL, WEIGHTS, check_manifest, write_manifest
+from graphmodel.writing import cannot_write, is_temporary, replace_directory
 
 if TYPE_CHECKING:
     import torch
 
     from graphmodel.lower.module import CompiledModel
 
-MODEL, WEIGHTS, LOCK = "model.py", "weights.safetensors", LOCKED_SPEC
 _MARK = "# Written by graphmodel"
 _MODEL_HELP = (
     "save its `state_dict()`, or the module with `torch.save`; an artifact is the spec's model, with weights of its own"
@@ -47,7 +46,7 @@ def _foreign(target: Path) -> str:
     if not target.is_dir():
         return "it is not a directory"
     names = {p.name for p in target.iterdir()} - {"__pycache__"}
-    others = sorted(names - {MODEL, WEIGHTS, LOCK})
+    others = sorted(names - set(FILES))
     if others:
         return f"it holds other files ({', '.join(others[:3])}{', …' if len(others) > 3 else ''})"
     if names:
@@ -72,7 +71,7 @@ def save(
         ...     files = graphmodel.save(graphmodel.compile(spec, seed=0), f"{place}/model")
         ...     model = graphmodel.load(f"{place}/model")
         >>> [file.name for file in files]
-        ['model.py', 'weights.safetensors', 'spec.lock.yaml']
+        ['model.py', 'weights.safetensors', 'spec.lock.yaml', 'graph.json', 'manifest.json']
 
     Args:
         module: what `compile` returned.
@@ -96,8 +95,8 @@ def save(
     def fill(place: Path) -> None:
         _write(module, place, weights, imports)
 
-    replace_directory(directory, (MODEL, WEIGHTS, LOCK), fill)
-    return [Path(directory) / name for name in (MODEL, WEIGHTS, LOCK) if weights or name != WEIGHTS]
+    replace_directory(directory, FILES, fill)
+    return [Path(directory) / name for name in FILES if weights or name != WEIGHTS]
 
 
 def load(
@@ -122,7 +121,8 @@ def load(
         allow_downloads: whether the spec may name files on the Internet.
 
     Raises:
-        CompileError: GM522 if a file is missing, damaged or does not fit the spec; what is wrong with the spec.
+        CompileError: GM522 if a file is missing, damaged or does not fit the spec; GM523 if a newer graphmodel wrote
+            the directory; what is wrong with the spec.
     """
     from graphmodel.api import compile
     from graphmodel.components.library.guard import weights_follow
@@ -135,6 +135,10 @@ def load(
     except (OSError, ValueError) as error:
         message = f"`{where}` holds no saved model: {first_line(error)}"
         raise fail("GM522", message, help="name a directory that `graphmodel.save` wrote") from None
+    if is_temporary(where):
+        message = f"`{where}` holds no saved model: it was left behind by a write that was interrupted"
+        raise fail("GM522", message, help="delete it; the next write to the same place deletes it too")
+    check_manifest(where, (LOCK, WEIGHTS) if weights else (LOCK,))
     sealed = read_sealed(where / WEIGHTS) if weights else None
     found = re.search(r"^# seed: (\d+)$", text, re.M)
     with weights_follow() if sealed is not None else nullcontext():
@@ -160,6 +164,7 @@ def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[
     """Writes the files and builds the model from them, on the meta device."""
     from graphmodel.api import compile
     from graphmodel.components.library.guard import weights_follow
+    from graphmodel.graph_file import graph_text
     from graphmodel.model_file import model_source
     from graphmodel.weights.sealed import check_seal
 
@@ -179,6 +184,8 @@ def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[
     problem = _misfit(again, {name: tuple(tensor.shape) for name, tensor in _stored(module).items()})
     if problem:
         raise _cannot_save(f"the module is not the one that its spec gives: {problem}")
+    (place / GRAPH).write_text(graph_text(module), "utf-8")
+    write_manifest(place, module.model_graph.spec.name, standalone=False)
 
 
 def _signature(module: CompiledModel) -> tuple[Any, ...]:

@@ -198,6 +198,11 @@ def _clear(old: Path, target: Path, own: Sequence[str]) -> None:
         raise OSError(f"the new result is complete; files of yours are left in `{old}`") from None
 
 
+def is_temporary(path: str | Path) -> bool:
+    """Whether a path is a temporary file or directory of this module: the output of a write that has not finished."""
+    return _TEMPORARY.search(Path(path).resolve().name) is not None
+
+
 def _remove_leftovers(target: Path) -> None:
     """Removes temporary files next to a target whose writer was killed."""
     start = f".{_short(target)}.graphmodel-"

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
+import json
+import os
+import random
+import signal
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +23,7 @@ from graphmodel import CompileError
 
 X = torch.randn(2, 3, 32, 32)
 WEIGHTS, LOCK, MODEL = "weights.safetensors", "spec.lock.yaml", "model.py"
+GRAPH, MANIFEST = "graph.json", "manifest.json"
 
 
 @pytest.fixture
@@ -100,9 +108,126 @@ def test_weights_of_another_model_do_not_fit(tiny: dict[str, Any], tmp_path: Pat
     wider = {**tiny, "heads": {"head": {"mlp": {"dims": ["auto", 5]}}}}
     graphmodel.save(graphmodel.compile(wider, seed=0), tmp_path / "two")
     (tmp_path / "two" / WEIGHTS).replace(tmp_path / "one" / WEIGHTS)
+    with pytest.raises(CompileError, match="its checksum differs"):
+        graphmodel.load(tmp_path / "one")
+    (tmp_path / "one" / MANIFEST).unlink()
     with pytest.raises(CompileError, match=r"bias` has the shape 5 and not 4 \(and 1 more\)") as caught:
         graphmodel.load(tmp_path / "one")
     assert codes(caught) == ["GM522"]
+
+
+def test_the_manifest_names_every_file_and_its_checksum(tiny: dict[str, Any], tmp_path: Path) -> None:
+    files = graphmodel.save(graphmodel.compile(tiny, seed=0), tmp_path / "out")
+    assert {file.name for file in files} == {file.name for file in (tmp_path / "out").iterdir()}
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert (manifest["format"], manifest["format_version"], manifest["standalone"]) == ("graphmodel", 1, False)
+    assert manifest["versions"]["torch"] == version("torch")
+    assert set(manifest["files"]) == {file.name for file in files} - {MANIFEST}
+    for name, entry in manifest["files"].items():
+        content = (tmp_path / "out" / name).read_bytes()
+        assert entry == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def test_an_edited_spec_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    graphmodel.save(graphmodel.compile(tiny, device="meta"), tmp_path / "out", weights=False)
+    lock = tmp_path / "out" / LOCK
+    lock.write_text(lock.read_text().replace("depth: 18", "depth: 34"))
+    with pytest.raises(CompileError, match="its checksum differs") as caught:
+        graphmodel.load(tmp_path / "out", device="meta", weights=False)
+    assert codes(caught) == ["GM522"]
+    assert "to use an edited spec, compile it" in caught.value.diagnostics[0].help
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "text"),
+    [
+        ('{"format": "graphmodel", "format_version": 2, "files": {}, "versions": {"graphmodel": "9.1"}}', "GM523", "9.1"),
+        ('{"format": "other", "format_version": 1, "files": {}}', "GM522", "not a valid manifest"),
+        ('{"format": "graphmodel", "format_version": 1}', "GM522", "there is no 'files'"),
+        ('{"format": "graphmodel", "format_version": 1, "files": {}}', "GM522", "does not list it"),
+        ("[]", "GM522", "not a valid manifest"),
+        ("{", "GM522", "not a valid manifest"),
+    ],
+)  # fmt: skip
+def test_another_manifest_is_refused(tiny: dict[str, Any], tmp_path: Path, content: str, code: str, text: str) -> None:
+    graphmodel.save(graphmodel.compile(tiny, device="meta"), tmp_path / "out", weights=False)
+    (tmp_path / "out" / MANIFEST).write_text(content)
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load(tmp_path / "out", device="meta", weights=False)
+    [found] = caught.value.diagnostics
+    assert found.code == code
+    assert text in f"{found.message} {found.help}"
+
+
+def test_a_directory_of_the_format_without_a_manifest_loads(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model = graphmodel.compile(tiny, seed=0)
+    graphmodel.save(model, tmp_path / "out")
+    (tmp_path / "out" / MANIFEST).unlink()
+    (tmp_path / "out" / GRAPH).unlink()
+    assert equal(graphmodel.load(tmp_path / "out"), model)
+
+
+def test_a_moved_and_read_only_directory_loads(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model = graphmodel.compile(tiny, seed=0)
+    graphmodel.save(model, tmp_path / "out")
+    moved = (tmp_path / "out").rename(tmp_path / "é moved")
+    for file in moved.iterdir():
+        file.chmod(0o444)
+    moved.chmod(0o555)
+    try:
+        assert equal(graphmodel.load(moved), model)
+    finally:
+        moved.chmod(0o755)
+
+
+def test_the_graph_file_holds_every_call(two_inputs: dict[str, Any], tmp_path: Path) -> None:
+    module = graphmodel.compile(two_inputs, device="meta")
+    graphmodel.save(module, tmp_path / "out", weights=False)
+    document = json.loads((tmp_path / "out" / GRAPH).read_text())
+    graph = module.model_graph
+    assert [node["name"] for node in document["nodes"]] == list(graph.nodes)
+    assert [(e["from"], e["to"], e["port"]) for e in document["edges"]] == [
+        (source, name, port) for name, node in graph.nodes.items() for port, source in enumerate(node.refs())
+    ]
+    assert [output["name"] for output in document["outputs"]] == list(module(*map(two_images, graph.inputs)))
+    nodes = {node["name"]: node for node in document["nodes"]}
+    assert nodes["images_layer1"]["target"] == nodes["patches_layer1"]["target"] == "trunk.layer1"
+    assert nodes["images_layer1"]["tensors"] == [{"shape": ["N", 64, 16, 16], "dtype": "float32"}]
+    assert document["passes"]["optimizations"] == list(module.passes)
+
+
+def two_images(name: str) -> torch.Tensor:
+    return torch.zeros(18 if name == "patches" else 2, 3, 64, 64, device="meta")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_save_leaves_one_of_the_two_models(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL at random moments of saves that replace one model by another."""
+    torch.set_num_threads(1)
+    models = [graphmodel.compile(tiny, seed=seed) for seed in (0, 1)]
+    graphmodel.save(models[0], tmp_path / "out")
+    draw, leftovers, seen = random.Random(0), 0, set()
+    for _ in range(40):
+        child = os.fork()
+        if child == 0:
+            for i in range(100):
+                graphmodel.save(models[i % 2], tmp_path / "out")
+            os._exit(0)
+        time.sleep(draw.uniform(0.0, 1.5))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        loaded = graphmodel.load(tmp_path / "out")
+        [found] = [i for i, model in enumerate(models) if equal(loaded, model)]
+        seen.add(found)
+        for left in tmp_path.glob(".out.*"):
+            leftovers += 1
+            with pytest.raises(CompileError, match="left behind by a write") as caught:
+                graphmodel.load(left)
+            assert codes(caught) == ["GM522"]
+    assert leftovers
+    graphmodel.save(models[0], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -144,11 +269,9 @@ def test_the_bytes_depend_on_the_model_alone(tiny: dict[str, Any], tmp_path: Pat
         "import sys, json, graphmodel\n"
         "graphmodel.save(graphmodel.compile(json.loads(sys.argv[1]), seed=0), sys.argv[2])\n"
     )
-    import json
-
     for name in ("one", "two"):
         subprocess.run([sys.executable, "-c", program, json.dumps(tiny), tmp_path / name], check=True)
-    for file in (WEIGHTS, LOCK, MODEL):
+    for file in (WEIGHTS, LOCK, MODEL, GRAPH, MANIFEST):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 

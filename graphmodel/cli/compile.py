@@ -39,7 +39,9 @@ def compile_command(
     result: options.ResultOptions,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Write model.py, weights.safetensors and spec.lock.yaml."),
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Write the model: its spec, weights, graph, code and a manifest."
+        ),
     ] = None,
     form: options.FindingsOption = options.FindingsFormat.text,
 ) -> None:

@@ -250,6 +250,15 @@ ENTRIES = (
         "python",
     ),
     code(
+        "GM523",
+        "the saved model has a newer format",
+        """The directory was written by a later version of graphmodel, in a format that this version does not read.
+            Formats of earlier versions are read.""",
+        "graphmodel export build/model_of_next_year -o model.onnx",
+        "pip install --upgrade graphmodel && graphmodel export build/model_of_next_year -o model.onnx",
+        "shell",
+    ),
+    code(
         "GM530",
         "the picture cannot be drawn",
         """The form is unknown, the file cannot be written, or pygraphviz is missing.""",
