@@ -86,6 +86,7 @@ def check(name: str, shape: tuple[int, ...] | None = None, **keywords: Any) -> N
     assert result["compared"] > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
 def test_features_weights_and_keys_are_the_librarys_own(name: str) -> None:
     check(name)

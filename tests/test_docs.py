@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 HAND_WRITTEN = [p for p in PAGES if p.name != "diagnostics.md"]  # tests/diagnostics runs what the generated page shows
+SLOW_PAGES = ("compiling.md", "export.md", "inference.md")  # compile and export models
 COMMANDS_BY_NAME: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -28,7 +29,8 @@ def blocks(*languages: str) -> list[Any]:
     for page in HAND_WRITTEN:
         pattern = rf"^```(?:{'|'.join(languages)})\n(.*?)^```"
         for i, text in enumerate(re.findall(pattern, page.read_text("utf-8"), re.S | re.M)):
-            found.append(pytest.param(text, id=f"{page.name}-{i}"))
+            marks = [pytest.mark.slow] if page.name in SLOW_PAGES and languages == ("python",) else []
+            found.append(pytest.param(text, id=f"{page.name}-{i}", marks=marks))
     return found
 
 

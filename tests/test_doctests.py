@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,18 @@ import graphmodel
 ROOT = Path(graphmodel.__file__).parent
 
 
-def modules_with_examples() -> list[str]:
-    files = [file for file in sorted(ROOT.rglob("*.py")) if ">>> " in file.read_text("utf-8")]
-    return [".".join((graphmodel.__name__, *f.relative_to(ROOT).with_suffix("").parts)) for f in files]
+SLOW = ("exporters/__init__.py", "lower/torch_compile.py", "lower/inference.py")  # compile and export models
+
+
+def modules_with_examples() -> list[Any]:
+    files = [file.relative_to(ROOT) for file in sorted(ROOT.rglob("*.py")) if ">>> " in file.read_text("utf-8")]
+    return [
+        pytest.param(
+            ".".join((graphmodel.__name__, *file.with_suffix("").parts)),
+            marks=[pytest.mark.slow] if file.as_posix() in SLOW else [],
+        )
+        for file in files
+    ]
 
 
 @pytest.mark.parametrize("name", modules_with_examples())

@@ -23,6 +23,7 @@ def example(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_a_plain_loop_trains() -> None:
     losses = example("plain_loop").main(steps=5)
     assert len(losses) == 5

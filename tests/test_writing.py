@@ -142,6 +142,7 @@ def test_the_old_result_comes_back_if_the_fallback_fails_half_way(tmp_path, monk
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
 def test_a_reader_always_finds_a_whole_result(tmp_path):
     target = tmp_path / "out"

@@ -46,6 +46,7 @@ def loaded(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_name_imports_its_own_file_only() -> None:
     modules = loaded(
         "from graphmodel.components.registry import find_head, find_trunk\n"
@@ -57,6 +58,7 @@ def test_a_name_imports_its_own_file_only() -> None:
     assert "timm" not in modules
 
 
+@pytest.mark.slow
 def test_a_library_name_imports_no_family() -> None:
     modules = loaded("from graphmodel.components.registry import find_trunk; assert find_trunk('timm:resnet18')")
     assert not [m for m in modules if m.startswith("graphmodel.components.trunks.")]

@@ -161,6 +161,7 @@ def test_registering_the_same_class_again_is_harmless() -> None:
     assert find_head("again") is not None
 
 
+@pytest.mark.slow
 def test_installed_packages_register_by_entry_points(tmp_path: Path) -> None:
     (tmp_path / "their_heads.py").write_text(
         "import graphmodel\nfrom torch import nn\n\n"

@@ -37,6 +37,7 @@ def test_the_twin_has_the_same_graph_outputs_and_freezing(path: Path, tmp_path: 
     assert (other.outputs, other.freeze, other.head_defaults) == (spec.outputs, spec.freeze, spec.head_defaults)
 
 
+@pytest.mark.slow
 def test_the_twin_pools_maps_with_channels_last_as_vissl_does(tmp_path: Path) -> None:
     vit = {"IMAGE_SIZE": 32, "PATCH_SIZE": 16, "NUM_LAYERS": 1, "NUM_HEADS": 1, "HIDDEN_DIM": 8, "MLP_DIM": 8}
     trunk = {"NAME": "vision_transformer", "VISION_TRANSFORMERS": vit}

@@ -18,6 +18,7 @@ def calls(name: str, dialect: str) -> list[tuple[object, ...]]:
     return [(n.kind, n.call, str(n.target), str(n.info), n.component) for n in graph.nodes.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_twins_have_the_same_graph(name: str) -> None:
     assert calls(name, "vissl") == calls(name, "native")

@@ -51,6 +51,7 @@ def arguments(batch: int) -> list[Any]:
     return [torch.randn(batch, 3, 32, 32), torch.randn(9 * (batch + 1), 3, 32, 32), crops]
 
 
+@pytest.mark.slow
 def test_a_program_keeps_names_forms_modes_and_numbers(module: graphmodel.CompiledModel, tmp_path: Path) -> None:
     module.train()
     module.trunk.layer1.eval()
@@ -215,6 +216,7 @@ def test_missing_packages_and_weights(tmp_path: Path, monkeypatch: pytest.Monkey
         graphmodel.export(model, tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 def test_the_command_exports_specs_and_saved_models(tmp_path: Path, run: Run) -> None:  # noqa: F811
     spec = tmp_path / "spec.yaml"
     spec.write_text(

@@ -126,6 +126,7 @@ def test_two_inputs_that_share_a_trunk_have_the_plain_models_gradients(two_input
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segments", SEGMENTS)
 def test_it_compiles_into_one_graph(small: dict[str, Any], segments: Any) -> None:
     torch._dynamo.reset()
@@ -138,6 +139,7 @@ def test_it_compiles_into_one_graph(small: dict[str, Any], segments: Any) -> Non
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_recomputes_its_blocks() -> None:
     spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "timm:vit_tiny_patch16_224", "img_size": 32}}
     x = torch.randn(2, 3, 32, 32)

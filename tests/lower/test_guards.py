@@ -154,6 +154,7 @@ def test_torch_fx_records_the_checks() -> None:
         traced(x, views[:3])
 
 
+@pytest.mark.slow
 def test_torch_compile_makes_one_graph_for_all_batch_sizes_and_shows_the_message() -> None:
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounter()

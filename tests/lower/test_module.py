@@ -183,6 +183,7 @@ def test_fullgraph_compilation_has_one_graph_for_all_batch_sizes(two_inputs: dic
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_multi_crop_compiles_into_one_graph() -> None:
     torch._dynamo.reset()
     views = [{"count": 2, "shape": [3, 64, 64]}, {"count": 2, "shape": [3, 32, 32]}]
@@ -193,6 +194,7 @@ def test_multi_crop_compiles_into_one_graph() -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_it_exports_with_a_free_batch(small: dict[str, Any]) -> None:
     model = graphmodel.compile(small, seed=0).eval()
     batch = torch.export.Dim("batch", min=1, max=64)

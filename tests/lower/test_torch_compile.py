@@ -63,6 +63,7 @@ def gradients(model: nn.Module, *inputs: Any) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 def test_equal_blocks_are_one_region_with_one_graph_per_mode() -> None:
     model = graphmodel.torch_compile(graphmodel.compile(SPEC, seed=0), backend="eager")
     counts = []

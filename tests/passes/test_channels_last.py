@@ -62,6 +62,7 @@ def test_the_frozen_beginning_of_a_trunk(small: dict[str, Any]) -> None:
     assert last.trunk.layer2[0].conv1.weight.is_contiguous()
 
 
+@pytest.mark.slow
 def test_copies_slices_loading_and_conversion(small: dict[str, Any]) -> None:
     plain, last = both({**small, "trunk": {**small["trunk"], "freeze": True}}, PASSES[1])
     last.load_state_dict(plain.state_dict(), assign=True)
@@ -112,6 +113,7 @@ def test_the_text_before_and_after() -> None:
     assert result.summary == "the frozen calls of `trunk` run in channels-last format"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [[], ["trunk.conv1", "trunk.bn1", "trunk.layer1"]])
 def test_the_memory_format_of_a_trunk_that_trains(small: dict[str, Any], freeze: list[str]) -> None:
     mapping = [{"from": "images.res3", "as": "map"}, {"from": "images.flatten", "head": "head", "as": "logits"}]

@@ -338,6 +338,7 @@ def test_a_stage_that_changes_its_input_in_place_is_left_alone() -> None:
     model(torch.randn(2, 3, 16, 16))["block2"].sum().backward()
 
 
+@pytest.mark.slow
 def test_it_compiles_into_one_graph() -> None:
     torch._dynamo.reset()
     model = compiled({"memory_budget": "4MiB", "batch": 8})

@@ -34,6 +34,7 @@ def counted(model: graphmodel.CompiledModel, rows: dict[str, int]) -> int:
     return int(counter.get_total_flops())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_totals_of_every_example_are_those_of_the_compiled_module(file: Path) -> None:
     model = graphmodel.compile(file, device="meta")

@@ -46,6 +46,7 @@ def test_recomputed_stages_are_marked_and_kept_out_of_what_stays(small: dict[str
     assert found.activations < plain.activations
 
 
+@pytest.mark.slow
 def test_a_module_is_measured_and_left_as_it_was(small: dict[str, Any]) -> None:
     module = graphmodel.compile({**small, "checkpoint": ["layer2"]}, seed=0).eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}

@@ -62,6 +62,7 @@ def test_merge_keys_take_what_the_mapping_does_not_say_itself() -> None:
     assert document.data["more"] == {"x": 1, "y": 3}
 
 
+@pytest.mark.slow
 def test_an_alias_bomb_is_refused_at_once() -> None:
     lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]" for i in range(12)]

@@ -241,6 +241,7 @@ def test_pooling_never_takes_rows_for_channels() -> None:
     assert "`layout: nchw`" in caught.value.diagnostics[0].help
 
 
+@pytest.mark.slow
 def test_channels_first_are_what_probes_and_pooling_read() -> None:
     model = graphmodel.compile(read_by(PROBE, layout="nchw"), seed=0)
     assert model.heads.probe.channel_bn.num_features == 192

@@ -79,6 +79,7 @@ def test_arrows_run_in_one_direction(name: str, look: Options) -> None:
     assert set(drawing) <= {b.id for b in picture.boxes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pirl", "swav", "teacher_student", "vit_layers"])
 def test_parameters_and_flops_are_those_of_the_module(name: str) -> None:
     model = graphmodel.compile(EXAMPLES / "native" / f"{name}.yaml", device="meta").eval()
@@ -368,6 +369,7 @@ def test_a_regnet_of_more_than_a_billion_parameters_needs_no_memory() -> None:
     assert made.bytes < 10_000_000  # the weights are 5 GB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["timm:crossvit_9_240", "timm:hrnet_w18_small", "torchvision:vit_b_16"])
 def test_calls_that_only_pick_or_ask_have_no_box_of_their_own(name: str) -> None:
     size = 240 if "240" in name else 224

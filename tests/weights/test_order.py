@@ -112,6 +112,7 @@ def test_safetensors_have_no_order(tmp_path: Path) -> None:
 # -- published weights -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_efficientnet_pytorchs_weights_give_the_same_logits_in_timm() -> None:
     """ImageNet weights in efficientnet_pytorch's layout; the photographs of scikit-image are a cat and an espresso."""
     theirs = pytest.importorskip("efficientnet_lite_pytorch")

@@ -88,6 +88,7 @@ def test_as_many_patches_in_another_grid_are_reported() -> None:
     assert torch.equal(model.trunk.pos_embed, wanted)
 
 
+@pytest.mark.slow
 def test_torchvisions_embedding_too() -> None:
     from torchvision.models import vit_b_16
 

@@ -99,6 +99,7 @@ def test_crops_of_any_size_where_patches_are_padded() -> None:
     assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_model_that_returns_no_tensor_says_what_it_returns(tmp_path: Path) -> None:
     finding, _ = refused("torchvision:lraspp_mobilenet_v3_large", tmp_path)
     assert "a mapping with `out`" in finding.message

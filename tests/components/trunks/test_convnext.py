@@ -30,6 +30,7 @@ def test_weights_are_what_timm_draws_under_the_seed() -> None:
     assert_same_state(ours, timm.create_model("convnext_tiny"))
 
 
+@pytest.mark.slow
 def test_features_are_the_values_inside_timms_model() -> None:
     x = torch.randn(2, 3, 64, 64)
     torch.manual_seed(0)

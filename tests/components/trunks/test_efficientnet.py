@@ -29,6 +29,7 @@ def test_weights_are_what_torchvision_draws_under_the_seed(version: str) -> None
     assert_same_state(build("efficientnet", model_version=version), library(version))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS[1:])
 def test_versions_have_torchvisions_tensors_and_dropout(version: str) -> None:
     theirs = build_on_meta(lambda: library(version))

@@ -68,6 +68,7 @@ def test_the_trunk_alone_passes_the_pooled_vector_through_the_activation() -> No
     assert not torch.equal(flat, pooled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "params", "feature"),
     [

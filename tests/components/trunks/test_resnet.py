@@ -150,6 +150,7 @@ def test_channels_that_do_not_fit_point_to_in_chans() -> None:
         read("resnet", ["res2"], torch.zeros(1, 3, 64, 64), depth=18, in_chans=3, input_type="lab")
 
 
+@pytest.mark.slow
 def test_wide_and_strided_resnets_have_torchvisions_shapes() -> None:
     ours, theirs = build("resnet", depth=50, width_multiplier=2), torchvision.models.resnet50()
     wide = {k: v.shape for k, v in ours.state_dict().items()}

@@ -68,6 +68,7 @@ def test_features_are_the_values_inside_timms_model() -> None:
         torch.testing.assert_close(value, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "blocks"),
     [("stridePOOL_2", [3, 1]), ("stridePOOL_3", [3, 1]), ("stridePOOL_1", [3]), ("stridePOOL_3_1", [3, 2, 1])],
@@ -80,6 +81,7 @@ def test_strided_features_go_back_from_the_last_block(name: str, blocks: list[in
     torch.testing.assert_close(found, torch.cat([alone[b] for b in blocks], 1))
 
 
+@pytest.mark.slow
 def test_the_default_feature_is_the_class_token_or_the_mean_of_the_patches() -> None:
     x = torch.randn(2, 3, 64, 64)
     for params, name in (
@@ -126,6 +128,7 @@ def test_other_image_sizes_resample_the_position_embedding_bicubically() -> None
         torch.testing.assert_close(model(x), larger(x))
 
 
+@pytest.mark.slow
 def test_images_need_not_be_square_and_an_incomplete_patch_is_left_out() -> None:
     x = torch.randn(2, 3, 48, 90)
     (found,) = read(VIT, ["lastMAP"], x, **TINY)
@@ -275,6 +278,7 @@ def test_features_can_be_had_without_the_final_norm() -> None:
             torch.testing.assert_close(found, want)
 
 
+@pytest.mark.slow
 def test_tokens_and_layouts_know_the_class_token() -> None:
     x = torch.randn(2, 3, 64, 64)
     spec = {
