@@ -34,9 +34,9 @@ def native_schema() -> Schema:
     trunk = {"$ref": "#/$defs/Trunk"}
     defs["Trunk"] = {"anyOf": [{"type": "string", "anyOf": _trunk_names()}, *_trunks(defs.pop("TrunkYaml"), defs)]}
     defs["Module"] = _module(params)
-    defs["Head"] = {
-        "anyOf": [{"$ref": "#/$defs/Module"}, {"type": "array", "items": {"$ref": "#/$defs/Module"}, "minItems": 1}]
-    }
+    module = {"$ref": "#/$defs/Module"}
+    copy = {"$ref": "#/$defs/HeadCopyYaml"}
+    defs["Head"] = {"anyOf": [module, copy, {"type": "array", "items": module, "minItems": 1}]}
     defs["Pool"] = _pool()
     defs["Output"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/Output"}}]}
     for part in ("EdgeYaml", "FeatureYaml", "SourceYaml"):
@@ -184,7 +184,7 @@ def _is_library(name: str) -> bool:
 
 def _trunks(common: Schema, defs: Schema) -> list[Schema]:
     """One schema per family, told apart by `name`, and one for imported code."""
-    shared = {k: v for k, v in common["properties"].items() if k not in ("name", "module")}
+    shared = {k: v for k, v in common["properties"].items() if k not in ("name", "module", "copy")}
     by_model: dict[Any, tuple[list[Schema], str]] = {}
     for name in trunk_names():
         family = find_trunk(name)
@@ -210,6 +210,16 @@ def _trunks(common: Schema, defs: Schema) -> list[Schema]:
             "description": "Imported code; only if the caller allows imports.",
             "properties": {"module": module, **shared},
             "required": ["module"],
+        }
+    )
+    own = {k: v for k, v in shared.items() if k in ("freeze", "memory_format")}
+    out.append(
+        {
+            "type": "object",
+            "description": "A copy of another trunk, with parameters that it overrides.",
+            "properties": {"copy": {"description": "The other trunk.", "type": "string"}, **own},
+            "required": ["copy"],
+            "not": {"anyOf": [{"required": [k]} for k in ("name", "module", "pretrained", "input_type")]},
         }
     )
     return out

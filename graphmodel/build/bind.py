@@ -116,7 +116,8 @@ def bind(spec: ModelSpec, report: Collector, given: Mapping[str, nn.Module], all
     """
     _check_shapes(spec, report)
     trunks = TrunkBinder(spec, report, given, allow_imports).bind()
-    heads = {name: _bind_head(head, spec, report) for name, head in spec.heads.items()}
+    heads = {name: _bind_head(head, spec, report) for name, head in spec.heads.items() if not head.copy_of}
+    heads |= {name: heads[head.copy_of] for name, head in spec.heads.items() if head.copy_of}
     edges = []
     for edge in spec.edges:
         sources = [bound for s in edge.sources if (bound := _bind_source(s, trunks, spec, report)) is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from graphmodel.build.copies import copied, why_not_copied
 from graphmodel.build.params import parse_params
 from graphmodel.components.construct import build_on_meta, meta_copy
 from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
@@ -102,7 +103,7 @@ class TrunkBinder:
 
     def bind(self) -> dict[str, BoundTrunk]:
         """Every trunk that can be bound, by name."""
-        bound = {}
+        bound: dict[str, BoundTrunk] = {}
         for name in self.given:
             if name not in self.spec.trunks:
                 self.report.error(
@@ -111,12 +112,41 @@ class TrunkBinder:
                     None,
                     choices_help(name, list(self.spec.trunks), "trunks"),
                 )
-        for name, trunk in self.spec.trunks.items():
-            path = trunk_path(self.spec, name)
-            found = self.given_trunk(trunk, path) if name in self.given else self.trunk(trunk, path)
+        originals_first = sorted(self.spec.trunks.values(), key=lambda trunk: bool(trunk.copy_of))
+        for trunk in originals_first:
+            path = trunk_path(self.spec, trunk.name)
+            if trunk.copy_of:
+                found = self.copy(trunk, path, bound.get(trunk.copy_of))
+            else:
+                found = self.given_trunk(trunk, path) if trunk.name in self.given else self.trunk(trunk, path)
             if found is not None:
-                bound[name] = found
-        return bound
+                bound[trunk.name] = found
+        return {name: bound[name] for name in self.spec.trunks if name in bound}
+
+    def copy(self, trunk: TrunkSpec, path: str, original: BoundTrunk | None) -> BoundTrunk | None:
+        """A trunk that starts with the weights of another."""
+        if trunk.name in self.given:
+            message = f"a module was given for the trunk `{trunk.name}`, which is a copy of `{trunk.copy_of}`"
+            help = f"give it for `{trunk.copy_of}`: the copy starts with its weights"
+            self.report.error("GM205", message, self.spec.span((*trunk.at, "copy")), help, dotted(trunk.at))
+            return None
+        if original is None:  # it was reported
+            return None
+        if original.component.given and trunk.params != original.spec.params:
+            message = f"the trunk `{trunk.name}` copies a module that was given, and overrides parameters of it"
+            self.report.error("GM214", message, self.spec.span(trunk.at), "leave the parameters out", dotted(trunk.at))
+            return None
+        bound = original if original.component.given else self.trunk(trunk, path)
+        if bound is None:
+            return None
+        problem = why_not_copied(bound.component, original.component)
+        if problem is not None:
+            message = f"the trunk `{trunk.name}` cannot start with the weights of `{trunk.copy_of}`: {problem}"
+            help = "a copy may override only parameters that keep the shapes of its weights, such as drop path"
+            self.report.error("GM214", message, self.spec.span(trunk.at), help, dotted(trunk.at))
+            return None
+        component = copied(bound.component, original.component, path, self.spec.span(trunk.at))
+        return replace(bound, spec=trunk, component=component, shapes=tuple(self.shapes(trunk)))
 
     def trunk(self, trunk: TrunkSpec, path: str) -> BoundTrunk | None:
         family = self.imported(trunk) if trunk.imports else find_trunk(trunk.family)
@@ -174,7 +204,10 @@ class TrunkBinder:
 
     def shapes(self, trunk: TrunkSpec) -> list[tuple[int, ...]]:
         """The per-sample shapes of all inputs that go through a trunk."""
-        names = {s.input for edge in self.spec.edges for s in edge.sources if s.trunk == trunk.name}
+        # A trunk and its copies are built alike.
+        original = trunk.copy_of or trunk.name
+        alike = {t.name for t in self.spec.trunks.values() if original in (t.name, t.copy_of)}
+        names = {s.input for edge in self.spec.edges for s in edge.sources if s.trunk in alike}
         items = [self.spec.inputs[n] for n in names if n in self.spec.inputs]
         return [shape for item in items for shape in item.views or (item.shape,) if shape is not None]
 

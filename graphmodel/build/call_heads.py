@@ -19,7 +19,7 @@ from graphmodel.components.construct import build_on_meta
 from graphmodel.components.head import HeadMismatch
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Collector, first_line
-from graphmodel.graph.types import Component, head_path, tensor_infos
+from graphmodel.graph.types import Component, head_name, head_path, tensor_infos
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import ModelSpec
 
@@ -58,6 +58,23 @@ class HeadCaller:
             if position < len(edge.chain) - 1:
                 result = self.single(result)
         return result
+
+    def check_copies(self) -> None:
+        """Reports copies of heads that read other widths than their originals."""
+        for component in self.components.values():
+            original = self.components.get(component.copy_of)
+            if original is None or original.params == component.params:
+                continue
+            field, theirs = next((k, v) for k, v in original.params if v != getattr(component.params, k))
+            copy, head = (head_name(c.name) for c in (component, original))
+            self.report.error(
+                "GM304",
+                f"the head `{copy}` is a copy of `{head}` and reads features of another width: its `{field}` is "
+                f"{getattr(component.params, field)}, that of `{head}` is {theirs}",
+                component.span,
+                f"give `{copy}` a feature of the same width, or modules of its own",
+                f"heads.{copy}",
+            )
 
     def single(self, value: Value) -> Value:
         """The tensor that the next module of a chain reads; a list of one tensor is that tensor, as in VISSL."""
@@ -128,8 +145,10 @@ class _HeadCall:
             message = f"the head `{module.call.name}` cannot be built: {_described(error)}"
             self.error(message, module.call.at, key=True)
             return None
-        span = self.caller.spec.span(module.call.at, key=True)
-        return Component(path, "head", module.entry.name, params, build, meta, span=span)
+        head = self.caller.spec.heads[str(self.edge.spec.head)]
+        span = self.caller.spec.span(head.at if head.copy_of else module.call.at, key=True)
+        original = head_path(self.caller.spec.heads[head.copy_of], self.position) if head.copy_of else ""
+        return Component(path, "head", module.entry.name, params, build, meta, span=span, copy_of=original)
 
     def call(self, component: Component) -> Value | None:
         """The result of running the module on the meta device."""

@@ -13,9 +13,10 @@ from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.model import ModelSpec
 
 
-def trunk_patterns(spec: ModelSpec) -> tuple[str, ...]:
-    """Patterns of the trunks that say `freeze: true` themselves."""
-    return tuple(trunk_path(spec, name) for name, trunk in spec.trunks.items() if trunk.freeze)
+def own_patterns(spec: ModelSpec) -> tuple[str, ...]:
+    """Patterns of the trunks and heads that are frozen by their own `freeze`."""
+    trunks = (trunk_path(spec, name) for name, trunk in spec.trunks.items() if trunk.freeze)
+    return (*trunks, *(f"heads.{name}" for name, head in spec.heads.items() if head.freeze))
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -48,7 +49,7 @@ def resolve_patterns(spec: ModelSpec, components: Mapping[str, Component], repor
 
     Patterns that cover nothing are reported.
     """
-    resolved = list(trunk_patterns(spec))
+    resolved = list(own_patterns(spec))
     if not spec.freeze:
         return tuple(resolved)
     names = named(components)

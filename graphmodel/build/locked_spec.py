@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from graphmodel.build.freeze_patterns import trunk_patterns
+from graphmodel.build.freeze_patterns import own_patterns
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.types import Component, ModelGraph, head_path, trunk_path
 from graphmodel.spec.model import HeadSpec, ModelSpec, Source, TrunkSpec
@@ -27,13 +27,15 @@ def resolved_spec(graph: ModelGraph) -> ModelSpec:
         *(f"heads.{name}" for name in spec.heads if name not in heads),
         *(trunk_path(spec, name) for name in spec.trunks if name not in trunks),
     )
+    kept_trunks = trunks | {spec.trunks[n].copy_of for n in trunks if n in spec.trunks}
+    kept_heads = heads | {spec.heads[n].copy_of for n in heads if n in spec.heads}
     by_name = graph.components
     paths = {name: trunk_path(spec, name) for name in spec.trunks}
     return spec.model_copy(
         update={
             "inputs": {n: i for n, i in spec.inputs.items() if n in graph.inputs},
-            "trunks": {n: _trunk(t, by_name.get(paths[n])) for n, t in spec.trunks.items() if n in trunks},
-            "heads": {n: _head(h, graph) for n, h in spec.heads.items() if n in heads},
+            "trunks": {n: _trunk(t, by_name.get(paths[n])) for n, t in spec.trunks.items() if n in kept_trunks},
+            "heads": {n: _head(h, graph) for n, h in spec.heads.items() if n in kept_heads},
             "head_defaults": {},
             "edges": tuple(
                 e.model_copy(update={"sources": tuple(_source(s, by_name, paths) for s in e.sources)}) for e in edges
@@ -41,7 +43,7 @@ def resolved_spec(graph: ModelGraph) -> ModelSpec:
             "outputs": graph.structure,
             "freeze": tuple(
                 pattern
-                for pattern in graph.frozen[len(trunk_patterns(spec)) :]
+                for pattern in graph.frozen[len(own_patterns(spec)) :]
                 if not any(pattern == name or pattern.startswith(f"{name}.") for name in gone)
             ),
         }
@@ -58,7 +60,9 @@ def _trunk(trunk: TrunkSpec, component: Component | None) -> TrunkSpec:
 def _head(head: HeadSpec, graph: ModelGraph) -> HeadSpec:
     calls = []
     for i, call in enumerate(head.chain):
-        component = graph.components[head_path(head, i)]
+        copies = (other for other in graph.spec.heads.values() if other.copy_of == head.name)
+        paths = [head_path(h, i) for h in (head, *copies)]  # no output may need the original of a copy
+        component = next(graph.components[p] for p in paths if p in graph.components)
         calls.append(call.model_copy(update={"params": plain_params(component.params)}))
     return head.model_copy(update={"chain": tuple(calls)})
 

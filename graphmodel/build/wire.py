@@ -49,6 +49,7 @@ def wire(bound: BoundModel, opened: OpenedModel, writer: GraphWriter, report: Co
     heads = HeadCaller(bound.spec, writer, report)
     wirer = _Wirer(bound, opened, writer, report, heads)
     outputs = {output.name: output for output in map(wirer.output, bound.edges) if output is not None}
+    heads.check_copies()
     report.raise_errors()
     return WiredModel(heads.components, outputs)
 

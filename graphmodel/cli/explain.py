@@ -114,6 +114,7 @@ def _plan(module: CompiledModel, result: Report, made: Sequence[Effect]) -> dict
             {
                 "name": path,
                 "family": component.family,
+                "copy_of": component.copy_of,
                 "runs": [{"module": m, "times": runs[m]} for m in runs if m == path or m.startswith(f"{path}.")],
                 "pruned": [] if whole else [s for s in stages if not _is_used(s, built)],
             }
@@ -161,7 +162,8 @@ def plan_text(plan: dict[str, Any]) -> list[str]:
         wide = max(len(name) for name in plan[title])
         lines += ["", title, *(f"  {name:{wide}}  {shape}" for name, shape in plan[title].items())]
     for part in plan["components"]:
-        lines += ["", f"{part['name']}: {part['family']}", *(f"  {text}" for text in _runs(part))]
+        copy = [f"  starts with the weights of {part['copy_of']}"] if part["copy_of"] else []
+        lines += ["", f"{part['name']}: {part['family']}", *copy, *(f"  {text}" for text in _runs(part))]
         if part["pruned"]:
             names = ", ".join(s.removeprefix(part["name"] + ".") for s in part["pruned"])
             lines.append(f"  not built, since no output needs them: {names}")

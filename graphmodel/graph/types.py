@@ -118,6 +118,7 @@ class Component:
         span: where the spec names it.
         extras: what calls name and the component does not have, by path: modules without parameters that replace
             functions which act in training only, and constant tensors.
+        copy_of: the path of the component whose initial weights it has; empty if it is not a copy.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Component:
     given: bool = False
     span: Span | None = None
     extras: Mapping[str, nn.Module | torch.Tensor] = field(default_factory=dict)
+    copy_of: str = ""
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled module keeps its graph to be sliced and loaded into, never to build weights again.

@@ -33,7 +33,7 @@ def build_modules(graph: ModelGraph, device: torch.device, seed: int, *, move_gi
         elif device.type == "meta":
             module = component.meta
         else:
-            with seeded(component_seed(seed, name)):
+            with seeded(component_seed(seed, component.copy_of or name)):
                 module = component.build()
         targets = [
             str(n.target) for n in graph.nodes.values() if n.component == name and n.call in ("module", "attribute")

@@ -63,6 +63,8 @@ class TrunkSpec(Part):
         memory_format: how its feature maps and weights lie in memory; results have the usual strides.
         pretrained: the library's published weights, or a file in the library's own layout.
         imports: whether `family` names Python code to import, which the caller must allow.
+        copy_of: the trunk whose weights this one starts with; empty if it is not a copy. A copy has the family and the
+            parameters of its original, except for those that it overrides.
     """
 
     name: str
@@ -73,6 +75,7 @@ class TrunkSpec(Part):
     memory_format: MemoryFormat = "contiguous"
     pretrained: bool | str = False
     imports: bool = False
+    copy_of: str = ""
 
 
 class ModuleCall(Part):
@@ -83,10 +86,19 @@ class ModuleCall(Part):
 
 
 class HeadSpec(Part):
-    """A head: one module, or several in a chain."""
+    """A head: one module, or several in a chain.
+
+    Attributes:
+        name: its name in the spec.
+        chain: its modules in order.
+        copy_of: the head whose modules and weights this one starts with; empty if it is not a copy.
+        freeze: it does not train.
+    """
 
     name: str
     chain: tuple[ModuleCall, ...]
+    copy_of: str = ""
+    freeze: bool = False
 
 
 class PoolSpec(Part):

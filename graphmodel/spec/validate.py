@@ -16,7 +16,8 @@ from graphmodel.spec.document import Document, KeyPath, dotted, kind_of
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 TEXT, MAP, LIST, NUMBER, BOOL, NONE = "~text", "~mapping", "~list", "~number", "~boolean", "~nothing"
-_TAGS = {TEXT, MAP, LIST, NUMBER, BOOL, NONE}
+COPY = "~copy"
+_TAGS = {TEXT, MAP, LIST, NUMBER, BOOL, NONE, COPY}
 
 
 def shape_of(value: Any) -> str | None:

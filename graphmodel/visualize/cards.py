@@ -48,6 +48,7 @@ def of_box(
     if components:
         card["heads"] = _unique(head_name(c) for c in components)
         card["settings"] = settings(graph, components[0])
+        card["copies"] = _unique(found for c in components if (found := graph.components[c].copy_of))
     if len(nodes) == 1 and nodes[0].call == "module":
         card["contents"] = contents(graph, nodes[0])
     if group.kind == "output":
@@ -66,6 +67,7 @@ def of_component(
         "paths": [c.name for c in found],
         "classes": _unique(type(c.meta).__name__ for c in found),
         "families": _unique(c.family for c in found),
+        "copies": _unique(c.copy_of for c in found if c.copy_of),
         "yaml": _places(c.span for c in found),
         "parameters": parameters.total,
         "trainable": parameters.trainable,

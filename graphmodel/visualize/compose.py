@@ -167,7 +167,8 @@ class _Composer:
         settings = labels.settings(written, component.params)
         if group.frame:
             return labels.cut(component.family), labels.wrap(settings)
-        return labels.cut(labels.names(heads)), labels.wrap(" · ".join(p for p in (component.family, settings) if p))
+        about = [f"copy of {head_name(component.copy_of)}"] if component.copy_of else [component.family, settings]
+        return labels.cut(labels.names(heads)), labels.wrap(" · ".join(p for p in about if p))
 
     def stage_text(self, group: Group, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
         component = self.grouping.trunk_of.get(nodes[0].scope, nodes[0].component)
@@ -200,7 +201,8 @@ class _Composer:
         trunk = self.graph.components[component]
         title = component.removeprefix("trunks.")
         settings = labels.settings(cards.written(self.graph.spec, component), trunk.params)
-        return title, labels.wrap(" · ".join(p for p in (trunk.family, settings) if p))
+        about = [f"copy of {trunk.copy_of.removeprefix('trunks.')}"] if trunk.copy_of else [trunk.family, settings]
+        return title, labels.wrap(" · ".join(p for p in about if p))
 
     # -- frames -------------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import torch
 
 from graphmodel.diagnostics import CompileError, Diagnostic, choices_help, fail
+from graphmodel.graph.copies import copies
 from graphmodel.graph.types import ModelGraph
 from graphmodel.weights.reading import StateDict
 from graphmodel.weights.readings import Reading
 
 FIRST = ("teacher", "ema")
 LAST = ("student", "target", "momentum", "encoder_k", "k", "key")
+AVERAGED = ("teacher", "ema", "target", "momentum", "encoder_k", "k", "key")
+"""Names of networks that follow another one; of a pair of trunks they fill the copy."""
 
 HOW_SEVERAL = 'pass `network={"NAME": "TRUNK", …}` (`--weights-network NAME=TRUNK`, repeated)'
 
@@ -62,6 +65,7 @@ class Chooser:
         self.trunks = [c.name for c in graph.components.values() if c.kind == "trunk"]
         self.targets = [*self.trunks, *(f"heads.{name}" for name in graph.spec.heads)]
         self.shapes = shapes
+        self.copies = copies(graph)
         self._most = sum(name.startswith("trunk") for name in shapes)
 
     def choose(self, whole: list[Reading], under: Under, networks: Networks = None) -> Choice | None:
@@ -165,16 +169,26 @@ class Chooser:
         unnamed: dict[str, _Group] = {}
         for trunk, groups in parts.items():
             best = self._best(groups)
-            named = _called_like(best, trunk)
+            named = _called_like(best, trunk) or self._in_the_role(best, trunk)
             if len(named) == 1 or (best and all(_same_values(best[0], g) for g in best[1:])):
                 (chosen if len(named) == 1 else unnamed)[trunk] = (named or best)[0]
             elif best:
                 raise self._undecided(trunk, named or best)
         for trunk, group in unnamed.items():
             taken = [t for t, g in {**chosen, **unnamed}.items() if t != trunk and g.label == group.label]
+            taken = [t for t in taken if not self._is_pair(t, trunk)]  # a copy and its original may start alike
             if taken:
                 raise self._undecided(trunk, [group], taken)
         return self._combined({**chosen, **unnamed})
+
+    def _in_the_role(self, groups: list[_Group], trunk: str) -> list[_Group]:
+        """The networks whose names are those of teachers for a copy, and of anything else for its original."""
+        if trunk not in {*self.copies, *self.copies.values()}:
+            return []
+        return [g for g in groups if bool(_words(g.label) & set(AVERAGED)) is (trunk in self.copies)]
+
+    def _is_pair(self, one: str, other: str) -> bool:
+        return self.copies.get(one) == other or self.copies.get(other) == one
 
     def _undecided(self, trunk: str, groups: list[_Group], others: Sequence[str] = ()) -> CompileError:
         listed = ", ".join(f"{_shown(g.label)} ({len(g.trunk)} tensors)" for g in groups)
@@ -234,10 +248,14 @@ def _covered(group: _Group) -> tuple[int, int]:
 
 
 def _rank(label: str) -> int:
-    words = set(re.split(r"[._]", label.lower())) | set(label.lower().split("."))
+    words = _words(label)
     if words & set(FIRST):
         return 0
     return 2 if words & set(LAST) else 1
+
+
+def _words(label: str) -> set[str]:
+    return set(re.split(r"[._]", label.lower())) | set(label.lower().split("."))
 
 
 def _is_vissls_own(label: str) -> bool:

@@ -6,10 +6,10 @@ from math import isqrt
 
 import torch
 
+from graphmodel.components.positions import Grid, grid_of, is_position_embedding, resize
 from graphmodel.diagnostics import CompileError, Diagnostic
 from graphmodel.lower.module import CompiledModel
 from graphmodel.weights.choosing import Choice, same_values
-from graphmodel.weights.positions import Grid, grid_of, is_position_embedding, resize
 from graphmodel.weights.report import LoadReport, WrongShape
 
 Copies = list[tuple[torch.Tensor, torch.Tensor]]

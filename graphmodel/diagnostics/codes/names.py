@@ -208,6 +208,27 @@ ENTRIES = (
             """,
     ),
     code(
+        "GM214",
+        "a copy that cannot be made",
+        """A copy (`copy: student`) starts with the weights of another trunk or head, so it must not lead back to
+            itself, and it may override only parameters that keep the shapes of the weights, such as drop path.
+            Position embeddings are resized if a copy has another image size.""",
+        """
+            inputs: {images: [3, 64, 64]}
+            trunks:
+              student: {name: resnet, depth: 18}
+              teacher: {copy: student, depth: 50}
+            mapping: {images: {student.flatten: , teacher.flatten: }}
+            """,
+        """
+            inputs: {images: [3, 64, 64]}
+            trunks:
+              student: {name: resnet, depth: 18}
+              teacher: {copy: student}
+            mapping: {images: {student.flatten: , teacher.flatten: }}
+            """,
+    ),
+    code(
         "GM220",
         "missing `MODEL` block",
         """The VISSL file configures something else, or is an overlay that does not mention the model. Pass the base

@@ -31,7 +31,7 @@ def dump(spec: ModelSpec) -> dict[str, Any]:
     if list(spec.trunks) == ["trunk"]:
         out["trunk"] = _trunk(spec.trunks["trunk"])
     else:
-        out["trunks"] = {name: _trunk(trunk) for name, trunk in spec.trunks.items()}
+        out["trunks"] = {name: _trunk(trunk, spec.trunks.get(trunk.copy_of)) for name, trunk in spec.trunks.items()}
     out["heads"] = {name: _head(head) for name, head in spec.heads.items()}
     if spec.head_defaults:
         out["head_defaults"] = _plain(spec.head_defaults)
@@ -58,7 +58,10 @@ def _input(item: InputSpec) -> dict[str, Any]:
     return out
 
 
-def _trunk(trunk: TrunkSpec) -> dict[str, Any]:
+def _trunk(trunk: TrunkSpec, original: TrunkSpec | None = None) -> dict[str, Any]:
+    if original is not None:
+        own = {k: v for k, v in trunk.params.items() if k not in original.params or original.params[k] != v}
+        return {"copy": original.name, **_plain(own), "freeze": trunk.freeze, "memory_format": trunk.memory_format}
     return {
         "module" if trunk.imports else "name": trunk.family,
         **_plain(trunk.params),
@@ -70,6 +73,8 @@ def _trunk(trunk: TrunkSpec) -> dict[str, Any]:
 
 
 def _head(head: HeadSpec) -> Any:
+    if head.copy_of:
+        return {"copy": head.copy_of, "freeze": head.freeze}
     # An empty name, which compiling refuses, can be text and not a key.
     chain = [{call.name: _plain(call.params)} if call.name else "" for call in head.chain]
     return chain[0] if len(chain) == 1 else chain

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
 from graphmodel.spec.sizes import parse_size
 from graphmodel.spec.validate import (
     BOOL,
     BY_SHAPE,
+    COPY,
     LIST,
     MAP,
     NONE,
@@ -22,6 +23,7 @@ from graphmodel.spec.validate import (
     PositiveInt,
     ShapeField,
     YamlModel,
+    shape_of,
 )
 
 MAX_VIEWS = 1000
@@ -78,14 +80,20 @@ class InputYaml(YamlModel):
 
 
 class TrunkYaml(YamlModel):
-    """A trunk by registered name (`resnet`), `torchvision:NAME`, `timm:NAME`, or imported code (`module`)."""
+    """A trunk by registered name (`resnet`), `torchvision:NAME`, `timm:NAME`, imported code (`module`), or a `copy`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str | None = Field(None, description="A registered trunk, `torchvision:NAME` or `timm:NAME`.")
     module: str | None = Field(
         None, description="`package.module:Factory`; imported only if the caller allows imports."
     )
-    freeze: Bool = Field(False, description="No parameter is trained, no statistic changes, nothing is dropped out.")
+    copy_: str | None = Field(
+        None, alias="copy", description="Another trunk: the same architecture and initial weights, frozen by default."
+    )
+    freeze: Bool = Field(
+        False,
+        description="No parameter trains, no statistic changes, nothing is dropped out; the default of a copy is true.",
+    )
     input_type: InputType = Field("rgb", description="The channel order the trunk expects.")
     memory_format: MemoryFormat = Field("contiguous", description="How feature maps and weights lie in memory.")
     pretrained: Annotated[
@@ -96,9 +104,16 @@ class TrunkYaml(YamlModel):
 
     @model_validator(mode="after")
     def one_source(self) -> TrunkYaml:
-        if (self.name is None) == (self.module is None):
+        if [self.name, self.module, self.copy_].count(None) != 2:
             raise ValueError(
-                "needs one of `name` and `module`; help: for example `name: resnet` or `name: timm:convnext_tiny`"
+                "needs one of `name`, `module` and `copy`; help: for example `name: resnet` or `name: "
+                "timm:convnext_tiny`"
+            )
+        fixed = sorted(self.model_fields_set & {"pretrained", "input_type"})
+        if self.copy_ is not None and fixed:
+            raise ValueError(
+                f"has `copy` and `{fixed[0]}`; help: a copy has the weights and the input of its original; leave "
+                f"`{fixed[0]}` out"
             )
         return self
 
@@ -198,6 +213,19 @@ ModuleYaml = Annotated[
     ],
     BY_SHAPE,
 ]
+
+
+class HeadCopyYaml(YamlModel):
+    """A copy of another head: the same modules and initial weights."""
+
+    copy_: str = Field(alias="copy", description="The other head.")
+    freeze: Bool = Field(True, description="The copy does not train.")
+
+
+def _head_form(value: Any) -> str | None:
+    return COPY if isinstance(value, Mapping) and "copy" in value else shape_of(value)
+
+
 HeadYaml = Annotated[
     Annotated[str, Tag(TEXT)]
     | Annotated[
@@ -207,8 +235,9 @@ HeadYaml = Annotated[
         ],
         Tag(MAP),
     ]
+    | Annotated[HeadCopyYaml, Tag(COPY)]
     | Annotated[Annotated[list[ModuleYaml], Field(min_length=1)], Tag(LIST)],
-    BY_SHAPE,
+    Discriminator(_head_form),
 ]
 TrunkField = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TrunkYaml, Tag(MAP)], BY_SHAPE]
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from graphmodel.diagnostics import Collector
 from graphmodel.dialects import Dialect
+from graphmodel.dialects.native.copies import copied_trunk, find_originals, with_originals
 from graphmodel.dialects.native.format import (
     CheckpointYaml,
     EdgeYaml,
     FeatureYaml,
+    HeadCopyYaml,
     InputYaml,
     NativeSpec,
     SourceYaml,
@@ -58,7 +60,7 @@ class _Resolver:
     def run(self) -> ModelSpec:
         contents = self.contents
         self.trunks = self.resolve_trunks()
-        self.heads = {name: self.resolve_head(name, value) for name, value in contents.heads.items()}
+        self.heads = self.resolve_heads()
         self.inputs = self.resolve_inputs()
         edges = self.resolve_edges()
         self.check_companions()
@@ -73,7 +75,8 @@ class _Resolver:
         self.note_unused(edges, mapped)
         self.report.found.raise_errors()
         weights = contents.weights
-        trunks, heads = {s.trunk for e in edges for s in e.sources}, {e.head for e in edges}
+        trunks = with_originals({s.trunk or "" for e in edges for s in e.sources}, self.trunks)
+        heads = with_originals({e.head or "" for e in edges}, self.heads)
         spec = ModelSpec(
             name=contents.name,
             dialect=self.dialect.name,
@@ -113,15 +116,24 @@ class _Resolver:
     def resolve_trunks(self) -> dict[str, TrunkSpec]:
         if self.contents.trunk is not None:
             return {"trunk": self.resolve_trunk("trunk", self.contents.trunk, ("trunk",))}
+        written = self.contents.trunks or {}
+        links = {n: t.copy_ for n, t in written.items() if isinstance(t, TrunkYaml) and t.copy_ is not None}
+        chains = find_originals("trunk", list(written), links, self.report)
         trunks: dict[str, TrunkSpec] = {}
-        for name, value in (self.contents.trunks or {}).items():
+        for name, value in written.items():
             self.report.check_name(name, "a trunk", ("trunks", name))
-            trunks[name] = self.resolve_trunk(name, value, ("trunks", name))
-        return trunks
+            if name not in links:
+                trunks[name] = self.resolve_trunk(name, value, ("trunks", name))
+        for name, chain in chains.items():
+            overrides = [t for n in reversed(chain[:-1]) if isinstance(t := written[n], TrunkYaml)]
+            trunks[name] = copied_trunk(trunks[chain[-1]], name, overrides)
+        return {name: trunks[name] for name in written if name in trunks}
 
     def resolve_trunk(self, name: str, value: str | TrunkYaml, path: KeyPath) -> TrunkSpec:
         if isinstance(value, str):
             return TrunkSpec(name=name, family=value, at=path)
+        if value.copy_ is not None:
+            self.report.error("GM205", f"unknown trunk `{value.copy_}`", (*path, "copy"), "there is no other trunk")
         return TrunkSpec(
             name=name,
             family=value.name or value.module or "",
@@ -134,9 +146,23 @@ class _Resolver:
             at=path,
         )
 
+    def resolve_heads(self) -> dict[str, HeadSpec]:
+        written = self.contents.heads
+        copies = {n: h for n, h in written.items() if isinstance(h, HeadCopyYaml)}
+        links = {n: h.copy_ for n, h in copies.items()}
+        chains = find_originals("head", list(written), links, self.report)
+        heads: dict[str, HeadSpec] = {}
+        for name, value in written.items():
+            self.report.check_name(name, "a head", ("heads", name))
+            if name not in links:
+                heads[name] = self.resolve_head(name, value)
+        for name, chain in chains.items():
+            update = {"name": name, "copy_of": chain[-1], "freeze": copies[name].freeze, "at": ("heads", name)}
+            heads[name] = heads[chain[-1]].model_copy(update=update)
+        return {name: heads[name] for name in written if name in heads}
+
     def resolve_head(self, name: str, value: Any) -> HeadSpec:
         path: KeyPath = ("heads", name)
-        self.report.check_name(name, "a head", path)
         items = [((*path, i), item) for i, item in enumerate(value)] if isinstance(value, list) else [(path, value)]
         chain = []
         for at, item in items:
@@ -272,9 +298,9 @@ class _Resolver:
         return [Edge(sources=found, combine=item.combine, head=head, output=item.as_ or "", at=path)]
 
     def head_name(self, name: str | None, path: KeyPath) -> str | None:
-        if name is not None and name not in self.heads:
+        if name is not None and name not in self.contents.heads:
             self.report.error(
-                "GM206", f"unknown head `{name}`", path, self.report.choices(name, list(self.heads), "heads")
+                "GM206", f"unknown head `{name}`", path, self.report.choices(name, list(self.contents.heads), "heads")
             )
         return name
 
@@ -369,8 +395,9 @@ class _Resolver:
 
     def note_unused(self, edges: list[Edge], mapped: list[Edge]) -> None:
         """Warns of heads, inputs and trunks that no output needs."""
-        heads = {e.head for e in mapped}
-        inputs, trunks = self.used_inputs(edges), {s.trunk for e in edges for s in e.sources}
+        heads = with_originals({e.head or "" for e in mapped}, self.heads)
+        inputs = self.used_inputs(edges)
+        trunks = with_originals({s.trunk or "" for e in edges for s in e.sources}, self.trunks)
         for name, head in self.heads.items():
             if name not in heads:
                 self.report.warning("GM210", f"no feature is mapped to the head `{name}`; it is left out", head.at)

@@ -148,7 +148,7 @@
   }
 
   const LABELS = [
-    ["heads", "Heads"], ["outputs", "Outputs"], ["paths", "Module path"], ["classes", "Class"], ["families", "Registered as"],
+    ["heads", "Heads"], ["outputs", "Outputs"], ["paths", "Module path"], ["classes", "Class"], ["families", "Registered as"], ["copies", "Copy of"],
     ["reads", "Reads"], ["gives", "Gives"],
   ];
 

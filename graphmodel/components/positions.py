@@ -1,4 +1,4 @@
-"""Position embeddings of a checkpoint, resized to the model's own grid of patches."""
+"""Position embeddings of learned grids: found by name, measured, and resized to another grid of patches."""
 
 from __future__ import annotations
 
