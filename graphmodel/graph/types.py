@@ -200,6 +200,7 @@ class ModelGraph(Displayed):
         frozen: name patterns of what is frozen, in this module's names.
         one_batch: groups of inputs (each with the position of a view, if it has views) that are joined into one batch
             and must have one size.
+        shared_stages: paths of modules that several inputs go through as one batch.
         history: names of the passes that ran.
         summary: what each pass did, in a few words.
         notes: what passes declined to do and why.
@@ -214,6 +215,7 @@ class ModelGraph(Displayed):
     accepts: Mapping[str, tuple[tuple[int | None, ...], ...]] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     one_batch: tuple[tuple[tuple[str, int | None], ...], ...] = ()
+    shared_stages: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     notes: tuple[Diagnostic, ...] = ()

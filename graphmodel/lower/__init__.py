@@ -11,6 +11,7 @@ from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import freeze_modules
 from graphmodel.lower.materialise import build_modules
 from graphmodel.lower.module import CompiledModel, assemble
+from graphmodel.lower.shared_stages import attach_check
 from graphmodel.passes.channels_last import convert_weights
 from graphmodel.passes.folding import attach_folded
 from graphmodel.passes.manager import run_passes
@@ -48,6 +49,7 @@ def lower(
     optimized = run_passes(graph, among(OPTIMIZATIONS, passes))
     code = emit_code(optimized, returns)
     root = build_modules(graph, device, seed, move_given=move_given)
+    attach_check(root, optimized)
     attach_folded(root, optimized)
     convert_weights(root, optimized)
     record = {"graph": graph, "optimized": optimized, "passes": tuple(passes), "returns": returns, "seed": seed}

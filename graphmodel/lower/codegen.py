@@ -16,7 +16,10 @@ CONTAINERS = ("trunk", "trunks", "heads")
 """The root's own children; no node or input takes these names."""
 
 _COUNTER = re.compile(r"^# COUNTER: (\d+)$")
-_CHECK = re.compile(r"^\w+ = (graphmodel_(?:lower_guards|tracing_choices)_check_\w+\(.*\));  \w+ = None$", re.M)
+_CHECK = re.compile(
+    r"^\w+ = ((?:graphmodel_(?:lower_guards|tracing_choices)_check_\w+|self\.shared_stages)\(.*\));  (?:\w+ = )+None$",
+    re.M,
+)
 _DELETED = re.compile(r";  ((?:\w+ = )+)None(?=\s*(?:#|$))")
 
 

@@ -20,6 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function, has_torch
 from graphmodel.build.view_groups import groups_of
 from graphmodel.diagnostics.input_error import InputError
 from graphmodel.graph.types import ModelGraph
+from graphmodel.lower.shared_stages import SHARED_STAGES
 
 Accepts = tuple[int | None, ...]
 """A per-sample shape; None marks a dimension that may have any size."""
@@ -201,6 +202,10 @@ def add_guards(out: fx.Graph, graph: ModelGraph, placeholders: Mapping[str, fx.N
         dtype = () if item.dtype in FLOATS else (getattr(torch, item.dtype),)
         check = check_input if item.views is None else check_views
         out.call_function(check, (placeholders[name], name, checked, *dtype))
+    if graph.shared_stages:
+        holders = dict.fromkeys(path.partition(".")[0] for path in graph.shared_stages)
+        parts = tuple(out.create_node("get_attr", name, name=f"{name}_stages") for name in holders)
+        out.call_module(SHARED_STAGES, parts)
     for group in graph.one_batch:
         out.call_function(check_one_batch, (tuple((placeholders[name], name, view) for name, view in group),))
 

@@ -18,6 +18,7 @@ from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.module import CompiledModel, assemble, check_unedited
 from graphmodel.lower.random_inputs import random_inputs
+from graphmodel.lower.shared_stages import attach_check
 from graphmodel.passes.channels_last import is_convolutional, with_channels_last
 from graphmodel.passes.fold_batchnorm import Everything, pairs_between_calls
 from graphmodel.passes.foldable import has_activation, pairs_in
@@ -175,6 +176,7 @@ def _folded(module: CompiledModel, inputs: tuple[Any, ...]) -> InferenceModel:
         for path in {norm for _, norm, calls in between if calls[0][1] in merged}:
             holder, _, name = path.rpartition(".")
             del made.get_submodule(holder)._modules[name]
+    attach_check(made, graph)
     _compare(made(*inputs), expected)
     return made
 

@@ -16,6 +16,7 @@ from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import keep_frozen
 from graphmodel.lower.module import COMPILED, CompiledModel, assemble, check_unedited
+from graphmodel.lower.shared_stages import attach_check
 from graphmodel.passes.channels_last import convert_weights
 from graphmodel.passes.folding import attach_folded
 from graphmodel.passes.manager import run_passes
@@ -136,6 +137,7 @@ def part_of(module: CompiledModel, graph: ModelGraph, form: str) -> CompiledMode
     except Exception as error:  # whatever a module or an attribute of it raises when it is copied
         message = f"a part of this module cannot be copied: {first_line(error)}"
         raise fail("GM505", message, help="slice first, then shard or change the parts") from error
+    attach_check(root, optimized, module)
     attach_folded(root, optimized)
     convert_weights(root, optimized)
     changed = {"graph": graph, "optimized": optimized, "returns": form}

@@ -68,7 +68,9 @@ class BatchInputs:
         made = rewritten(graph, plan.calls) if plan.calls else None
         if made is None:
             return PassResult(graph, changed=False, notes=notes)
-        made = replace(made, one_batch=tuple(plan.one_batch))
+        called = [graph.nodes[member] for call in plan.calls for member in call.members]
+        stages = tuple(dict.fromkeys(str(node.target) for node in called if node.call == "module"))
+        made = replace(made, one_batch=tuple(plan.one_batch), shared_stages=stages)
         return PassResult(made, changed=True, summary="; ".join(plan.summary), notes=notes)
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:

@@ -1,4 +1,4 @@
-"""Codes GM410 and GM411: the pass `batch_inputs`."""
+"""Codes GM410 to GM412: the pass `batch_inputs`."""
 
 from __future__ import annotations
 
@@ -48,5 +48,35 @@ ENTRIES = (
             mapping: {a: {flatten: h}, b: {flatten: h}}
             optimize: [batch_inputs]
             """,
+    ),
+    code(
+        "GM412",
+        "a shared stage was changed",
+        """The pass `batch_inputs` joined inputs into one batch for stages that keep samples apart. Now a frozen module
+            of such a stage is in training mode, a module has another type, or a rate of dropout is no longer 0: the
+            stage may mix the samples of all inputs. Put the module back, declare its type with
+            `graphmodel.register_per_sample`, or compile without the pass.""",
+        """
+            spec = {
+                "inputs": {"a": [3, 32, 32], "b": [3, 32, 32]},
+                "trunk": {"name": "resnet", "depth": 18, "freeze": True},
+                "mapping": {"a": {"flatten": None}, "b": {"flatten": None}},
+                "optimize": {"batch_inputs": True},
+            }
+            module = graphmodel.compile(spec)
+            module.trunk.bn1.training = True
+            module(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32))
+            """,
+        """
+            spec = {
+                "inputs": {"a": [3, 32, 32], "b": [3, 32, 32]},
+                "trunk": {"name": "resnet", "depth": 18, "freeze": True},
+                "mapping": {"a": {"flatten": None}, "b": {"flatten": None}},
+                "optimize": {"batch_inputs": True},
+            }
+            module = graphmodel.compile(spec)
+            module(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32))
+            """,
+        "python",
     ),
 )
