@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from graphmodel.passes.per_sample import register_per_sample
     from graphmodel.spec.model import ModelSpec
     from graphmodel.stage_profile import profile
+    from graphmodel.training.freeze_until import FreezeUntil
+    from graphmodel.training.groups import param_groups
+    from graphmodel.training.teacher import update_teacher
     from graphmodel.visualize import draw
     from graphmodel.weights.export import export_weights
     from graphmodel.weights.load import load_weights
@@ -65,6 +68,9 @@ _LAZY = {
     "InferenceModel": "graphmodel.lower.inference",
     "optimize_for_inference": "graphmodel.lower.inference",
     "split_frozen": "graphmodel.lower.splitting",
+    "FreezeUntil": "graphmodel.training.freeze_until",
+    "param_groups": "graphmodel.training.groups",
+    "update_teacher": "graphmodel.training.teacher",
 }
 
 __all__ = [
@@ -73,6 +79,7 @@ __all__ = [
     "Diagnostic",
     "ExportReport",
     "Feature",
+    "FreezeUntil",
     "HeadParams",
     "InferenceModel",
     "LoadReport",
@@ -92,6 +99,7 @@ __all__ = [
     "load_spec",
     "load_weights",
     "optimize_for_inference",
+    "param_groups",
     "profile",
     "register_head",
     "register_per_sample",
@@ -99,6 +107,7 @@ __all__ = [
     "save",
     "split_frozen",
     "torch_compile",
+    "update_teacher",
 ]
 
 

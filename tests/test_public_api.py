@@ -16,6 +16,7 @@ PUBLIC = {
     "Diagnostic",
     "ExportReport",
     "Feature",
+    "FreezeUntil",
     "HeadParams",
     "InferenceModel",
     "LoadReport",
@@ -36,12 +37,14 @@ PUBLIC = {
     "load_weights",
     "profile",
     "optimize_for_inference",
+    "param_groups",
     "register_head",
     "register_per_sample",
     "register_trunk",
     "save",
     "split_frozen",
     "torch_compile",
+    "update_teacher",
 }
 
 

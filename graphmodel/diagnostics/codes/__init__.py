@@ -15,6 +15,7 @@ from graphmodel.diagnostics.codes import (
     passes,
     profiling,
     reading,
+    training,
     weights,
     wiring,
 )
@@ -37,7 +38,20 @@ GROUPS = {
 CODES: dict[str, Code] = dict(
     sorted(
         entry
-        for group in (reading, names, wiring, passes, batching, frozen, weights, inputs, profiling, losses, exporting)
+        for group in (
+            reading,
+            names,
+            wiring,
+            passes,
+            batching,
+            frozen,
+            weights,
+            inputs,
+            profiling,
+            losses,
+            exporting,
+            training,
+        )
         for entry in group.ENTRIES
     )
 )

@@ -260,7 +260,7 @@ CARRIED: dict[str, str] = {
     "GRAD_CLIP": "gradient clipping is up to the trainer",
     "SHARDED_DDP_SETUP": "sharding is up to the trainer",
     "SYNC_BN_CONFIG": "convert the compiled module with `torch.nn.SyncBatchNorm.convert_sync_batchnorm` under DDP",
-    "TEMP_FROZEN_PARAMS_ITER_MAP": "freezing for some iterations is up to the training loop",
+    "TEMP_FROZEN_PARAMS_ITER_MAP": "`graphmodel.FreezeUntil` reads it in a training loop",
     "_MODEL_INIT_SEED": "pass the seed to `compile(seed=…)`",
     "FEATURE_EVAL_SETTINGS.EVAL_TRUNK_AND_HEAD": "what is loaded is up to the caller (`graphmodel.load_weights`)",
     "FEATURE_EVAL_SETTINGS.ASSERT_HEAD_LAYER_SHAPE_INIT": "shapes are always checked when weights are loaded",

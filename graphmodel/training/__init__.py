@@ -1,0 +1,1 @@
+"""What a training loop takes from the spec: parameter groups, updates of teachers, parameters that train later."""

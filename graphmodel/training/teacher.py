@@ -1,0 +1,88 @@
+"""Updates teachers, which are moving averages of what trains: `update_teacher`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from graphmodel.diagnostics import choices_help, fail
+from graphmodel.lower.module import CompiledModel
+from graphmodel.training.wrapped import compiled_models
+
+
+@torch.no_grad()
+def update_teacher(module: nn.Module, momentum: float, *, pairs: Mapping[str, str] | None = None) -> None:
+    """Moves the teachers of a model towards their students: `teacher = momentum * teacher + (1 - momentum) * student`.
+
+    Parameters and buffers with floating-point numbers (BatchNorm statistics) are averaged, other buffers (counters)
+    copied. Call it after the optimizer's step.
+
+    Example:
+        >>> import graphmodel, torch
+        >>> trunk = {"name": "resnet", "depth": 18}
+        >>> trunks = {"student": trunk, "teacher": {**trunk, "freeze": True}}
+        >>> mapping = [{"from": f"images.{name}.flatten", "as": f"of_{name}"} for name in trunks]
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunks": trunks, "mapping": mapping}
+        >>> model = graphmodel.compile(spec, seed=0)
+        >>> graphmodel.update_teacher(model, 0.0, pairs={"teacher": "student"})
+        >>> torch.equal(model.trunks.teacher.conv1.weight, model.trunks.student.conv1.weight)
+        True
+
+    Args:
+        module: a compiled model, or a module that wraps or holds one (DDP, a LightningModule).
+        momentum: how much of the teacher stays, between 0 and 1; usually 0.99 or more, rising to 1.
+        pairs: student by teacher: names of trunks, of heads, or module paths of the model.
+
+    Raises:
+        CompileError: GM590 if there is no compiled model in `module`, GM592 if the momentum is not valid, a name is
+            unknown, there is no pair, a teacher trains, or the two differ in their tensors.
+
+    Source: Tarvainen & Valpola 2017 (mean teacher); He et al. 2020 (MoCo); timm's `ModelEmaV3`.
+    """
+    if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
+        raise fail("GM592", f"`momentum` takes a number between 0 and 1, not {momentum!r}", path="momentum")
+    averaged: list[torch.Tensor] = []
+    towards: list[torch.Tensor] = []
+    for model in compiled_models(module, "update_teacher").values():
+        for mine, theirs in _tensors(model, dict(pairs or {})):
+            if mine.is_floating_point() or mine.is_complex():
+                averaged.append(mine)
+                towards.append(theirs if theirs.dtype == mine.dtype else theirs.to(mine.dtype))
+            else:
+                mine.copy_(theirs)
+    if not averaged:
+        message = "the model has no teacher: no pair of a teacher and a student is given"
+        raise fail("GM592", message, help='write `pairs={"teacher": "student"}`', path="pairs")
+    torch._foreach_lerp_(averaged, towards, 1 - momentum)
+
+
+def _tensors(model: CompiledModel, pairs: Mapping[str, str]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The teacher's tensors with the student's."""
+    for teacher, student in pairs.items():
+        first, second = (_part(model, name) for name in (teacher, student))
+        own, other = (dict((*part.named_parameters(), *part.named_buffers())) for part in (first, second))
+        differing = [name for name in (*own, *other) if name not in own or name not in other]
+        differing += [name for name in own if name in other and own[name].shape != other[name].shape]
+        if differing:
+            message = f"`{teacher}` and `{student}` differ in `{differing[0]}`, so one is not the average of the other"
+            raise fail("GM592", message, help="a teacher has the architecture of its student", path="pairs")
+        trains = next((name for name, parameter in first.named_parameters() if parameter.requires_grad), None)
+        if trains is not None:
+            message = f"`{teacher}.{trains}` requires a gradient, and an optimizer would train it"
+            raise fail("GM592", message, help=f"freeze the teacher `{teacher}`", path="pairs")
+        yield from ((tensor, other[name]) for name, tensor in own.items())
+
+
+def _part(model: CompiledModel, name: str) -> nn.Module:
+    """The module of a trunk or of a head of that name, or at that path."""
+    modules = dict(model.named_modules())
+    for path in (f"trunks.{name}", f"heads.{name}", name):
+        if path in modules and path:
+            return model.get_submodule(path)
+    known = [
+        path.partition(".")[2] for path in modules if path.count(".") == 1 and path.startswith(("trunks.", "heads."))
+    ]
+    message = f"the model has no trunk, head or module `{name}`"
+    raise fail("GM592", message, help=choices_help(name, known, "trunks and heads"), path="pairs")

@@ -1,0 +1,91 @@
+"""`update_teacher` does what timm's moving average of a copy does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from timm.utils import ModelEmaV3
+
+import graphmodel
+
+TRUNK = {"name": "resnet", "depth": 18}
+MLP = {"mlp": {"dims": ["auto", 8, 4], "use_bn": True}}
+SPEC: dict[str, Any] = {
+    "inputs": {"images": [3, 32, 32]},
+    "trunks": {"student": TRUNK, "teacher": {**TRUNK, "freeze": True}},
+    "heads": {"project": MLP, "target": MLP},
+    "mapping": {"images": {"student.flatten": "project", "teacher.flatten": "target"}},
+    "freeze": ["heads.target"],
+}
+PAIRS = {"teacher": "student", "target": "project"}
+
+
+def test_a_teacher_is_the_moving_average_of_timm() -> None:
+    model = graphmodel.compile(SPEC, seed=0)
+    graphmodel.update_teacher(model, 0, pairs=PAIRS)
+    student = model.trunks.student.state_dict()
+    assert all(torch.equal(value, student[name]) for name, value in model.trunks.teacher.state_dict().items())
+    averages = {
+        "trunks.teacher": (model.trunks.student, ModelEmaV3(model.trunks.student, decay=0.9, exclude_buffers=False)),
+        "heads.target": (model.heads.project, ModelEmaV3(model.heads.project, decay=0.9, exclude_buffers=False)),
+    }
+    optimizer = torch.optim.SGD(graphmodel.param_groups(model, lr=0.1))
+    for _ in range(3):
+        out = model(torch.randn(8, 3, 32, 32))
+        (out["project"] - out["target"]).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        graphmodel.update_teacher(model, 0.9, pairs=PAIRS)
+        for student, average in averages.values():
+            average.update(student)
+    for path, (student, average) in averages.items():
+        state = model.get_submodule(path).state_dict()
+        torch.testing.assert_close(state, average.module.state_dict(), rtol=1e-5, atol=1e-7)
+        moved = [name for name, value in state.items() if not torch.equal(value, student.state_dict()[name])]
+        assert any("running_mean" in name for name in moved)
+        assert any("weight" in name for name in moved)
+
+
+def test_the_teacher_computes_with_its_new_weights() -> None:
+    """Frozen parts may run with BatchNorm folded into their weights; nothing of that is cached."""
+    model = graphmodel.compile(SPEC, seed=0).eval()
+    images = torch.randn(2, 3, 32, 32)
+    model(images)
+    graphmodel.update_teacher(model, 0.5, pairs=PAIRS)
+    alone = graphmodel.compile({**SPEC, "optimize": False}, seed=1).eval()
+    alone.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(images), alone(images), rtol=1e-4, atol=1e-5)
+    graphmodel.update_teacher(model, 0, pairs=PAIRS)
+    out = model(images)
+    torch.testing.assert_close(out["target"], out["project"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_wrapped_model_is_found_and_other_dtypes_are_converted() -> None:
+    model = graphmodel.compile(SPEC, seed=0)
+    model.trunks.teacher.double()
+    before = copy.deepcopy(model.trunks.teacher.state_dict())
+    graphmodel.update_teacher(torch.nn.Sequential(model), 0.5, pairs={"trunks.teacher": "trunks.student"})
+    for name, value in model.trunks.teacher.state_dict().items():
+        if value.is_floating_point():
+            student = model.trunks.student.state_dict()[name].double()
+            torch.testing.assert_close(value, (before[name] + student) / 2)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "pairs", "message"),
+    [
+        (1.5, PAIRS, "between 0 and 1"),
+        (0.9, {"techer": "student"}, "did you mean `teacher`"),
+        (0.9, {"teacher": "project"}, "differ in `"),
+        (0.9, {"student": "teacher"}, "requires a gradient"),
+        (0.9, None, "has no teacher"),
+    ],
+)
+def test_wrong_arguments_are_one_diagnostic(momentum: float, pairs: Any, message: str) -> None:
+    model = graphmodel.compile(SPEC, device="meta")
+    with pytest.raises(graphmodel.CompileError, match=message) as caught:
+        graphmodel.update_teacher(model, momentum, pairs=pairs)
+    assert [d.code for d in caught.value.diagnostics] == ["GM592"]
