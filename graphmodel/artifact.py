@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphmodel.diagnostics import CompileError, fail, first_line
-from graphmodel.manifest import FILES, GRAPH, LOCK, MODEL, WEIGHTS, check_manifest, write_manifest
+from graphmodel.manifest import CONSTANTS, FILES, GRAPH, LOCK, MODEL, WEIGHTS, check_manifest, write_manifest
 from graphmodel.writing import cannot_write, is_temporary, replace_directory
 
 if TYPE_CHECKING:
@@ -57,7 +57,12 @@ def _foreign(target: Path) -> str:
 
 
 def save(
-    module: CompiledModel, directory: str | Path, *, weights: bool = True, imports: Sequence[str] = ()
+    module: CompiledModel,
+    directory: str | Path,
+    *,
+    weights: bool = True,
+    standalone: bool = False,
+    imports: Sequence[str] = (),
 ) -> list[Path]:
     """Writes the module to a directory, as a whole or not at all.
 
@@ -77,6 +82,9 @@ def save(
         module: what `compile` returned.
         directory: where to; its parents are made.
         weights: whether to write `weights.safetensors`; a module on the meta device has none.
+        standalone: whether model.py is to run without graphmodel, with torch, safetensors, and torchvision or timm if
+            the trunk is theirs. It is run before the directory takes its place, and must give the module's results
+            bit by bit in both modes.
         imports: Python modules that register heads or trunks of this model.
 
     Returns:
@@ -84,19 +92,24 @@ def save(
 
     Raises:
         CompileError: GM504 if the module's graph was edited, GM520 if the directory holds something else or cannot be
-            written, GM521 if the spec cannot give the module back.
+            written, GM521 if the spec cannot give the module back, GM584 if no standalone code can be written for it.
     """
     from graphmodel.lower.module import check_unedited
 
     refuse_foreign(directory)
     _refuse_given(module)
     check_unedited(module, "an artifact")
+    if standalone and not weights:
+        raise fail("GM584", "standalone code needs weights beside it", help="leave out `weights=False`")
 
     def fill(place: Path) -> None:
         _write(module, place, weights, imports)
+        if standalone:
+            _write_standalone(module, place)
+        write_manifest(place, module.model_graph.spec.name, standalone=standalone)
 
     replace_directory(directory, FILES, fill)
-    return [Path(directory) / name for name in FILES if weights or name != WEIGHTS]
+    return [path for name in FILES if (path := Path(directory) / name).exists()]
 
 
 def load(
@@ -185,7 +198,21 @@ def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[
     if problem:
         raise _cannot_save(f"the module is not the one that its spec gives: {problem}")
     (place / GRAPH).write_text(graph_text(module), "utf-8")
-    write_manifest(place, module.model_graph.spec.name, standalone=False)
+
+
+def _write_standalone(module: CompiledModel, place: Path) -> None:
+    """Replaces model.py by one that runs without graphmodel, and checks it."""
+    from safetensors.torch import save_file
+
+    from graphmodel.exporters.standalone import check_standalone, standalone
+
+    made = standalone(module)
+    (place / MODEL).write_text(made.source, "utf-8")
+    if made.constants:
+        save_file(
+            {name: t.detach().cpu().contiguous().clone() for name, t in made.constants.items()}, place / CONSTANTS
+        )
+    check_standalone(module, place)
 
 
 def _signature(module: CompiledModel) -> tuple[Any, ...]:
@@ -295,7 +322,8 @@ def _fill(module: CompiledModel, tensors: Mapping[str, torch.Tensor], dtypes: Ma
     own = module.state_dict(keep_vars=True)
     for name, tensor in tensors.items():
         if not own[name].is_meta:
-            own[name].data = tensor.to(own[name].device)
+            # A copy: tensors of a mapped file are not aligned, which moves the last digits of some operations.
+            own[name].data = tensor.to(own[name].device, copy=True)
     for name, buffer in module.named_buffers():
         if name in dtypes and not buffer.is_meta:
             buffer.data = buffer.data.to(getattr(torch, dtypes[name]))

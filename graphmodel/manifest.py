@@ -15,8 +15,9 @@ from graphmodel.spec.names import LOCKED_SPEC
 
 MODEL, WEIGHTS, LOCK = "model.py", "weights.safetensors", LOCKED_SPEC
 GRAPH, MANIFEST = "graph.json", "manifest.json"
-FILES = (MODEL, WEIGHTS, LOCK, GRAPH, MANIFEST)
-"""The files of a saved model."""
+CONSTANTS = "constants.safetensors"
+FILES = (MODEL, WEIGHTS, LOCK, GRAPH, CONSTANTS, MANIFEST)
+"""The files of a saved model; only standalone ones may have constants."""
 
 FORMAT, FORMAT_VERSION = "graphmodel", 1
 """Directories without a manifest have the format version 0."""

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphmodel.graph.types import ModelGraph
     from graphmodel.lower.module import CompiledModel
 
 _TEMPLATE = '''"""{title}
@@ -64,25 +65,31 @@ def model_source(module: CompiledModel, *, weights: bool = True, imports: Sequen
         imports: Python modules that register heads or trunks of this model.
     """
     from graphmodel import __version__
-    from graphmodel.graph.text import info_text
 
     graph = module.model_graph
     code = module.graph.python_code("self")
+    needed = ["import graphmodel", *(f"import {m}" for m in imports if all(map(str.isidentifier, m.split("."))))]
+    return _TEMPLATE.format(
+        title=in_docstring(f"The model `{graph.spec.name}`, compiled by graphmodel {__version__}."),
+        shapes="\n".join(in_docstring(line) for line in shape_lines(graph)),
+        imports="\n".join([*needed, *dict.fromkeys(_imports(code.globals, code.src))]),
+        weights=weights,
+        options=", allow_imports=True" if any(t.imports for t in graph.spec.trunks.values()) else "",
+        forward=forward_source(code.src),
+    )
+
+
+def shape_lines(graph: ModelGraph) -> list[str]:
+    """The shapes of inputs and outputs, a line each."""
+    from graphmodel.graph.text import info_text
+
     shapes = [("Inputs", [(n, graph.nodes[n].info) for n in graph.inputs])]
     shapes.append(("Outputs", [(k, graph.nodes[n].info) for o in graph.outputs.values() for k, n in o.parts.items()]))
     lines = []
     for title, items in shapes:
         wide = max(len(name) for name, _ in items)
         lines += [f"{title}:", *(f"    {name:{wide}}  {info_text(info)}" for name, info in items)]
-    needed = ["import graphmodel", *(f"import {m}" for m in imports if all(map(str.isidentifier, m.split("."))))]
-    return _TEMPLATE.format(
-        title=in_docstring(f"The model `{graph.spec.name}`, compiled by graphmodel {__version__}."),
-        shapes="\n".join(in_docstring(line) for line in lines),
-        imports="\n".join([*needed, *dict.fromkeys(_imports(code.globals, code.src))]),
-        weights=weights,
-        options=", allow_imports=True" if any(t.imports for t in graph.spec.trunks.values()) else "",
-        forward=_forward(code.src),
-    )
+    return lines
 
 
 def _imports(names: dict[str, Any], source: str) -> Iterator[str]:
@@ -104,7 +111,7 @@ def _import_of(name: str, value: Callable[..., Any]) -> str:
     return f"from {module} import {own}" + ("" if own == name else f" as {name}")
 
 
-def _forward(source: str) -> str:
+def forward_source(source: str) -> str:
     """fx's code without the deletions that it appends to lines (`;  x = None`), functions under their public names."""
     import torch
 

@@ -12,6 +12,7 @@ import typer
 
 from graphmodel.cli import options
 from graphmodel.cli.weight_options import WeightOptions
+from graphmodel.diagnostics import fail
 
 if TYPE_CHECKING:
     from graphmodel.profiling.report import Report, Row
@@ -43,6 +44,9 @@ def compile_command(
             "-o", "--output", metavar="DIR", help="Write the model: its spec, weights, graph, code and a manifest."
         ),
     ] = None,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="With -o: write a model.py that runs without graphmodel.")
+    ] = False,
     form: options.FindingsOption = options.FindingsFormat.text,
 ) -> None:
     """Compile a spec: print its graph, write the model."""
@@ -50,7 +54,7 @@ def compile_command(
 
     with console.findings(form.value):
         spec = source.load()
-        made = _compile(spec, source, weights, result, output)
+        made = _compile(spec, source, weights, result, output, standalone)
 
     loaded = made.loaded
     notes = [*spec.notes, *made.report.notes, *(loaded.warnings if loaded is not None else ())]
@@ -76,12 +80,15 @@ def _compile(
     weights: WeightOptions,
     result: options.ResultOptions,
     output: Path | None,
+    standalone: bool,
 ) -> Compiled:
     """Compiles the spec, loads the checkpoint and writes the model, as far as the options ask for it."""
     if output is not None:
         from graphmodel.artifact import refuse_foreign
 
         refuse_foreign(output)
+    elif standalone:
+        raise fail("GM584", "`--standalone` is about the files of `-o`", help="name a directory: `-o DIR`")
     source.import_modules()
     from graphmodel.api import compile
     from graphmodel.profiling.report import report
@@ -102,7 +109,9 @@ def _compile(
     if output is not None:
         from graphmodel.artifact import save
 
-        files = save(module, output, weights=not weights.no_weights, imports=source.imports or ())
+        files = save(
+            module, output, weights=not weights.no_weights, standalone=standalone, imports=source.imports or ()
+        )
     return Compiled(report(module.model_graph), loaded, files)
 
 

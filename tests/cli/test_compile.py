@@ -138,7 +138,13 @@ def test_weights_that_leave_the_trunk_out_are_an_error_unless_partial(run, write
 def test_written_files_give_the_same_module_back(run, write, two_inputs, tmp_path):
     spec = write(two_inputs)
     run("compile", spec, "-o", tmp_path / "out", "--seed", 5)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.py", "spec.lock.yaml", "weights.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "graph.json",
+        "manifest.json",
+        "model.py",
+        "spec.lock.yaml",
+        "weights.safetensors",
+    ]
     written = load_model_file(tmp_path / "out")
     module, direct = written.load().eval(), graphmodel.compile(spec, seed=5).eval()
     for name, tensor in direct.state_dict().items():
@@ -206,7 +212,12 @@ def test_a_directory_with_other_files_is_refused_and_left_alone(run, write, smal
 def test_an_earlier_result_is_replaced_as_a_whole(run, write, small, tmp_path):
     run("compile", write(small), "-o", tmp_path / "out")
     run("compile", write(small), "-o", tmp_path / "out", "--no-weights", "--set", "name=second")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.py", "spec.lock.yaml"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "graph.json",
+        "manifest.json",
+        "model.py",
+        "spec.lock.yaml",
+    ]
     assert "name: second" in (tmp_path / "out" / "spec.lock.yaml").read_text()
 
 

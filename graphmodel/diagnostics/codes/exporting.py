@@ -41,4 +41,14 @@ ENTRIES = (
         "graphmodel export spec.yaml -o model.pt2",
         "shell",
     ),
+    code(
+        "GM584",
+        "no standalone code can be written",
+        """`compile --standalone` writes the model as Python code that runs without graphmodel, and runs it before it
+            reports success. A class that is defined inside of a function cannot be written, nor a module whose
+            behaviour is not in its attributes (hooks, methods that were replaced), and there must be weights.""",
+        "graphmodel compile spec.yaml -o build/model --standalone --no-weights",
+        "graphmodel compile spec.yaml -o build/model --standalone",
+        "shell",
+    ),
 )
