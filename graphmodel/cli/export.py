@@ -32,6 +32,7 @@ def export_command(
         typer.Option("--to", help="pt2, onnx or aoti; the file's suffix names it if left out (.pt2 is pt2)."),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Export the training mode (pt2 alone).")] = False,
+    fold: Annotated[bool, typer.Option("--fold", help="Fold BatchNorm into the weights before it.")] = False,
     form: options.FormatOption = options.Format.text,
 ) -> None:
     """Export a spec, or a directory that `compile -o` wrote, to torch.export, ONNX or AOTInductor.
@@ -45,7 +46,7 @@ def export_command(
 
         find_format(output, to)
         module, notes = _module(source, weights, result)
-        report = export(module, output, to=to, training=train)
+        report = export(module, output, to=to, training=train, fold=fold)
     if form is options.Format.json:
         console.print_json({"ok": True, **asdict(report), "diagnostics": [d.to_dict() for d in notes]})
         return

@@ -57,6 +57,7 @@ def export(
     *,
     to: str | None = None,
     training: bool = False,
+    fold: bool = False,
 ) -> ExportReport:
     """Writes a compiled module to a file that runs without graphmodel.
 
@@ -88,6 +89,8 @@ def export(
         file: where to; a file that was there is replaced.
         to: the format; by the file's suffix (`.pt2`, `.onnx`) if None.
         training: whether to export the training mode, with batch statistics and dropout (`pt2` alone).
+        fold: whether to fold BatchNorm into the weights before it, as `optimize_for_inference` does. The file is
+            smaller and faster, and has no weights of BatchNorm; numbers move by rounding.
 
     Returns:
         What was written, and the largest difference from the module.
@@ -101,8 +104,10 @@ def export(
     chosen = find_format(file, to)
     if training and not chosen.training:
         raise fail("GM580", f"`{chosen.name}` holds a model in eval mode only", help="export the training mode to pt2")
+    if training and fold:
+        raise fail("GM580", "BatchNorm is folded for the eval mode only", help="leave out `fold` or `training`")
     _check_packages(chosen)
-    program = make_program(module, training=training, to=chosen.name)
+    program = make_program(module, training=training, fold=fold, to=chosen.name)
     worst = 0.0
 
     def fill(path: Path) -> None:

@@ -67,15 +67,15 @@ class Bundle:
             return self._define(module, path)
         if module == "builtins":
             return path
-        top, _, rest = module.partition(".")
         is_layer = module == "torch.nn" or module.startswith("torch.nn.modules.")
         if is_layer and getattr(nn, path, None) is value:
             self._import("from torch import nn", nn, "nn")
             return f"nn.{path}"
-        name = self._import(f"import {module}", sys.modules[top], top) if top != "torch" or rest else ""
-        if top == "torch":
-            name = self._import("import torch" if module == "torch" else f"import {module}", sys.modules[top], "torch")
-        return f"{name}{'.' + rest if rest else ''}.{path}"
+        if module in ("torch", "torch.nn.functional"):
+            self._import("import torch", sys.modules["torch"], "torch")
+            return f"{module}.{path}"
+        first, dot, rest = path.partition(".")
+        return self._import(f"from {module} import {first}", _look_up(module, first), first) + dot + rest
 
     # -- definitions --------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from graphmodel.diagnostics import fail, first_line
 from graphmodel.graph.rows import shared_batches
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import ordered
+from graphmodel.lower.inference import optimize_for_inference
 from graphmodel.lower.module import CompiledModel
 from graphmodel.lower.random_inputs import random_inputs, weights_of
 
@@ -40,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Program:
-    """A module that was module by `torch.export`.
+    """A module as a program of `torch.export`.
 
     Attributes:
         exported: the program.
@@ -64,12 +65,13 @@ class Program:
         return tuple(self.dimensions)
 
 
-def make_program(module: CompiledModel, *, training: bool, to: str) -> Program:
+def make_program(module: CompiledModel, *, training: bool, fold: bool = False, to: str) -> Program:
     """Traces a module with a dynamic batch size for each input.
 
     Args:
         module: the module; its mode and tensors are left as they are.
         training: whether to trace the training mode.
+        fold: whether to trace the module with its BatchNorm folded into the weights.
         to: the format, for the message of an error.
 
     Raises:
@@ -87,10 +89,11 @@ def make_program(module: CompiledModel, *, training: bool, to: str) -> Program:
         # Other sizes than 0 and 1, and another one for each group: `torch.export` takes equal sizes for one.
         rows = {n: number * (i + 2) for i, group in enumerate(batches) for n, number in group.items()}
         args = random_inputs(module, graph, rows)
+        traced = optimize_for_inference(module, memory_format="contiguous") if fold else module
         try:
-            with _batch_one_is_like_others():
+            with _batch_one_is_like_others(), torch.no_grad() if fold else nullcontext():
                 exported = torch.export.export(
-                    module, args, dynamic_shapes=_dynamic(graph, batches, fewest), strict=False
+                    traced, args, dynamic_shapes=_dynamic(graph, batches, fewest), strict=False
                 )
         except Exception as error:  # torch.export raises many kinds of errors
             raise fail("GM582", f"this model cannot be exported to {to}: {first_line(error)}") from error

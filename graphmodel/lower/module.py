@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from graphmodel.diagnostics import fail
@@ -131,7 +134,8 @@ class CompiledModel(fx.GraphModule, Displayed):
     def __reduce__(self) -> tuple[Any, ...]:
         nodes = pack(self.graph)
         check_picklable(nodes)
-        return _blank, (vars(type(self))["_made_for"],), {"nodes": nodes, "state": self._state()}
+        cls = vars(type(self))["_made_for"]
+        return from_pickle, (cls.__module__, cls.__qualname__), {"nodes": nodes, "state": self._state()}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.__reduce__()
@@ -179,6 +183,26 @@ def check_unedited(module: CompiledModel, what: str) -> None:
         message = f"{what} is made from the spec, and the graph of this module was edited after it was compiled"
         help = "edit the graph afterwards, or keep the module with `copy.deepcopy` or `torch.save`"
         raise fail("GM504", message, help=help)
+
+
+def from_pickle(module: str, name: str) -> CompiledModel:
+    """An empty module of a class, for `pickle` and `torch.load` to fill.
+
+    Raises:
+        CompileError: GM524 if `torch.load` reads weights only, which is its default.
+    """
+    if sys._getframe(1).f_globals.get("__name__") == "torch._weights_only_unpickler":
+        message = "the file is a pickled module, and `torch.load` reads weights only unless it is told otherwise"
+        help = (
+            "save the model with `graphmodel.save`, or its `state_dict()`; `torch.load(file, weights_only=False)` runs "
+            "code of the file, so use it only for files that you trust"
+        )
+        raise fail("GM524", message, help=help)
+    return _blank(getattr(import_module(module), name))
+
+
+# `torch.load` then calls the function, which refuses with an explanation; it does not build anything.
+torch.serialization.add_safe_globals([from_pickle])
 
 
 def _blank(cls: type[CompiledModel]) -> CompiledModel:

@@ -168,6 +168,28 @@ def test_trunks_of_every_library(trunk: str, tmp_path: Path) -> None:
     assert report.batches == [1, 2, 5]
 
 
+@pytest.mark.parametrize(
+    "suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_batchnorm_is_folded_if_asked_for(suffix: str, tmp_path: Path) -> None:
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+    model = graphmodel.compile({**spec, "freeze": ["trunk.conv1", "trunk.bn1"]}, seed=0)
+    model(torch.randn(4, 3, 32, 32))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    report = graphmodel.export(model, tmp_path / f"model{suffix}", fold=True)
+    assert report.difference < 1e-5
+    assert model.training
+    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    if suffix == ".pt2":
+        program = torch.export.load(tmp_path / "model.pt2")
+        assert not [name for name in program.state_dict if "running" in name]
+        assert not [node for node in program.graph.nodes if "batch_norm" in str(node.target)]
+        x = torch.randn(1, 3, 32, 32)
+        with torch.no_grad():
+            found, expected = program.module()(x), model.eval()(x)
+        torch.testing.assert_close(found["features"], expected["features"], rtol=1e-4, atol=1e-5)
+
+
 def wrong_numbers(path: Path) -> Any:
     return lambda args: [torch.zeros(args[0].shape[0], 512)]
 
@@ -191,6 +213,7 @@ def test_a_file_with_other_numbers_is_not_written(tmp_path: Path, monkeypatch: p
         ("model.pt2", {"to": "onx"}, "GM580", "`onx` is not a valid export format"),
         ("model.onnx", {"to": "pt2"}, "GM580", "ends in `.pt2`"),
         ("model.onnx", {"training": True}, "GM580", "eval mode only"),
+        ("model.pt2", {"training": True, "fold": True}, "GM580", "for the eval mode only"),
     ],
 )
 def test_what_cannot_be_asked_for(file: str, options: Any, code: str, text: str, tmp_path: Path) -> None:

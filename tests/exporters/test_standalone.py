@@ -126,6 +126,13 @@ CASES: dict[str, dict[str, Any]] = {
         "trunk": {"name": "resnet", "depth": 18},
         "heads": {"swav": {"swav_head": {"dims": ["auto", 16, 8], "use_bn": True, "num_clusters": [7]}}},
     },
+    "joined inputs": {
+        "inputs": {"images": [3, 64, 64], "others": [3, 64, 64]},
+        "trunk": "timm:test_vit2",
+        "heads": LABEL,
+        "mapping": {"images": {"features": "label"}, "others": {"features": "label"}},
+        "optimize": {"batch_inputs": True},
+    },
     "a list": {"inputs": IMAGES, "trunk": "torchvision:resnet18", "heads": LABEL, "returns": "list"},
     "timm": {"inputs": IMAGES, "trunk": "timm:test_resnet", "heads": LABEL},
 }

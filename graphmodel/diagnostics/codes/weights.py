@@ -259,6 +259,24 @@ ENTRIES = (
         "shell",
     ),
     code(
+        "GM524",
+        "a pickled module is not weights",
+        """`torch.load` reads weights only unless it is told otherwise, and the file holds a whole module. A pickled
+            module is code as well as tensors, so loading one is safe only if you trust its origin. `graphmodel.save`
+            writes tensors and text alone.""",
+        """
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="meta")
+            torch.save(module, "module.pt")
+            torch.load("module.pt")
+            """,
+        """
+            module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}}, device="cpu")
+            torch.save(module.state_dict(), "weights.pt")
+            graphmodel.load_weights(module, "weights.pt")
+            """,
+        "python",
+    ),
+    code(
         "GM530",
         "the picture cannot be drawn",
         """The form is unknown, the file cannot be written, or pygraphviz is missing.""",
