@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from graphmodel.build import build as graph_build
-from graphmodel.components.library.guard import foreign_sources
+from graphmodel.components.library.guard import foreign_sources, weights_follow
 from graphmodel.diagnostics import fail
 from graphmodel.dialects import InputShapes
 from graphmodel.dialects.loading import load_spec
@@ -129,6 +129,8 @@ def compile(
 def graph_of(source: Any, *, allow_imports: bool = False) -> ModelGraph:
     """The graph of a spec (after its passes), a graph itself, or the graph that a module was lowered from.
 
+    The weights that the spec names are not needed: they are neither read nor looked for.
+
     Args:
         source: a spec in any form that `load_spec` takes, a graph, or a compiled module.
         allow_imports: whether a spec may name Python code to import.
@@ -140,7 +142,8 @@ def graph_of(source: Any, *, allow_imports: bool = False) -> ModelGraph:
         return source
     if isinstance(source, CompiledModel):
         return source.model_graph
-    return build_graph(load_spec(source), allow_imports=allow_imports)
+    with weights_follow():
+        return build_graph(load_spec(source), allow_imports=allow_imports)
 
 
 def _check_outputs(outputs: Any) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphmodel.diagnostics import CompileError, fail, first_line
 from graphmodel.manifest import CONSTANTS, FILES, GRAPH, LOCK, MODEL, WEIGHTS, check_manifest, write_manifest
+from graphmodel.spec.regular_files import other_than_a_file
 from graphmodel.writing import cannot_write, is_temporary, replace_directory
 
 if TYPE_CHECKING:
@@ -137,13 +138,45 @@ def load(
         CompileError: GM522 if a file is missing, damaged or does not fit the spec; GM523 if a newer graphmodel wrote
             the directory; what is wrong with the spec.
     """
+    options = {"allow_imports": allow_imports, "allow_downloads": allow_downloads}
+    where = Path(directory)
+    for _ in range(_ATTEMPTS):
+        before = _identity(where)
+        try:
+            module = _load(where, device, weights, **options)
+        except CompileError:
+            if _identity(where) == before:
+                raise
+        else:
+            if _identity(where) == before:
+                return module
+    return _load(where, device, weights, **options)
+
+
+_ATTEMPTS = 5
+"""How often a directory is read that another process replaces meanwhile."""
+
+
+def _identity(directory: Path) -> tuple[int, ...] | None:
+    """Differs if a directory was replaced; its number alone may be given to the next one."""
+    try:
+        found = (directory.stat(), (directory / LOCK).stat())
+    except (OSError, ValueError):
+        return None
+    return tuple(number for stat in found for number in (stat.st_ino, stat.st_ctime_ns))
+
+
+def _load(
+    where: Path, device: str | torch.device | None, weights: bool, *, allow_imports: bool, allow_downloads: bool
+) -> CompiledModel:
     from graphmodel.api import compile
     from graphmodel.components.library.guard import weights_follow
     from graphmodel.weights.sealed import read_sealed
 
-    where = Path(directory)
     lock = where / LOCK
     try:
+        if kind := other_than_a_file(lock):
+            raise ValueError(f"its {LOCK} is {kind}")
         text = lock.read_text("utf-8")
     except (OSError, ValueError) as error:
         message = f"`{where}` holds no saved model: {first_line(error)}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from graphmodel.diagnostics import CompileError, fail
 from graphmodel.spec.names import LOCKED_SPEC
+from graphmodel.spec.regular_files import other_than_a_file
 
 MODEL, WEIGHTS, LOCK = "model.py", "weights.safetensors", LOCKED_SPEC
 GRAPH, MANIFEST = "graph.json", "manifest.json"
@@ -68,6 +69,8 @@ def check_manifest(directory: Path, read: Iterable[str]) -> None:
     if not path.exists():
         return
     try:
+        if kind := other_than_a_file(path):
+            raise ValueError(f"it is {kind}")
         content: Any = json.loads(path.read_text("utf-8"))
         is_ours, number, files = content["format"] == FORMAT, content["format_version"], content["files"]
         known = {name: (entry["sha256"], entry["bytes"]) for name, entry in files.items()}
@@ -89,6 +92,8 @@ def _check_file(path: Path, entry: tuple[str, int] | None) -> None:
     if entry is None:
         raise _damaged(path, f"{MANIFEST} does not list it")
     try:
+        if kind := other_than_a_file(path):
+            raise _damaged(path, f"it is {kind}")
         if path.stat().st_size != entry[1] or digest(path) != entry[0]:
             raise _damaged(path, f"it is not the file that was saved: its checksum differs from that in {MANIFEST}")
     except OSError:

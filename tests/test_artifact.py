@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import random
+import resource
 import signal
 import time
 from importlib.metadata import version
@@ -101,6 +102,52 @@ def test_a_missing_file_is_one_diagnostic(tiny: dict[str, Any], tmp_path: Path, 
     with pytest.raises(CompileError) as caught:
         graphmodel.load(tmp_path / "out")
     assert codes(caught) == ["GM522"]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "spec.lock.yaml", "manifest.json"])
+def test_a_fifo_in_the_place_of_a_file_is_refused_at_once(tiny: dict[str, Any], tmp_path: Path, name: str) -> None:
+    graphmodel.save(graphmodel.compile(tiny, seed=0), tmp_path / "m")
+    (tmp_path / "m" / name).unlink()
+    os.mkfifo(tmp_path / "m" / name)
+    with pytest.raises(CompileError, match=r"GM522.*is a FIFO"):
+        graphmodel.load(tmp_path / "m")
+
+
+def test_a_reader_never_mixes_two_models(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is replaced after each file that is read, as by another process."""
+    from graphmodel.weights import sealed
+
+    models = [graphmodel.compile({**tiny, "name": name}, seed=seed) for seed, name in enumerate(("one", "two"))]
+    graphmodel.save(models[0], tmp_path / "m")
+    plain = sealed.read_sealed
+    left = [models[1], models[0]]
+
+    def read(path: Path) -> Any:
+        found = plain(path)
+        if left:
+            graphmodel.save(left.pop(0), tmp_path / "m")
+        return found
+
+    monkeypatch.setattr(sealed, "read_sealed", read)
+    again = graphmodel.load(tmp_path / "m")
+    assert again.model_graph.spec.name == "one"
+    assert equal(again, models[0])
+
+
+def test_a_full_disk_leaves_the_old_model(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model = graphmodel.compile(tiny, seed=0)
+    graphmodel.save(model, tmp_path / "m")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
+    limit, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        with pytest.raises(CompileError, match=r"GM520.*File too large"):
+            graphmodel.save(model, tmp_path / "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()} == before
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
 
 
 def test_weights_of_another_model_do_not_fit(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -406,6 +453,7 @@ def test_the_file_of_pretrained_weights_is_not_needed_again(tmp_path: Path) -> N
     graphmodel.save(module, tmp_path / "model")
     graphmodel.save(module, tmp_path / "bare", weights=False)
     (tmp_path / "net.pth").unlink()
+    assert graphmodel.diff(tmp_path / "model" / LOCK, module).same
     again = graphmodel.load(tmp_path / "model")
     assert torch.equal(again.trunk.conv1[0].weight, net.conv1[0].weight)
     assert equal(again, module)

@@ -115,9 +115,9 @@ def visualize(
         if output is not None:
             check_format(output.suffix)
         options.import_modules(imports)
-        from graphmodel.api import build_graph
+        from graphmodel.api import graph_of
 
-        graph = build_graph(spec, allow_imports=allow_imports)
+        graph = graph_of(spec, allow_imports=allow_imports)
         wanted = Options(sharing.value, depth, stack, ghosts)
         if output is not None:
             _save(graph, wanted, output, theme, orientation, not no_legend, not no_title)
@@ -167,10 +167,10 @@ def diff(
         if output is not None:
             check_format(output.suffix)
         options.import_modules(imports)
-        from graphmodel.api import build_graph
+        from graphmodel.api import graph_of
         from graphmodel.comparison import diff as differ
 
-        graphs = [build_graph(spec, allow_imports=allow_imports) for spec in specs]
+        graphs = [graph_of(spec, allow_imports=allow_imports) for spec in specs]
         found = differ(*graphs)
         if output is not None:
             wanted = Options(sharing.value, depth, stack)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from graphmodel.diagnostics import Collector, Span, fail, first_line
+from graphmodel.spec.regular_files import other_than_a_file
 
 KeyPath = tuple[str | int, ...]
 
@@ -108,6 +109,9 @@ def read_file(path: str | Path, *, quote: bool = True) -> Document:
     """
     name = str(path)
     try:
+        kind = other_than_a_file(Path(path))
+        if kind:
+            raise fail("GM100", f"{name!r} is {kind}, not a file", Span(name, 1, 1), "pass the path of a spec file")
         with Path(path).open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:

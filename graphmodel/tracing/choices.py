@@ -1,4 +1,4 @@
-"""Choices that a trunk's own code makes by a dtype, a device, autocast or the batch size.
+"""Choices that a trunk's own code makes by a dtype, a device, the batch size or a state of torch.
 
 A trace takes one branch of them. If the code takes the same branch for every dtype, device or batch size, that is all.
 Otherwise the graph checks that it is run as it was traced: `half()` would else give another result than the trunk's.
@@ -21,6 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from graphmodel.components.structure import map_structure
 from graphmodel.diagnostics.input_error import InputError
+from graphmodel.tracing.states import STATES, autocast_enabled, torch_state
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEVICES = tuple(map(torch.device, ("cpu", "cuda", "mps", "xpu")))
@@ -77,10 +78,12 @@ HELP = {
     "the batch size": f"run it with another batch size, or {_CLOSED}",
     "the device": _CLOSED,
     "autocast": f"run it without autocast, or {_CLOSED}",
+    "the grad mode": _CLOSED,
+    "the memory format": f"run it in the memory format that it was compiled for, or {_CLOSED}",
 }
 """What a trunk's code may decide by, and how to go on."""
 
-_is_autocast_enabled, _Limits = torch.is_autocast_enabled, torch.finfo  # as they are when nothing is traced
+_Limits = torch.finfo  # as it is when nothing is traced
 
 
 def dtype_limits(dtype: Any) -> Any:
@@ -90,13 +93,12 @@ def dtype_limits(dtype: Any) -> Any:
     return torch.finfo(dtype)
 
 
-def autocast_enabled(device_type: Any = None) -> Any:
-    """`torch.is_autocast_enabled` as a function that `torch.fx` can record; any device if none is given."""
-    if has_torch_function((device_type,)):
-        return handle_torch_function(autocast_enabled, (device_type,), device_type)
-    if device_type is None:
-        return _is_autocast_enabled("cuda") or _is_autocast_enabled("cpu")
-    return device_type != "meta" and _is_autocast_enabled(device_type)
+LAYOUT_METHODS = ("is_contiguous", "stride", "storage_offset")
+"""Methods that ask for a tensor's memory format."""
+
+
+def _reads_gradients(node: fx.Node) -> bool:
+    return node.target is getattr and node.args[1] in ("requires_grad", "is_leaf")
 
 
 CHECKS = (torch._assert, check_choice)
@@ -131,6 +133,9 @@ def _choices(node: fx.Node, below: Mapping[fx.Node, None]) -> tuple[str, list[An
     first, second, *_ = node.meta["values"]
     if node.target is autocast_enabled:
         return "autocast", [not first]
+    if node.target is torch_state or _reads_gradients(node):
+        kind = STATES.get(str(node.args[0]), "the grad mode")
+        return kind, [not first] if isinstance(first, bool) else [dtype for dtype in DTYPES if dtype != first]
     if isinstance(first, torch.device):
         return "the device", list(DEVICES)
     if below or node.target is check_choice:
@@ -138,10 +143,15 @@ def _choices(node: fx.Node, below: Mapping[fx.Node, None]) -> tuple[str, list[An
     if type(first) is int and type(second) is int and first != second:
         batch, other = _batches(node)
         return "the batch size", [first + (second - first) * (b - batch) // (other - batch) for b in BATCHES]
-    if not isinstance(first, (*PLAIN, _Limits)) or (type(first) is int and node.target == "size"):
+    shapes = node.target == "stride" and isinstance(first, tuple)
+    if not (shapes or isinstance(first, (*PLAIN, _Limits))) or (type(first) is int and node.target == "size"):
         return "", []
     values = {n: n.meta["values"][0] for n in node.all_input_nodes}
     floats = [n for n, v in values.items() if isinstance(v, torch.Tensor) and v.is_floating_point()]
+    if node.target in LAYOUT_METHODS:
+        others = [v.to(memory_format=torch.channels_last) if v.ndim == 4 else v for v in values.values()]
+        found = [_attempt(node, dict(zip(values, others, strict=True)))]
+        return "the memory format", found if found[0] != first else []
     found = []
     for which in [floats, *([[n] for n in floats] if len(floats) > 1 else [])] if floats else []:
         cast = ({**values, **{n: values[n].to(dtype) for n in which}} for dtype in DTYPES)
@@ -254,16 +264,12 @@ def recorded_builtins(record: Callable[[Callable[..., Any], Any], Any]) -> Itera
     A graph has no contexts: code that turns autocast off is traced as it is without autocast, which is checked.
     """
     finfo, largest, smallest = torch.finfo, builtins.max, builtins.min
-    autocast = torch.is_autocast_enabled
 
     def is_proxy(value: Any) -> bool:
         return isinstance(value, fx.Proxy)
 
     def limits(*args: Any) -> Any:
         return record(dtype_limits, args) if any(map(is_proxy, args)) else finfo(*args)
-
-    def enabled(*args: Any) -> Any:
-        return record(autocast_enabled, args)
 
     def extreme(plain: Callable[..., Any], symbolic: Callable[..., Any]) -> Callable[..., Any]:
         def choose(*args: Any, **options: Any) -> Any:
@@ -281,19 +287,19 @@ def recorded_builtins(record: Callable[[Callable[..., Any], Any], Any]) -> Itera
         init(self, "cpu" if is_proxy(device_type) else device_type, *args, **options)
 
     def enter_context(self: Any) -> Any:
-        active = enabled()
+        active = record(autocast_enabled, ())
         if isinstance(active, fx.Proxy):  # not in a closed module
             if self._enabled:
                 raise NotImplementedError("the trunk's own code turns autocast on between two features")
             decide(active)
         return enter(self)  # type: ignore[no-untyped-call]
 
-    torch.finfo, torch.is_autocast_enabled = limits, enabled  # type: ignore[misc,assignment]
+    torch.finfo = limits  # type: ignore[misc,assignment]
     torch.autocast.__init__, torch.autocast.__enter__ = init_context, enter_context  # type: ignore[method-assign]
     builtins.max, builtins.min = extreme(largest, torch.sym_max), extreme(smallest, torch.sym_min)
     try:
         yield
     finally:
-        torch.finfo, torch.is_autocast_enabled = finfo, autocast  # type: ignore[misc]
+        torch.finfo = finfo  # type: ignore[misc]
         torch.autocast.__init__, torch.autocast.__enter__ = init, enter  # type: ignore[method-assign]
         builtins.max, builtins.min = largest, smallest

@@ -30,6 +30,10 @@ FACTORIES = frozenset(
 """Functions that make tensors, or draw random numbers: recorded as calls, never run while tracing, never merged."""
 
 
+UNKNOWN = frozenset(("grad_fn", "grad", "data_ptr", "untyped_storage", "storage"))
+"""What a tensor says of its memory and of its gradients, which is another answer in every run."""
+
+
 class TraceError(Exception):
     """A trunk that this tracer cannot open.
 
@@ -85,6 +89,22 @@ class Size(tuple[Any, ...]):
         return Size(found) if isinstance(index, builtins.slice) else found
 
 
+class _AnySize(type):
+    def __call__(cls, sizes: Any = ()) -> Any:
+        sizes = tuple(sizes)
+        return Size(sizes) if any(isinstance(size, fx.Proxy) for size in sizes) else _Size(sizes)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, (Size, _Size))
+
+
+_Size = torch.Size  # as it is when nothing is traced
+
+
+class AnySize(metaclass=_AnySize):
+    """Takes the place of `torch.Size` while a trunk is traced: a shape may have dimensions that are proxies."""
+
+
 class MetaProxy(fx.Proxy):
     """A proxy that knows its value on the meta device in each run.
 
@@ -107,6 +127,10 @@ class MetaProxy(fx.Proxy):
 
     def dim(self) -> int:
         return self.ndim
+
+    def get_device(self) -> int:
+        """The index of the device: -1 on a CPU, for which the trunk is traced."""
+        return -1 if self.is_cpu else 0
 
     def size(self, dim: int | None = None) -> Any:
         if dim is not None:
@@ -141,6 +165,10 @@ class MetaProxy(fx.Proxy):
         if name in ("is_cuda", "is_cpu", "is_mps", "is_xpu"):
             return self.device.type == name.removeprefix("is_")
         first = self.values[0]
+        if name in UNKNOWN and isinstance(first, torch.Tensor):
+            raise TraceError(f"the trunk's own code reads `{name}` of a tensor", "a graph has no tensors yet to ask")
+        if isinstance(first, torch.Tensor) and not hasattr(first, name):
+            raise AttributeError(f"'Tensor' object has no attribute '{name}'")
         if name.startswith("__") or isinstance(first, Failed) or not isinstance(getattr(first, name, None), PLAIN):
             return super().__getattr__(name)
         proxy = self.tracer.create_proxy("call_function", getattr, (self, name), {})
@@ -193,6 +221,16 @@ class MetaProxy(fx.Proxy):
 
     def __round__(self, digits: int | None = None) -> Any:
         return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
+
+
+def is_instance(value: Any, classes: Any) -> bool:
+    """`isinstance` for traced code: a proxy of a tensor is a tensor.
+
+    (A proxy with torch.Tensor as its `__class__` would crash torch, which takes it for one in C++ too.)
+    """
+    if isinstance(value, MetaProxy) and isinstance(value.values[0], torch.Tensor):
+        return isinstance(value.values[0], classes) or isinstance(value, classes)
+    return isinstance(value, classes)
 
 
 def known(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -27,14 +27,17 @@ from graphmodel.tracing.layout import (
 from graphmodel.tracing.meta_runs import MetaRuns, version
 from graphmodel.tracing.proxy import (
     FACTORIES,
+    AnySize,
     Failed,
     MetaProxy,
     SizeDecision,
     TraceError,
     differs_by_size,
+    is_instance,
     same_calls,
     unpacked,
 )
+from graphmodel.tracing.states import recorded_states, refused_contexts
 from graphmodel.tracing.trunk_tensors import ROOT, TrunkTensors, relative
 
 
@@ -260,8 +263,30 @@ class StageTracer(fx.Tracer):
     @contextmanager
     def factories(self) -> Iterator[None]:
         """Inside, tensor factories and functions that take no proxies are recorded as calls."""
-        with _Factories(self), recorded_builtins(self.record):
+        with (
+            _Factories(self),
+            recorded_builtins(self.record),
+            recorded_states(self.record, self.root, is_instance),
+            refused_contexts(lambda: self.runs.active, TraceError),
+            self._recorded_tensors(),
+        ):
             yield
+
+    @contextmanager
+    def _recorded_tensors(self) -> Iterator[None]:
+        """Inside, `module.parameters()`, `buffers()` and `torch.Size` give and take proxies."""
+        members = nn.Module._named_members
+
+        def named_members(module: nn.Module, *args: Any, **options: Any) -> Iterator[tuple[str, Any]]:
+            for name, tensor in members(module, *args, **options):
+                yield name, self.getattr(name, tensor, {})
+
+        size = torch.Size
+        nn.Module._named_members, torch.Size = named_members, AnySize  # type: ignore[method-assign,misc,assignment]
+        try:
+            yield
+        finally:
+            nn.Module._named_members, torch.Size = members, size  # type: ignore[method-assign,misc]
 
     def record(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Records a function that replaces another one, unless a closed module calls it."""

@@ -43,6 +43,7 @@ def plan(
     copies: Copies = []
     refused: list[Diagnostic] = []
     infinite: list[str] = []
+    negative: list[str] = []
     for key, tensor in reading.state.tensors.items():
         ours = reading.keys.get(key)
         if any(s in key for s in skip):
@@ -66,6 +67,8 @@ def plan(
                 continue
             if not _is_finite(tensor, target):
                 infinite.append(key)
+            if ours.endswith(".running_var") and bool((tensor < 0).any()):
+                negative.append(key)
             report.matched[ours] = key
             report.parameters += tensor.numel()
             copies.append((target, tensor))
@@ -79,6 +82,8 @@ def plan(
     report.warnings += _of_another_variant(module, own, choice)
     if infinite:
         report.warnings.append(_warning(f"{len(infinite)} tensors have values that are not finite: {_shown(infinite)}"))
+    if negative:
+        report.warnings.append(_warning(f"{len(negative)} variances have negative values: {_shown(negative)}"))
     return copies, report
 
 

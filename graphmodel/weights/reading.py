@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from graphmodel.diagnostics import CompileError, Span, fail, first_line, printable
+from graphmodel.spec.regular_files import other_than_a_file
 from graphmodel.weights.sealed import check_seal
 from graphmodel.weights.stand_ins import Array, stand_ins
 
@@ -80,16 +80,13 @@ def read_checkpoint(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def _check_is_a_file(path: Path) -> None:
-    # Opening a FIFO waits for a writer, and a device may never end.
     try:
-        mode = os.stat(path).st_mode
+        kind = other_than_a_file(path)
     except FileNotFoundError:
         raise _unreadable(path, "no such file", "check the path") from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, _cut(first_line(error)), "check the path") from None
-    if not stat.S_ISREG(mode):
-        kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
-        kind = next((name for matches, name in kinds if matches(mode)), "a device")
+    if kind:
         raise _unreadable(path, f"it is {kind}, not a file", "pass the path of a checkpoint file")
 
 

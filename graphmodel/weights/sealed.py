@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from graphmodel.diagnostics import CompileError, fail, first_line
+from graphmodel.spec.regular_files import other_than_a_file
 
 _KEY = "sha256"
 _EMPTY = "0" * 64
@@ -47,10 +48,17 @@ def write_sealed(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
         path: the file.
         tensors: tensors by name; none may share memory with another.
         metadata: text values.
+
+    Raises:
+        OSError: if the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file(dict(tensors), str(path), {**metadata, _KEY: _EMPTY})
+    try:
+        save_file(dict(tensors), str(path), {**metadata, _KEY: _EMPTY})
+    except SafetensorError as error:  # its own type, also if the disk is full
+        raise OSError(first_line(error)) from error
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header: dict[str, Any] = json.loads(file.read(length))
@@ -95,6 +103,8 @@ def check_seal(path: Path, *, required: bool = False) -> None:
         CompileError: GM522.
     """
     try:
+        if kind := other_than_a_file(path):
+            raise ValueError(f"it is {kind}")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _MOST:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,18 @@ def test_unreadable_files_are_diagnosed(tmp_path: Path) -> None:
         assert caught.value.diagnostics[0].code == code
         assert caught.value.diagnostics[0].span is not None
         assert caught.value.diagnostics[0].span.line == line
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a device"])
+def test_what_is_not_a_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        if kind == "a socket":
+            server.bind(str(path))
+        with pytest.raises(CompileError, match=rf"GM100.*is {kind}, not a file"):
+            read_file("/dev/zero" if kind == "a device" else path)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:

@@ -193,3 +193,11 @@ def test_heads_of_the_checkpoint_and_computed_buffers_are_no_such_layers() -> No
     report = graphmodel.load_weights(model, state(**extra))
     assert report.warnings == []
     assert sorted(report.unexpected) == sorted(extra)
+
+
+def test_negative_variances_are_reported() -> None:
+    bad = state()
+    bad["bn1.running_var"][3] = -0.5
+    with pytest.warns(UserWarning, match="1 variances have negative values: `bn1.running_var`"):
+        report = graphmodel.load_weights(graphmodel.compile(ONE, seed=0), bad)
+    assert any("negative" in warning.message for warning in report.warnings)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from graphmodel.components.head import Auto, HeadParams, known, refuse_tokens
-from graphmodel.components.heads.mlp import as_vectors
+from graphmodel.components.heads.mlp import as_rows
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
@@ -108,7 +108,7 @@ class DinoHead(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x = as_vectors(x) if x.dim() == 4 else x
+        x = as_rows(x)
         return [self.prototypes0(F.normalize(self.mlp(x), dim=-1))]
 
 

@@ -89,9 +89,9 @@ def normalized(norm: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
     """`norm` over the last dimension of `(N, C)` or `(N, L, C)`; BatchNorm wants the channels second."""
     if norm is None:
         return x
-    swap = x.dim() == 3 and isinstance(norm, _BatchNorm)
-    out: torch.Tensor = norm(x.transpose(1, 2)).transpose(1, 2) if swap else norm(x)
-    return out
+    if not isinstance(norm, _BatchNorm):
+        return norm(x)
+    return norm(x.movedim(-1, 1)).movedim(1, -1)
 
 
 class TokenMlp(nn.Sequential):

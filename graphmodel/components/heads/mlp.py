@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, field_validator
 from torch import fx, nn
+from torch.overrides import handle_torch_function
 from typing_extensions import Self
 
 from graphmodel.components.head import Auto, HeadMismatch, HeadParams, known, refuse_tokens
@@ -84,6 +85,20 @@ def scale_linear(module: nn.Module, scale: float) -> None:
 def as_vectors(x: torch.Tensor) -> torch.Tensor:
     """`(N, C, 1, 1)` as `(N, C)`."""
     return x.flatten(1) if isinstance(x, fx.Proxy) or x.dim() > 2 else x
+
+
+def as_maps(x: torch.Tensor) -> torch.Tensor:
+    """`(N, C)` as `(N, C, 1, 1)`; `torch.fx`, which cannot ask for the rank, records it as one call."""
+    if isinstance(x, fx.Proxy):
+        return handle_torch_function(as_maps, (x,), x)
+    return x[:, :, None, None] if x.dim() == 2 else x
+
+
+def as_rows(x: torch.Tensor) -> torch.Tensor:
+    """`(N, C, 1, 1)` as `(N, C)`, and sequences `(N, L, C)` as they are; recorded as one call too."""
+    if isinstance(x, fx.Proxy):
+        return handle_torch_function(as_rows, (x,), x)
+    return x.flatten(1) if x.dim() == 4 else x
 
 
 @register_head("mlp", "mlp_fsdp", params=MlpParams)
@@ -188,7 +203,5 @@ class EvalMlp(nn.Module):
         self.clf = ResidualMlp(inner) if params.use_residual else Mlp(inner)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dim() == 2:
-            x = x[:, :, None, None]
-        out: torch.Tensor = self.clf(torch.flatten(self.channel_bn(x), 1))
+        out: torch.Tensor = self.clf(torch.flatten(self.channel_bn(as_maps(x)), 1))
         return out

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from graphmodel.components.head import known
-from graphmodel.components.heads.mlp import NormParams, Width, as_vectors, scale_linear
+from graphmodel.components.heads.mlp import NormParams, Width, as_maps, as_vectors, scale_linear
 from graphmodel.components.registry import register_head
 from graphmodel.spec.validate import Bool, PositiveInt
 
@@ -31,11 +31,6 @@ class MobileNetV3HeadParams(NormParams):
         if not self.with_bn:
             return None
         return nn.BatchNorm2d(known(self.in_channels), eps=self.bn_eps, momentum=self.bn_momentum)
-
-
-def _as_maps(x: torch.Tensor) -> torch.Tensor:
-    """`(N, C)` as `(N, C, 1, 1)`."""
-    return x[:, :, None, None] if x.dim() == 2 else x
 
 
 def _initialize(module: nn.Module, scale: float) -> None:
@@ -63,7 +58,7 @@ class MobileNetV3Head(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.channel_bn is not None:
-            x = self.channel_bn(_as_maps(x))
+            x = self.channel_bn(as_maps(x))
         out: torch.Tensor = self.classifier(as_vectors(x))
         return out
 
@@ -85,7 +80,7 @@ class MobileNetV3HeadTimm(nn.Module):
         _initialize(self, params.init_scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = _as_maps(x)
+        x = as_maps(x)
         if self.channel_bn is not None:
             x = self.channel_bn(x)
         out: torch.Tensor = self.classifier(x)

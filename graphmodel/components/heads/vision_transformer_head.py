@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from graphmodel.components.head import Auto, HeadParams, known
-from graphmodel.components.heads.mlp import as_vectors
+from graphmodel.components.heads.mlp import as_rows
 from graphmodel.components.registry import register_head
 from graphmodel.spec.validate import PositiveInt
 
@@ -43,7 +43,7 @@ class VisionTransformerHead(nn.Module):
         self.layers = nn.Sequential(layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.layers(as_vectors(x) if x.dim() == 4 else x)
+        out: torch.Tensor = self.layers(as_rows(x))
         return out
 
 

@@ -1,0 +1,135 @@
+"""A trunk's code may ask torch for its state, or a tensor for what it is: the library's answer, or an error."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+import torch.utils.checkpoint
+from torch import is_autocast_enabled, nn
+
+import graphmodel
+from graphmodel.diagnostics.input_error import InputError
+
+Rule = Callable[[Any, torch.Tensor], Any]
+SPEC = {
+    "inputs": {"images": [3, 8, 8]},
+    "trunk": "given",
+    "mapping": [{"from": "images.stem", "as": "stem"}, {"from": "images.output", "as": "output"}],
+}
+CHANNELS_LAST = torch.channels_last
+
+
+class Asking(nn.Module):
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self.rule = rule
+        self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        out: torch.Tensor = self.head(x * self.rule(self, x))
+        return out
+
+
+CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "plain": nullcontext,
+    "no gradients": torch.no_grad,
+    "float16": lambda: torch.autocast("cpu", torch.float16),
+    "bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {
+    "autocast by name": (lambda m, x: 2 if is_autocast_enabled("cpu") else 3, ("float16", "bfloat16")),
+    "dtype of autocast": (lambda m, x: 2 if torch.get_autocast_dtype("cpu") == torch.float16 else 3, ("float16",)),
+    "grad mode": (lambda m, x: 2 if torch.is_grad_enabled() else 3, ("plain", "float16", "bfloat16")),
+    "requires_grad": (lambda m, x: 2 if x.requires_grad else 3, ("plain", "float16", "bfloat16")),
+    "device index": (lambda m, x: 2 if x.get_device() >= 0 else 3, ()),
+    "isinstance": (lambda m, x: 2 if isinstance(x, torch.Tensor) else 3, ()),
+    "is_tensor": (lambda m, x: 2 if torch.is_tensor(x) else 3, ()),
+    "hasattr": (lambda m, x: 2 if hasattr(x, "tensors") else 3, ()),
+    "torch.Size": (lambda m, x: x.new_full(torch.Size(x.shape), 2).reshape(torch.Size([*x.shape])), ()),
+    "parameters": (lambda m, x: next(m.parameters()).sum() + 2, ()),
+    "checkpoint": (lambda m, x: torch.utils.checkpoint.checkpoint(torch.sigmoid, x, use_reentrant=False), ()),
+}
+"""Rules, and the contexts in which the answer is not that of the trace."""
+
+
+def both(rule: Rule) -> tuple[nn.Module, graphmodel.CompiledModel]:
+    torch.manual_seed(0)
+    module = Asking(rule).eval()
+    return module, graphmodel.compile(SPEC, trunks={"trunk": copy.deepcopy(module)}).eval()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_answer_that_is_another_one_at_run_time_is_refused(name: str) -> None:
+    rule, refused = RULES[name]
+    module, model = both(rule)
+    x = torch.randn(2, 3, 8, 8)
+    for context, enter in CONTEXTS.items():
+        with enter():
+            if context in refused:
+                with pytest.raises(InputError, match="GM543"):
+                    model(x)
+            else:
+                assert torch.equal(model(x)["output"], module(x))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda m, x: 2 if x.is_contiguous() else 3,
+        lambda m, x: 2 if x.is_contiguous(memory_format=CHANNELS_LAST) else 3,
+        lambda m, x: 2 if x.stride(1) == 1 else 3,
+    ],
+)
+def test_a_branch_on_the_memory_format_is_checked(rule: Rule) -> None:
+    module, model = both(rule)
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(model(x)["output"], module(x))
+    with pytest.raises(InputError, match="decides by the memory format"):
+        model.to(memory_format=CHANNELS_LAST)(x.to(memory_format=CHANNELS_LAST))
+
+
+def test_a_branch_on_the_dtype_of_some_parameter_is_checked() -> None:
+    _, model = both(lambda m, x: 2 if next(m.parameters()).dtype == torch.float32 else 3)
+    with pytest.raises(InputError, match="decides by the dtype"):
+        model.double()(torch.randn(2, 3, 8, 8).double())
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)])
+def test_code_that_turns_gradients_off_is_refused(context: Callable[[], Any]) -> None:
+    class Frozen(Asking):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with context():
+                x = self.stem(x)
+            out: torch.Tensor = self.head(x)
+            return out
+
+    module = Frozen(lambda m, x: 1)
+    with pytest.raises(graphmodel.CompileError, match=r"turns gradients off.*\n.*\n.*freeze these parts"):
+        graphmodel.compile(SPEC, trunks={"trunk": module})
+    if context is torch.inference_mode:  # whose tensors torch does not save for a backward pass
+        return
+    whole = graphmodel.compile({**SPEC, "mapping": {"images": {"output": {"as": "o"}}}}, trunks={"trunk": module})
+    whole(torch.randn(2, 3, 8, 8))["o"].sum().backward()
+    assert module.stem.weight.grad is None
+    assert module.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", ["grad_fn", "data_ptr"])
+def test_what_a_tensor_says_of_its_memory_is_refused(name: str) -> None:
+    with pytest.raises(graphmodel.CompileError, match=f"reads `{name}` of a tensor"):
+        both(lambda m, x: 2 if getattr(x, name) is None else 3)
+
+
+def test_nothing_stays_replaced() -> None:
+    names = ("is_grad_enabled", "is_autocast_enabled", "get_autocast_dtype", "is_tensor", "Size")
+    before = [getattr(torch, name) for name in names]
+    both(lambda m, x: 2)
+    assert [getattr(torch, name) for name in names] == before
+    assert "isinstance" not in globals()
+    assert isinstance(torch.zeros(2).shape, torch.Size)
