@@ -130,8 +130,8 @@ class _Side:
             known = family.find(name, trunk.params, trunk.meta)
             name = known.name if known is not None else name  # an alias is the feature that it names
         several = source.trunk if len(self.spec.trunks) > 1 else ""
-        text = ".".join(p for p in (source.input, several, name) if p)
-        rest = source.model_dump(exclude={"input", "trunk", "feature", "at"}, exclude_defaults=True)
+        text = ".".join(p for p in (source.output or source.input, several, name) if p)
+        rest = source.model_dump(exclude={"input", "output", "trunk", "feature", "at"}, exclude_defaults=True)
         return " ".join([text, *(f"{key}={_plain(value)}" for key, value in sorted(rest.items()))])
 
     def stages(self, trunk: str) -> dict[tuple[str, str], str]:
@@ -342,7 +342,7 @@ def _params(component: Component) -> dict[str, Any]:
 def _part(item: InputSpec) -> dict[str, Any]:
     """The attributes of an input besides its shape."""
     grouping = {"grouping": item.grouping} if item.views is not None else {}
-    return {"dtype": item.dtype, "companions": list(item.companions), **grouping}
+    return {"dtype": item.dtype, "companions": list(item.companions), "raw": item.raw, **grouping}
 
 
 def _input_text(item: InputSpec) -> str:

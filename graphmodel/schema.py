@@ -51,7 +51,7 @@ def native_schema() -> Schema:
         "additionalProperties": {"$ref": "#/$defs/Head"},
     }
     properties["outputs"]["anyOf"][0]["items"] = {"$ref": "#/$defs/Output"}
-    schema["anyOf"] = [{"required": [key]} for key in ("trunk", "trunks", "extends")]
+    schema["anyOf"] = [{"required": [key]} for key in ("trunk", "trunks", "heads", "extends")]
     schema["not"] = {"required": ["trunk", "trunks"]}
     return _finished(schema, params, "native", "graphmodel's native format")
 

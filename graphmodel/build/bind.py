@@ -36,9 +36,29 @@ class BoundModule:
 
 @dataclass(frozen=True)
 class BoundSource:
-    """A source of an output: the trunk that it reads, and the feature as it asks for it."""
+    """A source of an output: another output, an input itself, or (`BoundFeature`) a feature."""
 
     spec: Source
+
+    @property
+    def text(self) -> str:
+        """`images.res5`, as messages name it."""
+        return self.spec.output or self.spec.input
+
+    @property
+    def name(self) -> str:
+        """A name for the nodes that prepare it."""
+        return self.text.replace(".", "_")
+
+    def place(self) -> tuple[KeyPath, bool]:
+        """Where the feature is named: a key in the short form of the mapping, the value of `from` in the long one."""
+        return place_of(self.spec)
+
+
+@dataclass(frozen=True)
+class BoundFeature(BoundSource):
+    """A source that is a feature: the trunk that it reads, and the feature as it asks for it."""
+
     trunk: BoundTrunk
     request: FeatureRequest
 
@@ -49,12 +69,11 @@ class BoundSource:
 
     @property
     def text(self) -> str:
-        """`images.res5`, as messages name it."""
         return f"{self.spec.input}.{self.spec.feature or self.request.feature.name}"
 
-    def place(self) -> tuple[KeyPath, bool]:
-        """Where the feature is named: a key in the short form of the mapping, the value of `from` in the long one."""
-        return place_of(self.spec)
+    @property
+    def name(self) -> str:
+        return f"{self.spec.input}_{self.request.name.replace('.', '_')}"
 
 
 @dataclass(frozen=True)
@@ -80,25 +99,32 @@ class BoundModel:
     trunks: Mapping[str, BoundTrunk]
     edges: tuple[BoundEdge, ...]
 
-    def requests(self) -> dict[tuple[str, str], list[BoundSource]]:
+    def requests(self) -> dict[tuple[str, str], list[BoundFeature]]:
         """For each input and trunk, one source for each feature that is requested, in the order of execution.
 
         Inputs go through trunks in the order of `inputs`; the features of one are in the order of the mapping.
         """
-        sources: dict[FeatureKey, BoundSource] = {}
+        sources: dict[FeatureKey, BoundFeature] = {}
         for edge in self.edges:
             for source in edge.sources:
-                sources.setdefault(source.key, source)
+                if isinstance(source, BoundFeature):
+                    sources.setdefault(source.key, source)
         inputs = list(self.spec.inputs)
         ordered = sorted(sources.values(), key=lambda s: inputs.index(s.spec.input))
-        found: dict[tuple[str, str], list[BoundSource]] = {}
+        found: dict[tuple[str, str], list[BoundFeature]] = {}
         for source in ordered:
             found.setdefault(source.key[:2], []).append(source)
         return found
 
     def batches(self) -> tuple[int, int]:
         """Two batch sizes that every head accepts."""
-        multiple = math.lcm(*(m.params.batch_multiple() for edge in self.edges for m in edge.chain), 1)
+        # Heads one after the other each divide the batch that the one before it leaves.
+        multiples: dict[str, int] = {}
+        for edge in self.edges:
+            read = (multiples.get(s.spec.output.partition(".")[0], 1) for s in edge.sources)
+            own = math.prod(m.params.batch_multiple() for m in edge.chain)
+            multiples[edge.spec.output] = own * math.lcm(*read)
+        multiple = math.lcm(*multiples.values())
         return 2 * multiple, 3 * multiple
 
 
@@ -132,7 +158,12 @@ def place_of(source: Source) -> tuple[KeyPath, bool]:
 
 
 def _check_shapes(spec: ModelSpec, report: Collector) -> None:
+    through_trunks = {s.input for edge in spec.edges for s in edge.sources if s.trunk is not None}
     for name, item in spec.inputs.items():
+        if item.shape == () and name in through_trunks:
+            message = f"the input `{name}` has no dimensions beside the batch, and a trunk reads it"
+            help = f"write the shape of one sample, such as `{name}: {{shape: [3, 224, 224]}}`"
+            report.error("GM301", message, spec.span(item.at, key=True), help, dotted(item.at))
         if item.shape is None and item.views is None:
             report.error(
                 "GM301",
@@ -168,7 +199,9 @@ def _bind_head(head: HeadSpec, spec: ModelSpec, report: Collector) -> tuple[Boun
 def _bind_source(
     source: Source, trunks: Mapping[str, BoundTrunk], spec: ModelSpec, report: Collector
 ) -> BoundSource | None:
-    trunk = trunks.get(source.trunk or "")
+    if source.trunk is None:
+        return _bind_value(source, spec, report)
+    trunk = trunks.get(source.trunk)
     if trunk is None:
         return None  # it was reported
     feature = trunk.find(source.feature)
@@ -183,4 +216,17 @@ def _bind_source(
         message = f"the feature `{feature.name}` of `{trunk.spec.family}` is not available {state} the final norm"
         report.error("GM306", message, spec.span(at), "leave `norm` out, or read another feature", dotted(at))
         return None
-    return BoundSource(source, trunk, request)
+    return BoundFeature(source, trunk, request)
+
+
+def _bind_value(source: Source, spec: ModelSpec, report: Collector) -> BoundSource | None:
+    """A source that is an output or an input itself, which has no layout that a trunk would know."""
+    bound = BoundSource(source)
+    for key in ("layout", "tokens", "norm"):
+        if getattr(source, key) is not None:
+            at = (*source.at[:-1], key) if source.at[-1:] == ("from",) else source.at
+            what = "another output" if source.output else "an input"
+            message = f"`{key}` applies to features of a trunk, and `{bound.text}` is {what}"
+            report.error("GM306", message, spec.span(at), f"leave `{key}` out", dotted(at))
+            return None
+    return bound

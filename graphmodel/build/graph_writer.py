@@ -6,7 +6,7 @@ import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import fx, nn
@@ -17,9 +17,10 @@ from graphmodel.diagnostics import Span
 from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.graph.text import info_text
 from graphmodel.graph.types import FX_OPS, Info, Kind, Node, Ref
+from graphmodel.spec.model import Dtype
 from graphmodel.tracing.traced import TracedTrunk
 
-DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "uint8", "int64", "bool")}
+DTYPES = {name: getattr(torch, name) for name in get_args(Dtype)}
 """The dtypes that an input may have, by the name that specs use."""
 
 BUILTIN_NAMES = frozenset(

@@ -20,7 +20,11 @@ def resolved_spec(graph: ModelGraph) -> ModelSpec:
     what the slice holds.
     """
     spec = graph.spec
-    edges = [e for e in spec.edges if e.output in {o.mapped for o in graph.outputs.values()}]
+    needed = {o.mapped for o in graph.outputs.values()}
+    for edge in reversed(spec.edges):  # each comes after those that it reads
+        if edge.output in needed:
+            needed |= {s.output.partition(".")[0] for s in edge.sources if s.output}
+    edges = [e for e in spec.edges if e.output in needed]
     trunks = {s.trunk for e in edges for s in e.sources}
     heads = {e.head for e in edges}
     gone = (

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from graphmodel.build import edge_ops as ops
-from graphmodel.build.bind import BoundModel, BoundSource, FeatureKey
+from graphmodel.build.bind import BoundFeature, BoundModel, FeatureKey
 from graphmodel.build.bind_trunks import BoundTrunk
 from graphmodel.build.graph_writer import DTYPES, GraphWriter, Value
 from graphmodel.build.view_groups import Group, groups_of
@@ -50,12 +50,14 @@ class OpenedModel:
         components: the trunks by path, with what their calls need beside their own modules.
         views: the tensors of each input: itself, or one for each view.
         features: the values of each feature.
+        raw: the values of each input that a head reads itself.
         accepts: by input and position of the view, the per-sample shapes that each trunk pass over it accepts.
     """
 
     components: Mapping[str, Component]
     views: Mapping[str, Sequence[Value]]
     features: Mapping[FeatureKey, FeatureValues]
+    raw: Mapping[str, FeatureValues]
     accepts: Mapping[tuple[str, int], Sequence[Accepts]]
 
 
@@ -110,7 +112,23 @@ def open_trunks(bound: BoundModel, writer: GraphWriter, report: Collector) -> Op
                 values = tuple(values[request] for values in found)
                 features[source.key] = FeatureValues(tuple(groups), values, layouts[request])
     report.raise_errors()
-    return OpenedModel(components, views, features, accepts)
+    read = {s.spec.input for edge in bound.edges for s in edge.sources if s.spec.trunk is None and s.spec.input}
+    raw = {name: _raw(spec.inputs[name], views[name], writer) for name in spec.inputs if name in read}
+    return OpenedModel(components, views, features, raw, accepts)
+
+
+def _raw(item: InputSpec, tensors: Sequence[Value], writer: GraphWriter) -> FeatureValues:
+    """An input itself; views of one shape are one batch."""
+    groups = groups_of(item)
+    values = []
+    for group in groups:
+        chosen = [tensors[i] for i in group.indices] if len(tensors) > 1 else list(tensors)
+        joined = chosen[0]
+        if len(chosen) > 1:
+            facts = Facts(grouped_views=len(chosen))
+            joined = writer.function("cat", torch.cat, (chosen,), name=f"{group.label}_views", facts=facts)
+        values.append(joined)
+    return FeatureValues(tuple(groups), tuple(values), "")
 
 
 def _write_input(item: InputSpec, spec: ModelSpec, writer: GraphWriter) -> list[Value]:
@@ -133,7 +151,7 @@ class _TrunkRun:
     spec: ModelSpec
     item: InputSpec
     trunk: BoundTrunk
-    sources: Sequence[BoundSource]
+    sources: Sequence[BoundFeature]
     writer: GraphWriter
     report: Collector
 

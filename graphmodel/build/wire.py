@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from graphmodel.build import edge_ops as ops
-from graphmodel.build.bind import BoundEdge, BoundModel, BoundModule, BoundSource
+from graphmodel.build.bind import BoundEdge, BoundFeature, BoundModel, BoundModule, BoundSource
 from graphmodel.build.call_heads import HeadCaller
 from graphmodel.build.graph_writer import GraphWriter, Value
 from graphmodel.build.open import FeatureValues, OpenedModel
+from graphmodel.build.view_groups import Group
 from graphmodel.components.features import FeatureError
 from graphmodel.components.structure import leaves
 from graphmodel.diagnostics import Collector, choices_help
@@ -48,7 +49,7 @@ def wire(bound: BoundModel, opened: OpenedModel, writer: GraphWriter, report: Co
     """
     heads = HeadCaller(bound.spec, writer, report)
     wirer = _Wirer(bound, opened, writer, report, heads)
-    outputs = {output.name: output for output in map(wirer.output, bound.edges) if output is not None}
+    outputs = wirer.outputs()
     heads.check_copies()
     report.raise_errors()
     return WiredModel(heads.components, outputs)
@@ -61,6 +62,20 @@ class _Wirer:
     writer: GraphWriter
     report: Collector
     heads: HeadCaller
+    values: dict[str, Value] = field(default_factory=dict)
+    """The value of each tensor of an output, by its key: `jigsaw`, `swav.embedding`."""
+    layouts: dict[str, str] = field(default_factory=dict)
+    """How the dimensions of an output are arranged, if it is a feature that no head has changed."""
+
+    def outputs(self) -> dict[str, Output]:
+        """The outputs by name; one that reads an output which failed is left out without a finding of its own."""
+        found: dict[str, Output] = {}
+        for edge in self.bound.edges:
+            read = {s.spec.output.partition(".")[0] for s in edge.sources if s.spec.output}
+            output = self.output(edge) if read <= found.keys() else None
+            if output is not None:
+                found[output.name] = output
+        return found
 
     def error(self, message: str, at: KeyPath, help: str = "") -> None:
         self.report.error("GM306", message, self.bound.spec.span(at), help, dotted(at))
@@ -72,7 +87,7 @@ class _Wirer:
         values = list(_until_none(read))
         if len(values) < len(edge.sources):
             return None
-        layouts = [self.opened.features[source.key].layout for source in edge.sources]
+        layouts = [self.layout(source) for source in edge.sources]
         value = values[0]
         if len(values) > 1:
             axes = [ops.channel_axis(a, s.spec.flatten) for a, s in zip(layouts, edge.sources, strict=True)]
@@ -85,21 +100,54 @@ class _Wirer:
             if isinstance(value.info, list):
                 self.error("`combine: list` needs a head, and this output has none", (*spec.at, "combine"))
                 return None
+            self.values[spec.output] = value
+            self.layouts[spec.output] = self.untouched(edge, layouts)
             return Output(spec.output, {spec.output: value.node})
+        if all(module.params.any_layout for module in edge.chain):
+            self.layouts[spec.output] = self.untouched(edge, layouts)
         result = self.heads.chain(edge, value, layouts)
         return None if result is None else self.parts(edge, result, edge.chain[-1])
 
     def read(self, source: BoundSource, edge: BoundEdge) -> Value | None:
-        """A source's feature as its reader asks for it, all views as one batch."""
-        feature = self.opened.features[source.key]
+        """A source as its reader asks for it, all views as one batch."""
+        feature = self.source(source)
+        if feature is None:
+            return None
         span = self.bound.spec.span(edge.spec.at)
         try:
             ready = [ops.prepare(self.writer, value, source.spec, span, feature.layout) for value in feature.values]
             return self.in_view_order(source, feature, ready)
         except FeatureError as error:
-            name = f"{source.spec.input}.{source.request.feature.name}"
-            self.error(f"{error} (`{name}`)", (*source.spec.at, "pool"), error.help)
+            self.error(f"{error} (`{source.text}`)", (*source.spec.at, "pool"), error.help)
             return None
+
+    def layout(self, source: BoundSource) -> str:
+        """How a source's dimensions are arranged; empty if only their number tells."""
+        if isinstance(source, BoundFeature):
+            return self.opened.features[source.key].layout
+        return self.layouts.get(source.spec.output, "")
+
+    def untouched(self, edge: BoundEdge, layouts: list[str]) -> str:
+        """The layout of an output that is its sources as they are."""
+        kept = len(set(layouts)) == 1 and not any(s.spec.flatten for s in edge.sources)
+        return layouts[0] if kept and edge.spec.combine in ("concat", "sum") else ""
+
+    def source(self, source: BoundSource) -> FeatureValues | None:
+        """A feature, an input's own tensors, or another output; None with the reason reported."""
+        if isinstance(source, BoundFeature):
+            return self.opened.features[source.key]
+        if not source.spec.output:
+            return self.opened.raw[source.spec.input]
+        key = source.spec.output
+        if key not in self.values:
+            name = key.partition(".")[0]
+            parts = [k for k in self.values if k.partition(".")[0] == name]
+            at, is_key = source.place()
+            several = "has several tensors" if key == name else f"has no tensor `{key.removeprefix(name + '.')}`"
+            message, help = f"the output `{name}` {several}", choices_help(key, parts, "read one of")
+            self.report.error("GM209", message, self.bound.spec.span(at, key=is_key), help, dotted(at))
+            return None
+        return FeatureValues((Group((0,), (), ""),), (self.values[key],), self.layout(source))
 
     def in_view_order(self, source: BoundSource, feature: FeatureValues, values: list[Value]) -> Value:
         """A feature of all views as one batch, in the order in which the views came.
@@ -115,7 +163,7 @@ class _Wirer:
                 "which cannot be one batch",
                 "pool the feature to one size (`pool: {adaptive_avg_pool2d: 1}`), or read a pooled feature",
             )
-        name = f"{source.spec.input}_{source.request.name.replace('.', '_')}"
+        name = source.name
         order = [i for group in feature.groups for i in group.indices]
         if order == sorted(order):
             return self.writer.function("cat", torch.cat, (values,), name=name)
@@ -135,6 +183,7 @@ class _Wirer:
         """The tensors of a head's result under their names."""
         info, output = value.info, edge.spec.output
         if not isinstance(info, (list, tuple, dict)):
+            self.values[output] = value
             return Output(output, {output: value.node}, head=edge.spec.head)
         keys: list[Any] = list(info) if isinstance(info, dict) else list(range(len(info)))
         names = module.params.outputs() or tuple(str(k) for k in keys)
@@ -142,7 +191,8 @@ class _Wirer:
         # A head may return only the first of its tensors for some features (iBOT: no patches for a class token).
         for key, name in zip(keys, names[: len(keys)], strict=True):
             item = self.writer.function("getitem", ops.getitem, (value, key), name=f"{output}_{name}", kind="head")
-            parts[output if len(keys) == 1 else f"{output}.{name}"] = item.node
+            part = output if len(keys) == 1 else f"{output}.{name}"
+            parts[part], self.values[part] = item.node, item
         return Output(output, parts, nested=True, head=edge.spec.head)
 
 

@@ -25,7 +25,7 @@ from graphmodel.lower.shared_stages import SHARED_STAGES
 Accepts = tuple[int | None, ...]
 """A per-sample shape; None marks a dimension that may have any size."""
 
-FLOATS = ("float32", "float16", "bfloat16")
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 @has_side_effect

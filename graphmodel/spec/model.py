@@ -13,7 +13,7 @@ from graphmodel.spec.validate import FrozenModel
 
 Returns = Literal["dict", "tuple", "list", "tensor"]
 Grouping = Literal["resolution", "consecutive", "crop"]
-Dtype = Literal["float32", "float16", "bfloat16", "uint8", "int64", "bool"]
+Dtype = Literal["float32", "float16", "bfloat16", "float64", "uint8", "int8", "int16", "int32", "int64", "bool"]
 InputType = Literal["rgb", "bgr", "lab"]
 MemoryFormat = Literal["contiguous", "channels_last"]
 Combine = Literal["concat", "sum", "stack", "list"]
@@ -41,6 +41,7 @@ class InputSpec(Part):
         grouping: how views share trunk passes: one per `resolution`, one per run of `consecutive` equal shapes (as
             VISSL does), or one per `crop`.
         companions: names of further inputs that the trunk takes beside this one, such as a mask.
+        raw: no trunk reads it; a head reads the input itself.
     """
 
     name: str
@@ -49,6 +50,7 @@ class InputSpec(Part):
     dtype: Dtype = "float32"
     grouping: Grouping = "resolution"
     companions: tuple[str, ...] = ()
+    raw: bool = False
 
 
 class TrunkSpec(Part):
@@ -109,10 +111,11 @@ class PoolSpec(Part):
 
 
 class Source(Part):
-    """A feature of an input.
+    """What an output reads: a feature of an input, the input itself, or another output.
 
     Attributes:
-        input: the input's name.
+        input: the input's name; empty if it is another output.
+        output: the output that it reads, or one tensor of it (`swav.embedding`); empty for an input or a feature.
         trunk: the trunk's name; None reads the input itself.
         feature: a feature name or dotted module path; None is the trunk's default feature.
         pool: pooling before the head.
@@ -125,6 +128,7 @@ class Source(Part):
     """
 
     input: str
+    output: str = ""
     trunk: str | None = "trunk"
     feature: str | None = None
     pool: PoolSpec | None = None

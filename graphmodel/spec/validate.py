@@ -72,6 +72,10 @@ ShapeField = Annotated[
 """A per-sample shape such as `[3, 224, 224]`."""
 
 
+AnyShape = Annotated[tuple[PositiveInt, ...], BeforeValidator(_shape), AfterValidator(_within_limit)]
+"""A per-sample shape that may be empty: one number per sample."""
+
+
 class FrozenModel(BaseModel):
     """A model that refuses unknown keys and does not change."""
 

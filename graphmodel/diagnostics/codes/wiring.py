@@ -92,4 +92,26 @@ ENTRIES = (
             mapping: {images: {res5: {pool: {avg_pool2d: 2}}}}
             """,
     ),
+    code(
+        "GM307",
+        "outputs that read each other in a cycle",
+        """An output can read another one (`from: z`), in any order of the mapping, as long as none needs itself. The
+            message shows the cycle.""",
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            heads: {a: {mlp: {dims: [8, 8]}}, b: {mlp: {dims: [8, 8]}}}
+            mapping:
+              - {from: b, head: a}
+              - {from: a, head: b}
+            """,
+        """
+            trunk: {name: resnet, depth: 18}
+            inputs: {images: [3, 64, 64]}
+            heads: {a: {mlp: {dims: [auto, 8]}}, b: {mlp: {dims: [8, 8]}}}
+            mapping:
+              - {from: images.flatten, head: a}
+              - {from: a, head: b}
+            """,
+    ),
 )

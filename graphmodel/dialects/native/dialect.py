@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from graphmodel.diagnostics import Collector, choices_help
@@ -30,14 +30,30 @@ def is_list_of_shapes(shape: Any) -> bool:
 def mapped_inputs(mapping: Any) -> list[str]:
     """The inputs that a `mapping` names, in either form; it is validated later."""
     if isinstance(mapping, dict):
-        return list(mapping)
+        read = {str(head) for features in mapping.values() for head in _texts(features)}
+        return [name for name in mapping if name not in read] or list(mapping)
     names: list[str] = []
+    outputs: set[str] = set()
     for entry in mapping if isinstance(mapping, list) else ():
-        origins = entry.get("from") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict):
+            continue
+        outputs |= {str(entry[key]) for key in ("as", "head") if entry.get(key)}
+        origins = entry.get("from")
         for origin in origins if isinstance(origins, list) else [origins]:
             text = origin.get("from") if isinstance(origin, dict) else origin
             names += [str(text).partition(".")[0]] if text else []
-    return names
+    return [name for name in names if name not in outputs] or names
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a part of a mapping: names of heads and outputs among them."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 class NativeDialect:

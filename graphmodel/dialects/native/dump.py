@@ -30,7 +30,7 @@ def dump(spec: ModelSpec) -> dict[str, Any]:
     out["inputs"] = {name: _input(item) for name, item in spec.inputs.items()}
     if list(spec.trunks) == ["trunk"]:
         out["trunk"] = _trunk(spec.trunks["trunk"])
-    else:
+    elif spec.trunks:
         out["trunks"] = {name: _trunk(trunk, spec.trunks.get(trunk.copy_of)) for name, trunk in spec.trunks.items()}
     out["heads"] = {name: _head(head) for name, head in spec.heads.items()}
     if spec.head_defaults:
@@ -55,6 +55,8 @@ def _input(item: InputSpec) -> dict[str, Any]:
     out |= {"dtype": item.dtype, "grouping": item.grouping}
     if item.companions:
         out["with"] = list(item.companions)
+    if item.raw:
+        out["trunk"] = "none"
     return out
 
 
@@ -97,9 +99,9 @@ def _short(sources: list[dict[str, Any]]) -> list[Any]:
 
 
 def _source(source: Source, spec: ModelSpec) -> dict[str, Any]:
-    text = source.input
+    text = source.output or source.input
     feature = source.feature or ""
-    if len(spec.trunks) > 1 or feature.partition(".")[0] in spec.trunks:
+    if source.trunk is not None and (len(spec.trunks) > 1 or feature.partition(".")[0] in spec.trunks):
         text += f".{source.trunk}"
     out: dict[str, Any] = {"from": text + (f".{feature}" if feature else "")}
     if source.pool is not None:

@@ -18,6 +18,7 @@ from graphmodel.spec.validate import (
     NONE,
     NUMBER,
     TEXT,
+    AnyShape,
     Bool,
     Int,
     PositiveInt,
@@ -48,7 +49,7 @@ class InputYaml(YamlModel):
 
     renamed: ClassVar[Mapping[str, str]] = {"passes": "grouping"}
 
-    shape: ShapeField | None = Field(None, description="Per-sample shape, (C, H, W) for images.")
+    shape: AnyShape | None = Field(None, description="Per-sample shape, (C, H, W) for images.")
     views: list[ViewYaml] | None = Field(
         None, min_length=1, description="The input is a list of tensors, such as multi-crop views."
     )
@@ -62,6 +63,9 @@ class InputYaml(YamlModel):
         default_factory=list,
         alias="with",
         description="Further inputs that the trunk takes beside this one, such as a mask.",
+    )
+    trunk: Literal["none"] | None = Field(
+        None, description="`none` if no trunk reads the input: `from: NAME` is then the tensor itself."
     )
 
     @field_validator("views")
@@ -119,9 +123,13 @@ class TrunkYaml(YamlModel):
 
 
 class SourceYaml(YamlModel):
-    """The feature that a head reads: `input.feature`, or `input.trunk.feature` if there are several trunks."""
+    """What a head reads: `input.feature` (`input.trunk.feature` with several trunks), or another output."""
 
-    from_: str = Field(alias="from", description="`images.res4`, or `images.student.res4` with several trunks.")
+    from_: str = Field(
+        alias="from",
+        description="`images.res4`, `images.student.res4` with several trunks, `z` for another output, or the name of "
+        "an input that no trunk reads.",
+    )
     pool: Any = Field(None, description="Pooling, such as {adaptive_avg_pool2d: 6}.")
     flatten: Bool = Field(False, description="Flatten all dimensions after the batch.")
     layout: Layout | None = Field(None, description="Reshape to this layout.")
@@ -368,6 +376,6 @@ class NativeSpec(YamlModel):
     def one_trunk_key(self) -> NativeSpec:
         if self.trunk is not None and self.trunks is not None:
             raise ValueError("has both `trunk` and `trunks`; help: name them all under `trunks`")
-        if self.trunk is None and self.trunks is None:
+        if self.trunk is None and self.trunks is None and not self.heads:
             raise ValueError("has no trunk; help: add for example `trunk: {name: resnet, depth: 50}`")
         return self

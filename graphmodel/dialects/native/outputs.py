@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from graphmodel.dialects.native.located_report import LocatedReport
 from graphmodel.spec.document import KeyPath
-from graphmodel.spec.model import Edge
+from graphmodel.spec.model import Edge, Source
 
 
 def name_outputs(edges: Sequence[Edge], report: LocatedReport) -> list[Edge]:
@@ -39,39 +39,116 @@ def name_outputs(edges: Sequence[Edge], report: LocatedReport) -> list[Edge]:
 
 
 def _default_names(edges: Sequence[Edge]) -> list[str]:
-    several = len({s.input for e in edges for s in e.sources}) > 1
+    several = len({s.input for e in edges for s in e.sources if s.trunk is not None}) > 1
     by_head = Counter(e.head for e in edges)
-    by_input = Counter((e.head, e.sources[0].input) for e in edges)
+    origins = [(s.input or s.output).replace(".", "_") for s in (e.sources[0] for e in edges)]
+    by_origin = Counter((e.head, origin) for e, origin in zip(edges, origins, strict=True))
     names = []
-    for edge in edges:
+    for edge, origin in zip(edges, origins, strict=True):
         source = edge.sources[0]
         feature = (source.feature or "features").replace(".", "_")
         if edge.output:
             names.append(edge.output)
         elif edge.head is None:
-            names.append(f"{source.input}_{feature}" if several else feature)
+            is_feature = source.trunk is not None
+            names.append(origin if not is_feature else f"{origin}_{feature}" if several else feature)
         elif by_head[edge.head] == 1:
             names.append(edge.head)
-        elif by_input[edge.head, source.input] == 1:
-            names.append(f"{edge.head}_{source.input}")
+        elif by_origin[edge.head, origin] == 1:
+            names.append(f"{edge.head}_{origin}")
         else:
-            names.append(f"{edge.head}_{source.input}_{feature}")
+            names.append(f"{edge.head}_{origin}_{feature}")
     return names
 
 
-def select_outputs(
-    edges: Sequence[Edge], wanted: Sequence[Any] | None, report: LocatedReport
-) -> tuple[list[Edge], tuple[Any, ...]]:
-    """The edges that `outputs` keeps, in the order of the mapping, and the outputs in their own order.
+def link_outputs(edges: Sequence[Edge], inputs: Collection[str], report: LocatedReport) -> list[Edge]:
+    """The edges in an order in which each comes after the outputs that it reads, by their final names.
+
+    A source names another output by its `as`, or by its head if that gives one output.
 
     Args:
         edges: the mapping, every output named.
+        inputs: names of the inputs; an output that is read cannot have one of these.
+        report: where ambiguous names and cycles are reported.
+    """
+    by_name = {e.output: e for e in edges}
+    by_head: dict[str, list[str]] = {}
+    for edge in edges:
+        by_head.setdefault(edge.head or "", []).append(edge.output)
+
+    def final(source: Source) -> Source:
+        name, dot, part = source.output.partition(".")
+        if not name:
+            return source
+        found = [name] if name in by_name else by_head.get(name, [])
+        if len(found) != 1:
+            which = ", ".join(f"`{n}`" for n in found)
+            message = f"the head `{name}` gives several outputs: {which}" if found else f"unknown output `{name}`"
+            report.error("GM209", message, source.at, "name the one to read with `as`", key=True)
+            return source
+        if found[0] in inputs:
+            message = f"another head reads the output `{found[0]}`, which has the name of an input"
+            report.error("GM209", message, source.at, "rename the output with `as`", key=True)
+        return source.model_copy(update={"output": f"{found[0]}{dot}{part}"})
+
+    linked = {
+        e.output: e.model_copy(update={"sources": tuple(map(final, e.sources))})
+        if any(s.output for s in e.sources)
+        else e
+        for e in edges
+    }
+    return _in_order(linked, report)
+
+
+def _in_order(edges: Mapping[str, Edge], report: LocatedReport) -> list[Edge]:
+    """The edges with each after those that it reads, otherwise in their own order; cycles are reported."""
+    done: dict[str, Edge] = {}
+    for start in edges:
+        path = [start]
+        while path:
+            edge = edges[path[-1]]
+            read = (s.output.partition(".")[0] for s in edge.sources)
+            waiting = next((name for name in read if name in edges and name not in done), None)
+            if waiting is None:
+                done.setdefault(edge.output, edge)
+                path.pop()
+            elif waiting in path:
+                cycle = [*path[path.index(waiting) :], waiting]
+                shown = " -> ".join(f"`{name}`" for name in reversed(cycle))
+                help = "an output can be read only by outputs that it does not depend on itself"
+                report.error("GM307", f"outputs read each other in a cycle: {shown}", edge.at, help)
+                return list(edges.values())
+            else:
+                path.append(waiting)
+    return list(done.values())
+
+
+def _with_sources(names: set[str], edges: Mapping[str, Edge]) -> set[str]:
+    """These outputs and those that they read, directly or not."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name in edges and name not in found:
+            found.add(name)
+            todo += [s.output.partition(".")[0] for s in edges[name].sources if s.output]
+    return found
+
+
+def select_outputs(
+    edges: Sequence[Edge], names: Sequence[str], wanted: Sequence[Any] | None, report: LocatedReport
+) -> tuple[list[Edge], tuple[Any, ...]]:
+    """The edges that `outputs` needs, in the order of execution, and the outputs in their own order.
+
+    Args:
+        edges: the mapping, every output named and after those that it reads.
+        names: the outputs in the order of the mapping.
         wanted: names of outputs and lists of them; None keeps all.
         report: where unknown and duplicate names are reported.
     """
     by_name = {e.output: e for e in edges}
     if wanted is None:
-        return list(edges), tuple(by_name)
+        return list(edges), tuple(names)
     whole: set[str] = set()
     parts: dict[str, set[str]] = {}
 
@@ -92,8 +169,9 @@ def select_outputs(
 
     nested = tuple(pick(item, ("outputs", i)) for i, item in enumerate(wanted))
     kept = []
+    needed = _with_sources(whole | parts.keys(), by_name)
     for edge in edges:
-        if edge.output in whole or edge.output in parts:
+        if edge.output in needed:
             kept.append(edge)
         else:
             report.note("GM210", f"the output `{edge.output}` is not in `outputs` and is left out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from graphmodel.diagnostics import Collector
@@ -10,17 +9,15 @@ from graphmodel.dialects import Dialect
 from graphmodel.dialects.native.copies import copied_trunk, find_originals, with_originals
 from graphmodel.dialects.native.format import (
     CheckpointYaml,
-    EdgeYaml,
-    FeatureYaml,
     HeadCopyYaml,
     InputYaml,
     NativeSpec,
-    SourceYaml,
     TrunkYaml,
 )
 from graphmodel.dialects.native.located_report import LocatedReport
-from graphmodel.dialects.native.outputs import name_outputs, select_outputs
-from graphmodel.spec.document import Document, KeyPath, kind_of
+from graphmodel.dialects.native.mapping import MappingResolver, named_outputs, named_sources
+from graphmodel.dialects.native.outputs import link_outputs, name_outputs, select_outputs
+from graphmodel.spec.document import Document, KeyPath
 from graphmodel.spec.model import (
     Checkpointing,
     Edge,
@@ -28,13 +25,10 @@ from graphmodel.spec.model import (
     InputSpec,
     ModelSpec,
     ModuleCall,
-    PoolSpec,
-    Source,
     TrunkSpec,
     VisslNaming,
     WeightsSpec,
 )
-from graphmodel.spec.pools import POOLS
 
 
 def resolve(document: Document, contents: NativeSpec, report: Collector, dialect: Dialect) -> ModelSpec:
@@ -62,11 +56,21 @@ class _Resolver:
         self.trunks = self.resolve_trunks()
         self.heads = self.resolve_heads()
         self.inputs = self.resolve_inputs()
-        edges = self.resolve_edges()
+        edges = MappingResolver(
+            contents.mapping,
+            self.inputs,
+            ["trunk"] if contents.trunk is not None else list(contents.trunks or {}),
+            self.heads,
+            list(contents.heads),
+            self.dialect.any_layout,
+            self.report,
+        ).edges()
         self.check_companions()
         self.report.found.raise_errors()
-        mapped = name_outputs(edges, self.report)
-        edges, outputs = select_outputs(mapped, contents.outputs, self.report)
+        named = name_outputs(edges, self.report)
+        mapped = link_outputs(named, self.inputs, self.report)
+        self.report.found.raise_errors()
+        edges, outputs = select_outputs(mapped, [e.output for e in named], contents.outputs, self.report)
         if not edges and not self.report.found.errors:
             key = "outputs" if self.contents.outputs is not None else "mapping"
             self.report.error(
@@ -173,12 +177,8 @@ class _Resolver:
     def resolve_inputs(self) -> dict[str, InputSpec]:
         declared = self.contents.inputs
         if declared is None:
-            names = list(self.contents.mapping) if isinstance(self.contents.mapping, dict) else []
-            if isinstance(self.contents.mapping, list):
-                for edge in self.contents.mapping:
-                    items = edge.from_ if isinstance(edge.from_, list) else [edge.from_]
-                    names += [(i if isinstance(i, str) else i.from_).partition(".")[0] for i in items]
-            declared = dict.fromkeys(names or ["images"])
+            names, outputs = list(named_sources(self.contents.mapping)), named_outputs(self.contents.mapping)
+            declared = dict.fromkeys([n for n in names if n not in outputs] or names or ["images"])
         inputs: dict[str, InputSpec] = {}
         for name, value in declared.items():
             path: KeyPath = ("inputs", name) if self.contents.inputs is not None else ("mapping", name)
@@ -196,6 +196,7 @@ class _Resolver:
                 dtype=value.dtype,
                 grouping=value.grouping,
                 companions=tuple(value.companions),
+                raw=value.trunk is not None,
                 at=path,
             )
         return inputs
@@ -211,185 +212,8 @@ class _Resolver:
                         self.report.choices(companion, [n for n in self.inputs if n != name], "other inputs"),
                     )
 
-    # -- mapping ------------------------------------------------------------------------------------------------------
-
-    def resolve_edges(self) -> list[Edge]:
-        mapping = self.contents.mapping
-        if mapping is None:
-            return self.default_edges()
-        edges: list[Edge] = []
-        if isinstance(mapping, list):
-            for i, item in enumerate(mapping):
-                edges += self.long_edge(item, ("mapping", i))
-            return edges
-        for name, features in mapping.items():
-            path: KeyPath = ("mapping", name)
-            if name not in self.inputs:
-                self.report.error(
-                    "GM207",
-                    f"unknown input `{name}`",
-                    path,
-                    self.report.choices(name, list(self.inputs), "inputs"),
-                    key=True,
-                )
-                continue
-            if isinstance(features, dict):
-                for feature, readers in features.items():
-                    edges += self.feature_edges(f"{name}.{feature}", readers, (*path, feature))
-            else:
-                edges += self.feature_edges(name, features, path)
-        return edges
-
-    def default_edges(self) -> list[Edge]:
-        if len(self.inputs) - len({c for i in self.inputs.values() for c in i.companions}) > 1 or len(self.trunks) > 1:
-            self.report.error(
-                "GM208",
-                "several inputs or trunks need a `mapping`",
-                (),
-                "map features to heads, for example `mapping: {images: {res5: my_head}}`",
-            )
-            return []
-        followers = {c for i in self.inputs.values() for c in i.companions}
-        mains = [name for name in self.inputs if name not in followers]
-        if not mains:
-            self.report.error("GM207", "the spec has no input for the trunk", ("inputs",), key=True)
-            return []
-        trunk = next(iter(self.trunks))
-        source = Source(input=mains[0], trunk=trunk, any_layout=self.dialect.any_layout, at=("trunk",))
-        if not self.heads:
-            return [Edge(sources=(source,), output="", at=())]
-        return [Edge(sources=(source,), head=name, output="", at=head.at) for name, head in self.heads.items()]
-
-    def feature_edges(self, text: str, readers: Any, path: KeyPath) -> list[Edge]:
-        options = readers if isinstance(readers, FeatureYaml) else None
-        source = self.source(text, options, path, path, key=True)
-        names: list[tuple[str | None, KeyPath]] = []
-        if options is not None:
-            given = options.head if options.head is not None else options.heads
-            key: KeyPath = (*path, "head" if options.head is not None else "heads")
-        else:
-            given, key = readers, path
-        if given is None:
-            names = [(None, path)]
-        elif isinstance(given, str):
-            names = [(given, key)]
-        else:
-            names = [(name, (*key, i)) for i, name in enumerate(given)]
-        output = (options.as_ if options is not None else None) or ""
-        return [
-            Edge(sources=(source,), head=self.head_name(name, at), output=output, at=at)
-            for name, at in names
-            if source is not None
-        ]
-
-    def long_edge(self, item: EdgeYaml, path: KeyPath) -> list[Edge]:
-        origins = item.from_ if isinstance(item.from_, list) else [item.from_]
-        sources = []
-        for i, origin in enumerate(origins):
-            at: KeyPath = (*path, "from", i) if isinstance(item.from_, list) else (*path, "from")
-            if isinstance(origin, SourceYaml):
-                sources.append(self.source(origin.from_, origin, (*at, "from"), at))
-            else:
-                sources.append(self.source(origin, item, at, path))
-        head = self.head_name(item.head, (*path, "head"))
-        if any(s is None for s in sources):
-            return []
-        found = tuple(s for s in sources if s is not None)
-        return [Edge(sources=found, combine=item.combine, head=head, output=item.as_ or "", at=path)]
-
-    def head_name(self, name: str | None, path: KeyPath) -> str | None:
-        if name is not None and name not in self.contents.heads:
-            self.report.error(
-                "GM206", f"unknown head `{name}`", path, self.report.choices(name, list(self.contents.heads), "heads")
-            )
-        return name
-
-    def source(
-        self,
-        text: str,
-        options: SourceYaml | EdgeYaml | FeatureYaml | None,
-        path: KeyPath,
-        at: KeyPath,
-        *,
-        key: bool = False,
-    ) -> Source | None:
-        name, _, rest = text.partition(".")
-        if name not in self.inputs:
-            help = self.report.choices(name, list(self.inputs), "inputs")
-            self.report.error("GM207", f"unknown input `{name}`", path, help, key=key)
-            return None
-        trunk = next(iter(self.trunks), "trunk")
-        first, _, tail = rest.partition(".")
-        # With a single trunk its name is not needed: `images.trunk` is then MobileNet's feature of that name.
-        if first in self.trunks and (tail or len(self.trunks) > 1 or first != "trunk"):
-            trunk, rest = first, tail
-        elif len(self.trunks) > 1:
-            self.report.error(
-                "GM205",
-                f"`{text}` does not name a trunk" if not first else f"unknown trunk `{first}` in `{text}`",
-                path,
-                self.report.choices(
-                    first, list(self.trunks), "with several trunks, write `input.trunk.feature`; trunks"
-                ),
-                key=key,
-            )
-            return None
-        pool = self.pool(options.pool, (*at, "pool")) if options is not None else None
-        return Source(
-            input=name,
-            trunk=trunk,
-            feature=rest or None,
-            pool=pool,
-            flatten=options.flatten if options is not None else False,
-            layout=options.layout if options is not None else None,
-            tokens=options.tokens if options is not None else None,
-            norm=options.norm if options is not None else None,
-            any_layout=self.dialect.any_layout or (options is not None and options.any_layout),
-            at=path,
-        )
-
-    def pool(self, value: Any, path: KeyPath) -> PoolSpec | None:
-        if value is None:
-            return None
-        if isinstance(value, Mapping) and len(value) == 1:
-            op, params = next(iter(value.items()))
-        elif isinstance(value, str):
-            op, params = value, {}
-        else:
-            self.report.error(
-                "GM202", f"`pool` takes one operation, not {kind_of(value)}", path, "such as {avg_pool2d: 2}"
-            )
-            return None
-        if op not in POOLS:
-            self.report.error(
-                "GM202",
-                f"unknown pooling operation `{op}`",
-                (*path, op),
-                self.report.choices(op, list(POOLS), "known"),
-                key=True,
-            )
-            return None
-        names = POOLS[op].parameters
-        if not isinstance(params, Mapping):
-            params = {names[0]: params} if names else {}
-        for key in params:
-            if key not in names:
-                self.report.error(
-                    "GM201",
-                    f"unknown key `{key}` in `{op}`",
-                    (*path, op, key),
-                    self.report.choices(key, names),
-                    key=True,
-                )
-        if names and names[0] not in params:
-            self.report.error(
-                "GM203", f"missing key `{names[0]}` in `{op}`", (*path, op), f"add `{names[0]}`, such as {{{op}: 1}}"
-            )
-        fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()}
-        return None if op == "identity" else PoolSpec(op=op, params=fixed, at=path)
-
     def used_inputs(self, edges: list[Edge]) -> dict[str, InputSpec]:
-        names = {s.input for e in edges for s in e.sources}
+        names = {s.input for e in edges for s in e.sources if s.input}
         names |= {c for n in names if n in self.inputs for c in self.inputs[n].companions}
         return {n: i for n, i in self.inputs.items() if n in names}
 

@@ -1,0 +1,213 @@
+"""The mapping of a native spec as edges: which sources each output reads, in the short form and in the long one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphmodel.dialects.native.format import EdgeYaml, FeatureYaml, SourceYaml
+from graphmodel.dialects.native.located_report import LocatedReport
+from graphmodel.dialects.native.operations import resolve_pool
+from graphmodel.spec.document import KeyPath
+from graphmodel.spec.model import Edge, HeadSpec, InputSpec, Source
+
+Options = SourceYaml | EdgeYaml | FeatureYaml | None
+
+
+def named_outputs(mapping: Any) -> list[str]:
+    """The names by which sources can read outputs: each `as`, and each head."""
+    found: dict[str, None] = {}
+
+    def add(*names: Any) -> None:
+        found.update((name, None) for name in names if isinstance(name, str))
+
+    def readers(value: Any) -> None:
+        if isinstance(value, FeatureYaml):
+            heads = value.heads if isinstance(value.heads, list) else [value.heads]
+            add(value.as_, value.head, *heads)
+        elif isinstance(value, dict):
+            for inner in value.values():
+                readers(inner)
+        else:
+            add(*(value if isinstance(value, list) else [value]))
+
+    for entry in mapping or () if isinstance(mapping, list) else ():
+        add(entry.as_, entry.head)
+    for features in mapping.values() if isinstance(mapping, dict) else ():
+        readers(features)
+    return list(found)
+
+
+def named_sources(mapping: Any) -> Iterator[str]:
+    """The inputs and outputs that a mapping reads."""
+    if isinstance(mapping, dict):
+        yield from mapping
+    for edge in mapping if isinstance(mapping, list) else ():
+        items = edge.from_ if isinstance(edge.from_, list) else [edge.from_]
+        for item in items:
+            yield (item if isinstance(item, str) else item.from_).partition(".")[0]
+
+
+@dataclass(frozen=True)
+class MappingResolver:
+    """Resolves a mapping.
+
+    Attributes:
+        mapping: the validated mapping; None maps every head to the trunk's default feature.
+        inputs: the spec's inputs.
+        trunks: the names of its trunks, those with mistakes included.
+        heads: its heads.
+        written_heads: the names of all heads, those with mistakes included.
+        any_layout: features are read in any layout.
+        report: where findings go.
+    """
+
+    mapping: Any
+    inputs: Mapping[str, InputSpec]
+    trunks: Sequence[str]
+    heads: Mapping[str, HeadSpec]
+    written_heads: list[str]
+    any_layout: bool
+    report: LocatedReport
+
+    def edges(self) -> list[Edge]:
+        """The edges in the order of the mapping; sources that are outputs have the names that the mapping uses."""
+        if self.mapping is None:
+            return self.default_edges()
+        edges: list[Edge] = []
+        if isinstance(self.mapping, list):
+            for i, item in enumerate(self.mapping):
+                edges += self.long_edge(item, ("mapping", i))
+            return edges
+        for name, features in self.mapping.items():
+            path: KeyPath = ("mapping", name)
+            if isinstance(features, dict) and self.is_known(name, path, key=True):
+                for feature, readers in features.items():
+                    edges += self.feature_edges(f"{name}.{feature}", readers, (*path, feature))
+            elif not isinstance(features, dict):
+                edges += self.feature_edges(name, features, path)
+        return edges
+
+    def default_edges(self) -> list[Edge]:
+        followers = {c for i in self.inputs.values() for c in i.companions}
+        mains = [name for name, item in self.inputs.items() if name not in followers and not item.raw]
+        if not self.trunks:
+            mains = [name for name in self.inputs if name not in followers]
+        if len(mains) > 1 or len(self.trunks) > 1:
+            self.report.error(
+                "GM208",
+                f"several inputs{' or trunks' if self.trunks else ''} need a `mapping`",
+                (),
+                "map features to heads, for example `mapping: {images: {res5: my_head}}`",
+            )
+            return []
+        if not mains:
+            self.report.error("GM207", "the spec has no input for the trunk", ("inputs",), key=True)
+            return []
+        trunk = next(iter(self.trunks), None)
+        at: KeyPath = ("trunk",) if trunk is not None else ("inputs", mains[0])
+        source = Source(input=mains[0], trunk=trunk, any_layout=self.any_layout, at=at)
+        if not self.heads:
+            return [Edge(sources=(source,), output="", at=())]
+        return [Edge(sources=(source,), head=name, output="", at=head.at) for name, head in self.heads.items()]
+
+    def feature_edges(self, text: str, readers: Any, path: KeyPath) -> list[Edge]:
+        options = readers if isinstance(readers, FeatureYaml) else None
+        source = self.source(text, options, path, path, key=True)
+        names: list[tuple[str | None, KeyPath]] = []
+        if options is not None:
+            given = options.head if options.head is not None else options.heads
+            key: KeyPath = (*path, "head" if options.head is not None else "heads")
+        else:
+            given, key = readers, path
+        if given is None:
+            names = [(None, path)]
+        elif isinstance(given, str):
+            names = [(given, key)]
+        else:
+            names = [(name, (*key, i)) for i, name in enumerate(given)]
+        output = (options.as_ if options is not None else None) or ""
+        return [
+            Edge(sources=(source,), head=self.head_name(name, at), output=output, at=at)
+            for name, at in names
+            if source is not None
+        ]
+
+    def long_edge(self, item: EdgeYaml, path: KeyPath) -> list[Edge]:
+        origins = item.from_ if isinstance(item.from_, list) else [item.from_]
+        sources = []
+        for i, origin in enumerate(origins):
+            at: KeyPath = (*path, "from", i) if isinstance(item.from_, list) else (*path, "from")
+            if isinstance(origin, SourceYaml):
+                sources.append(self.source(origin.from_, origin, (*at, "from"), at))
+            else:
+                sources.append(self.source(origin, item, at, path))
+        head = self.head_name(item.head, (*path, "head"))
+        if any(s is None for s in sources):
+            return []
+        found = tuple(s for s in sources if s is not None)
+        return [Edge(sources=found, combine=item.combine, head=head, output=item.as_ or "", at=path)]
+
+    def head_name(self, name: str | None, path: KeyPath) -> str | None:
+        if name is not None and name not in self.written_heads:
+            self.report.error(
+                "GM206", f"unknown head `{name}`", path, self.report.choices(name, self.written_heads, "heads")
+            )
+        return name
+
+    # -- sources ------------------------------------------------------------------------------------------------------
+
+    def is_known(self, name: str, path: KeyPath, *, key: bool) -> bool:
+        """Whether an input or an output has this name; reported if not."""
+        outputs = named_outputs(self.mapping)
+        if name in self.inputs or name in outputs:
+            return True
+        what = "input or output" if outputs else "input"
+        help = self.report.choices(name, [*self.inputs, *(o for o in outputs if o not in self.inputs)], f"{what}s")
+        self.report.error("GM207", f"unknown {what} `{name}`", path, help, key=key)
+        return False
+
+    def source(self, text: str, options: Options, path: KeyPath, at: KeyPath, *, key: bool = False) -> Source | None:
+        name, _, rest = text.partition(".")
+        if not self.is_known(name, path, key=key):
+            return None
+        found = self.place(name, rest, text, path, key=key)
+        if found is None:
+            return None
+        pool = resolve_pool(options.pool, (*at, "pool"), self.report) if options is not None else None
+        update: dict[str, Any] = {"pool": pool, "any_layout": self.any_layout}
+        if options is not None:
+            update |= {k: getattr(options, k) for k in ("flatten", "layout", "tokens", "norm")}
+            update["any_layout"] |= options.any_layout
+        return found.model_copy(update=update)
+
+    def place(self, name: str, rest: str, text: str, path: KeyPath, *, key: bool) -> Source | None:
+        """What a source reads: another output, an input itself, or a feature of an input."""
+        if name not in self.inputs:
+            return Source(input="", trunk=None, output=text, at=path)
+        if self.inputs[name].raw or not self.trunks:
+            if not rest:
+                return Source(input=name, trunk=None, at=path)
+            why = f"no trunk reads `{name}`" if self.trunks else "the spec has no trunk"
+            help = f"read the input itself: `from: {name}`"
+            help += "" if self.trunks else ", or add for example `trunk: {name: resnet, depth: 50}`"
+            self.report.error("GM205", f"`{text}` names a feature, and {why}", path, help, key=key)
+            return None
+        trunk = next(iter(self.trunks))
+        first, _, tail = rest.partition(".")
+        # With a single trunk its name is not needed: `images.trunk` is then MobileNet's feature of that name.
+        if first in self.trunks and (tail or len(self.trunks) > 1 or first != "trunk"):
+            trunk, rest = first, tail
+        elif len(self.trunks) > 1:
+            self.report.error(
+                "GM205",
+                f"`{text}` does not name a trunk" if not first else f"unknown trunk `{first}` in `{text}`",
+                path,
+                self.report.choices(
+                    first, list(self.trunks), "with several trunks, write `input.trunk.feature`; trunks"
+                ),
+                key=key,
+            )
+            return None
+        return Source(input=name, trunk=trunk, feature=rest or None, at=path)
