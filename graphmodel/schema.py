@@ -38,9 +38,15 @@ def native_schema() -> Schema:
     copy = {"$ref": "#/$defs/HeadCopyYaml"}
     defs["Head"] = {"anyOf": [module, copy, {"type": "array", "items": module, "minItems": 1}]}
     defs["Pool"] = _pool()
+    size = {k: v for k, v in defs["ResizeYaml"]["properties"]["size"].items() if k != "description"}
+    defs["Resize"] = {
+        "description": "Resampling on the way to the head.",
+        "anyOf": [{"$ref": "#/$defs/ResizeYaml"}, size, _NOTHING],
+    }
     defs["Output"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/Output"}}]}
     for part in ("EdgeYaml", "FeatureYaml", "SourceYaml"):
         defs[part]["properties"]["pool"] = {"$ref": "#/$defs/Pool"}
+        defs[part]["properties"]["resize"] = {"$ref": "#/$defs/Resize"}
     properties: Schema = schema["properties"]
     properties["extends"] = _EXTENDS
     properties["trunk"] = {"description": "The trunk; use `trunks` for several.", **trunk}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +12,23 @@ import torch.nn.functional as F
 from graphmodel.build.graph_writer import GraphWriter, Value
 from graphmodel.components.features import FeatureError
 from graphmodel.diagnostics import Span, first_line
-from graphmodel.spec.model import Combine, PoolSpec, Source
+from graphmodel.spec.model import Combine, PoolSpec, ResizeSpec, Source
+from graphmodel.spec.pools import POOLS
 
 getitem = operator.getitem
 
+MAPS = {1: "sequences (N×C×L)", 2: "feature maps (N×C×H×W)", 3: "volumes (N×C×D×H×W)"}
+"""What operations in so many spatial dimensions read."""
+MODES = {
+    1: ("linear", "nearest", "nearest-exact", "area"),
+    2: ("bilinear", "bicubic", "nearest", "nearest-exact", "area"),
+    3: ("trilinear", "nearest", "nearest-exact", "area"),
+}
+"""How maps of so many spatial dimensions can be resampled."""
 
-def prepare(writer: GraphWriter, value: Value, source: Source, span: Span | None, layout: str) -> Value:
-    """The feature pooled and flattened as its reader asked; the opened trunk gives it in the requested layout.
+
+def pooled(writer: GraphWriter, value: Value, source: Source, span: Span | None, layout: str) -> Value:
+    """The feature detached and pooled as its reader asked; the opened trunk gives it in the requested layout.
 
     Args:
         writer: where the calls go.
@@ -29,11 +40,29 @@ def prepare(writer: GraphWriter, value: Value, source: Source, span: Span | None
     Raises:
         FeatureError: if the operation does not fit the feature's shape.
     """
+    if source.detach:
+        value = writer.function("detach", torch.detach, (value,), name=f"{value.node}_detached", span=span)
     if source.pool is not None:
         value = pool(writer, value, source.pool, span, "" if source.any_layout else layout)
+    return value
+
+
+def finished(writer: GraphWriter, value: Value, source: Source, span: Span | None, layout: str) -> Value:
+    """A pooled feature flattened and normalized as its reader asked.
+
+    Raises:
+        FeatureError: if it has no channels to normalize over.
+    """
     if source.flatten and len(value.pair[0].shape) > 2:
         value = writer.function("flatten", torch.flatten, (value, 1), name=f"{value.node}_flat", span=span)
-    return value
+    if not source.normalize:
+        return value
+    first = value.pair[0]
+    if not isinstance(first, torch.Tensor) or first.ndim < 2 or not first.is_floating_point():
+        raise FeatureError(f"`normalize` needs vectors, tokens or maps of floating-point numbers, not {value.text}")
+    rows = layout in ("nhwc", "nlc") or (first.ndim == 3 and layout != "nchw")  # sequences have their channels last
+    kwargs = {"dim": -1 if rows and not source.flatten else 1}
+    return writer.function("normalize", F.normalize, (value,), kwargs, name=f"{value.node}_normalized", span=span)
 
 
 def pool(writer: GraphWriter, value: Value, spec: PoolSpec, span: Span | None, layout: str) -> Value:
@@ -42,19 +71,15 @@ def pool(writer: GraphWriter, value: Value, spec: PoolSpec, span: Span | None, l
     Raises:
         FeatureError: if the feature is not a map with channels first, or smaller than the kernel.
     """
-    first = value.pair[0]
-    if not isinstance(first, torch.Tensor) or first.ndim != 4:
+    first, dims = value.pair[0], POOLS[spec.op].dims
+    if not isinstance(first, torch.Tensor) or first.ndim != dims + 2:
         raise FeatureError(
-            f"`{spec.op}` pools feature maps (N×C×H×W) and the feature is {value.text}",
+            f"`{spec.op}` pools {MAPS[dims]} and the feature is {value.text}",
             "reshape the tokens to a map (`layout: nchw`), or take their mean (`tokens: mean`)"
             if isinstance(first, torch.Tensor) and first.ndim == 3
             else "leave the pooling out, or read a feature map",
         )
-    if layout == "nhwc":
-        raise FeatureError(
-            f"`{spec.op}` pools maps with channels first and the feature is {value.text}, channels last",
-            "write `layout: nchw` beside the pooling",
-        )
+    refuse_channels_last(f"`{spec.op}` pools", value, layout)
     try:
         return writer.function(
             spec.op,
@@ -68,6 +93,83 @@ def pool(writer: GraphWriter, value: Value, spec: PoolSpec, span: Span | None, l
         raise FeatureError(f"`{spec.op}` cannot pool a feature of shape {value.text}: {first_line(error)}") from None
 
 
+def refuse_channels_last(what: str, value: Value, layout: str) -> None:
+    """Refuses maps and tokens whose channels are last, which the operation would take for a spatial dimension.
+
+    Raises:
+        FeatureError: if the channels are last.
+    """
+    first = value.pair[0]
+    if layout == "nhwc" and first.ndim == 4:
+        raise FeatureError(
+            f"{what} maps with channels first and the feature is {value.text}, channels last",
+            "write `layout: nchw` beside it",
+        )
+    if layout == "nlc" and first.ndim == 3:
+        raise FeatureError(
+            f"{what} sequences with channels first and the feature is {value.text}, tokens with channels last",
+            "reshape the tokens to a map (`layout: nchw`), or take their mean (`tokens: mean`)",
+        )
+
+
+def resize(
+    writer: GraphWriter, value: Value, spec: ResizeSpec, size: Sequence[Any], span: Span | None, layout: str
+) -> Value:
+    """A feature map resampled to a size; the map itself if it has that size already.
+
+    Args:
+        writer: where the calls go.
+        value: the map.
+        spec: how to resample.
+        size: the size of each spatial dimension, or one for all; numbers, or values of calls that give them.
+        span: where.
+        layout: how the map's dimensions are arranged.
+
+    Raises:
+        FeatureError: if it is not a map with channels first, or the mode is for another number of dimensions.
+    """
+    first = value.pair[0]
+    if not isinstance(first, torch.Tensor) or first.ndim not in (3, 4, 5):
+        raise FeatureError(f"`resize` needs feature maps and the feature is {value.text}", "leave `resize` out")
+    refuse_channels_last("`resize` resamples", value, layout)
+    dims = first.ndim - 2
+    sizes = list(size) * dims if len(size) == 1 else list(size)
+    if len(sizes) != dims:
+        raise FeatureError(f"`resize` gives {len(sizes)} sizes and the feature is {value.text}, {MAPS[dims]}")
+    if [s.pair[0] if isinstance(s, Value) else s for s in sizes] == list(first.shape[2:]):
+        return value
+    mode = spec.mode or ("linear", "bilinear", "trilinear")[dims - 1]
+    kwargs: dict[str, Any] = {"size": tuple(sizes), "mode": mode}
+    if mode in ("linear", "bilinear", "bicubic", "trilinear"):
+        kwargs["align_corners"] = spec.align_corners
+    if spec.antialias:
+        kwargs["antialias"] = True
+    try:
+        return writer.function("resize", F.interpolate, (value,), kwargs, name=f"{value.node}_resized", span=span)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        message = f"`resize` cannot resample a feature of shape {value.text}: {first_line(error)}"
+        raise FeatureError(message, f"modes for {MAPS[dims]}: {', '.join(MODES[dims])}") from None
+
+
+def size_of_reference(writer: GraphWriter, maps: Sequence[Value], how: str) -> tuple[Value, ...]:
+    """The size of the `largest` or `smallest` of several maps, computed by the model itself: it follows the images.
+
+    Raises:
+        FeatureError: if none is the largest (smallest) in every dimension.
+    """
+    extreme = max if how == "largest" else min
+    shapes = [tuple(m.pair[0].shape[2:]) if isinstance(m.pair[0], torch.Tensor) else () for m in maps]
+    if len({len(shape) for shape in shapes}) > 1 or not shapes[0]:
+        listed = ", ".join(m.text for m in maps)
+        raise FeatureError(f"`resize: {how}` needs feature maps of one number of dimensions, these are {listed}")
+    wanted = tuple(map(extreme, zip(*shapes, strict=True)))
+    if wanted not in shapes:
+        listed = ", ".join(m.text for m in maps)
+        raise FeatureError(f"none of these maps is the {how} in every dimension: {listed}", "write the size")
+    reference = maps[shapes.index(wanted)]
+    return tuple(writer.method("size", (reference, dim + 2)) for dim in range(len(wanted)))
+
+
 def channel_axis(layout: str, flattened: bool) -> int:
     """Where a prepared feature has its channels: after the batch, or last if its layout says so."""
     return -1 if layout in ("nhwc", "nlc") and not flattened else 1
@@ -75,7 +177,10 @@ def channel_axis(layout: str, flattened: bool) -> int:
 
 def is_channels_last(value: Value, sources: Sequence[Source], layouts: Sequence[str]) -> bool:
     """Whether what a head is about to read is a map whose channels come last."""
-    if any(s.flatten or s.any_layout or s.pool is not None for s in sources) or "nhwc" not in layouts:
+    if (
+        any(s.flatten or s.any_layout or s.pool is not None or s.resize is not None for s in sources)
+        or "nhwc" not in layouts
+    ):
         return False
     first = value.pair[0]
     return isinstance(first, torch.Tensor) and first.ndim == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.graph.types import Component, Output, find_output, output_names
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import ModelSpec
+
+Size = tuple[Any, ...]
+"""The size of each spatial dimension: a number, or the value of a call that gives it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class _Wirer:
     def output(self, edge: BoundEdge) -> Output | None:
         """One output, or None with the reason reported."""
         spec = edge.spec
-        read = (self.read(source, edge) for source in edge.sources)
+        read = self.joined(edge) if _follows_another(edge) else (self.read(source, edge) for source in edge.sources)
         values = list(_until_none(read))
         if len(values) < len(edge.sources):
             return None
@@ -110,15 +113,69 @@ class _Wirer:
 
     def read(self, source: BoundSource, edge: BoundEdge) -> Value | None:
         """A source as its reader asks for it, all views as one batch."""
+        pooled = self.pooled(source, edge)
+        return None if pooled is None else self.finished(source, edge, pooled)
+
+    def joined(self, edge: BoundEdge) -> Iterator[Value | None]:
+        """The sources of an output whose maps get the size of the largest or smallest of them."""
+        pooled = []
+        for source in edge.sources:
+            found = self.pooled(source, edge)
+            if found is None:
+                yield None
+                return
+            pooled.append(found)
+        following: dict[str, list[Value]] = {}
+        for source, found in zip(edge.sources, pooled, strict=True):
+            if source.spec.resize is not None and isinstance(source.spec.resize.size, str):
+                following.setdefault(source.spec.resize.size, []).extend(found.values)
+        sizes: dict[str, Size] = {}
+        for how, maps in following.items():
+            try:
+                sizes[how] = ops.size_of_reference(self.writer, maps, how)
+            except FeatureError as error:
+                at = next(r.at for s in edge.sources if (r := s.spec.resize) is not None and r.size == how)
+                self.error(str(error), at, error.help)
+                yield None
+                return
+        for source, found in zip(edge.sources, pooled, strict=True):
+            yield self.finished(source, edge, found, sizes)
+
+    def pooled(self, source: BoundSource, edge: BoundEdge) -> FeatureValues | None:
+        """A source detached and pooled as its reader asks, or None with the reason reported."""
         feature = self.source(source)
         if feature is None:
             return None
         span = self.bound.spec.span(edge.spec.at)
         try:
-            ready = [ops.prepare(self.writer, value, source.spec, span, feature.layout) for value in feature.values]
-            return self.in_view_order(source, feature, ready)
+            values = [ops.pooled(self.writer, value, source.spec, span, feature.layout) for value in feature.values]
         except FeatureError as error:
             self.error(f"{error} (`{source.text}`)", (*source.spec.at, "pool"), error.help)
+            return None
+        return replace(feature, values=tuple(values))
+
+    def finished(
+        self,
+        source: BoundSource,
+        edge: BoundEdge,
+        feature: FeatureValues,
+        sizes: Mapping[str, Size] | None = None,
+    ) -> Value | None:
+        """A pooled source resampled, flattened and normalized, all views as one batch."""
+        span, resize = self.bound.spec.span(edge.spec.at), source.spec.resize
+        at: KeyPath = (*source.spec.at, "pool")
+        try:
+            ready = list(feature.values)
+            if resize is not None:
+                size = (sizes or {})[resize.size] if isinstance(resize.size, str) else resize.size
+                at = resize.at
+                layout = "" if source.spec.any_layout else feature.layout
+                ready = [ops.resize(self.writer, value, resize, size, span, layout) for value in ready]
+            at = (*source.spec.at, "normalize") if source.spec.normalize else at
+            ready = [ops.finished(self.writer, value, source.spec, span, feature.layout) for value in ready]
+            return self.in_view_order(source, feature, ready)
+        except FeatureError as error:
+            self.error(f"{error} (`{source.text}`)", at, error.help)
             return None
 
     def layout(self, source: BoundSource) -> str:
@@ -213,6 +270,11 @@ def select_outputs(spec: ModelSpec, outputs: Mapping[str, Output], report: Colle
         else:
             found[name] = output
     return found
+
+
+def _follows_another(edge: BoundEdge) -> bool:
+    """Whether a source gets the size of another one."""
+    return any(s.spec.resize is not None and isinstance(s.spec.resize.size, str) for s in edge.sources)
 
 
 def _until_none(values: Iterator[Value | None]) -> Iterator[Value]:

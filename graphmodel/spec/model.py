@@ -19,6 +19,7 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 Combine = Literal["concat", "sum", "stack", "list"]
 Layout = Literal["nchw", "nhwc", "nlc"]
 Tokens = Literal["class", "patch", "mean", "all"]
+ResizeMode = Literal["nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area"]
 Switches = bool | tuple[str, ...] | dict[str, bool]
 Checkpointing = bool | int | tuple[str, ...] | dict[str, int | str]
 
@@ -110,6 +111,22 @@ class PoolSpec(Part):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
+class ResizeSpec(Part):
+    """A feature map resampled to another size.
+
+    Attributes:
+        size: the size of each spatial dimension; or that of the `largest` or `smallest` map that an output joins.
+        mode: as in `torch.nn.functional.interpolate`; None is linear in as many dimensions as the map has.
+        antialias: as there.
+        align_corners: as there.
+    """
+
+    size: tuple[int, ...] | Literal["largest", "smallest"]
+    mode: ResizeMode | None = None
+    antialias: bool = False
+    align_corners: bool = False
+
+
 class Source(Part):
     """What an output reads: a feature of an input, the input itself, or another output.
 
@@ -118,8 +135,11 @@ class Source(Part):
         output: the output that it reads, or one tensor of it (`swav.embedding`); empty for an input or a feature.
         trunk: the trunk's name; None reads the input itself.
         feature: a feature name or dotted module path; None is the trunk's default feature.
+        detach: no gradient flows back to it.
         pool: pooling before the head.
+        resize: resampling after the pooling.
         flatten: flatten all dimensions after the batch.
+        normalize: divide by the Euclidean norm over the channels.
         layout: reshape to this layout.
         tokens: which tokens of a token sequence.
         norm: apply (or not) the trunk's final norm to an intermediate feature; None leaves the feature's default.
@@ -131,8 +151,11 @@ class Source(Part):
     output: str = ""
     trunk: str | None = "trunk"
     feature: str | None = None
+    detach: bool = False
     pool: PoolSpec | None = None
+    resize: ResizeSpec | None = None
     flatten: bool = False
+    normalize: bool = False
     layout: Layout | None = None
     tokens: Tokens | None = None
     norm: bool | None = None

@@ -13,11 +13,13 @@ class PoolOp:
         name: its name in `torch.nn.functional`, which is also its name in specs.
         module: its name in `torch.nn`, which is also its name in VISSL's configurations.
         arguments: its arguments in the order of `torch.nn`.
+        dims: the number of spatial dimensions that it pools over.
     """
 
     name: str
     module: str
     arguments: tuple[str, ...] = ()
+    dims: int = 0
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -25,17 +27,19 @@ class PoolOp:
         return tuple(a for a in self.arguments if a != "return_indices")
 
 
-_OPS = (
-    PoolOp(
-        "avg_pool2d",
-        "AvgPool2d",
-        ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    ),
-    PoolOp("max_pool2d", "MaxPool2d", ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")),
-    PoolOp("adaptive_avg_pool2d", "AdaptiveAvgPool2d", ("output_size",)),
-    PoolOp("adaptive_max_pool2d", "AdaptiveMaxPool2d", ("output_size", "return_indices")),
-    PoolOp("identity", "Identity"),
-)
+def _pools(dims: int) -> tuple[PoolOp, ...]:
+    average = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+    divisor = ("divisor_override",) if dims > 1 else ()
+    largest = ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode")
+    return (
+        PoolOp(f"avg_pool{dims}d", f"AvgPool{dims}d", (*average, *divisor), dims),
+        PoolOp(f"max_pool{dims}d", f"MaxPool{dims}d", largest, dims),
+        PoolOp(f"adaptive_avg_pool{dims}d", f"AdaptiveAvgPool{dims}d", ("output_size",), dims),
+        PoolOp(f"adaptive_max_pool{dims}d", f"AdaptiveMaxPool{dims}d", ("output_size", "return_indices"), dims),
+    )
+
+
+_OPS = (*_pools(2), *_pools(1), *_pools(3), PoolOp("identity", "Identity"))
 
 POOLS: dict[str, PoolOp] = {op.name: op for op in _OPS}
 """Pooling operations by name; `identity` leaves the feature as it is."""

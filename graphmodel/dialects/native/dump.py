@@ -106,7 +106,10 @@ def _source(source: Source, spec: ModelSpec) -> dict[str, Any]:
     out: dict[str, Any] = {"from": text + (f".{feature}" if feature else "")}
     if source.pool is not None:
         out["pool"] = {source.pool.op: _plain(source.pool.params)}
-    out |= {key: True for key in ("flatten", "any_layout") if getattr(source, key)}
+    if source.resize is not None:
+        size = source.resize.size
+        out["resize"] = {"size": _plain(size), **source.resize.model_dump(exclude={"size"}, exclude_defaults=True)}
+    out |= {key: True for key in ("detach", "flatten", "normalize", "any_layout") if getattr(source, key)}
     return out | {k: v for k in ("layout", "tokens", "norm") if (v := getattr(source, k)) is not None}
 
 

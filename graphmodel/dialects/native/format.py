@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from graphmodel.dialects.native.resize_format import Resize
 from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
 from graphmodel.spec.sizes import parse_size
 from graphmodel.spec.validate import (
@@ -130,8 +131,11 @@ class SourceYaml(YamlModel):
         description="`images.res4`, `images.student.res4` with several trunks, `z` for another output, or the name of "
         "an input that no trunk reads.",
     )
+    detach: Bool = Field(False, description="No gradient flows back to what is read.")
     pool: Any = Field(None, description="Pooling, such as {adaptive_avg_pool2d: 6}.")
+    resize: Resize = None
     flatten: Bool = Field(False, description="Flatten all dimensions after the batch.")
+    normalize: Bool = Field(False, description="Divide by the Euclidean norm over the channels.")
     layout: Layout | None = Field(None, description="Reshape to this layout.")
     tokens: Tokens | None = Field(None, description="Which tokens of a token sequence.")
     norm: Bool | None = Field(None, description="Apply the trunk's final norm to an intermediate feature.")
@@ -154,8 +158,11 @@ class EdgeYaml(YamlModel):
     head: str | None = Field(None, description="The head; without one the feature itself is the output.")
     as_: str | None = Field(None, alias="as", description="The output's name.")
     combine: Combine = Field("concat", description="How several sources become one value.")
+    detach: Bool = False
     pool: Any = None
+    resize: Resize = None
     flatten: Bool = False
+    normalize: Bool = False
     layout: Layout | None = None
     tokens: Tokens | None = None
     norm: Bool | None = None
@@ -170,8 +177,11 @@ class FeatureYaml(YamlModel):
     ] = None
     head: str | None = None
     as_: str | None = Field(None, alias="as", description="The output's name, if there is one head or none.")
+    detach: Bool = False
     pool: Any = None
+    resize: Resize = None
     flatten: Bool = False
+    normalize: Bool = False
     layout: Layout | None = None
     tokens: Tokens | None = None
     norm: Bool | None = None

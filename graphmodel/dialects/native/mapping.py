@@ -8,7 +8,7 @@ from typing import Any
 
 from graphmodel.dialects.native.format import EdgeYaml, FeatureYaml, SourceYaml
 from graphmodel.dialects.native.located_report import LocatedReport
-from graphmodel.dialects.native.operations import resolve_pool
+from graphmodel.dialects.native.operations import resolve_pool, resolve_resize
 from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import Edge, HeadSpec, InputSpec, Source
 
@@ -136,18 +136,21 @@ class MappingResolver:
 
     def long_edge(self, item: EdgeYaml, path: KeyPath) -> list[Edge]:
         origins = item.from_ if isinstance(item.from_, list) else [item.from_]
-        sources = []
+        sources: list[Source | None] = []
         for i, origin in enumerate(origins):
             at: KeyPath = (*path, "from", i) if isinstance(item.from_, list) else (*path, "from")
             if isinstance(origin, SourceYaml):
-                sources.append(self.source(origin.from_, origin, (*at, "from"), at))
+                found = self.source(origin.from_, origin, (*at, "from"), at)
+                if found is not None and found.resize is None:  # beside `combine` it applies to every source
+                    found = found.model_copy(update={"resize": resolve_resize(item.resize, (*path, "resize"))})
+                sources.append(found)
             else:
                 sources.append(self.source(origin, item, at, path))
         head = self.head_name(item.head, (*path, "head"))
         if any(s is None for s in sources):
             return []
-        found = tuple(s for s in sources if s is not None)
-        return [Edge(sources=found, combine=item.combine, head=head, output=item.as_ or "", at=path)]
+        found_all = tuple(s for s in sources if s is not None)
+        return [Edge(sources=found_all, combine=item.combine, head=head, output=item.as_ or "", at=path)]
 
     def head_name(self, name: str | None, path: KeyPath) -> str | None:
         if name is not None and name not in self.written_heads:
@@ -178,7 +181,9 @@ class MappingResolver:
         pool = resolve_pool(options.pool, (*at, "pool"), self.report) if options is not None else None
         update: dict[str, Any] = {"pool": pool, "any_layout": self.any_layout}
         if options is not None:
-            update |= {k: getattr(options, k) for k in ("flatten", "layout", "tokens", "norm")}
+            names = ("detach", "flatten", "normalize", "layout", "tokens", "norm")
+            update |= {k: getattr(options, k) for k in names}
+            update["resize"] = resolve_resize(options.resize, (*at, "resize"))
             update["any_layout"] |= options.any_layout
         return found.model_copy(update=update)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphmodel.dialects.native.located_report import LocatedReport
+from graphmodel.dialects.native.resize_format import ResizeYaml
 from graphmodel.spec.document import KeyPath, kind_of
-from graphmodel.spec.model import PoolSpec
+from graphmodel.spec.model import PoolSpec, ResizeSpec
 from graphmodel.spec.pools import POOLS
 
 
@@ -49,3 +50,17 @@ def resolve_pool(value: Any, path: KeyPath, report: LocatedReport) -> PoolSpec |
         )
     fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()}
     return None if op == "identity" else PoolSpec(op=op, params=fixed, at=path)
+
+
+def resolve_resize(value: ResizeYaml | None, path: KeyPath) -> ResizeSpec | None:
+    """The resampling that a spec asks for; a single number is the size of every dimension."""
+    if value is None:
+        return None
+    size = (value.size,) if isinstance(value.size, int) else value.size
+    return ResizeSpec(
+        size=tuple(size) if isinstance(size, (list, tuple)) else size,
+        mode=value.mode,
+        antialias=value.antialias,
+        align_corners=value.align_corners,
+        at=path,
+    )
