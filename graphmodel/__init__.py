@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graphmodel.lower.splitting import split_frozen
     from graphmodel.lower.torch_compile import torch_compile
     from graphmodel.passes.per_sample import register_per_sample
+    from graphmodel.sharding.plan import shard_plan
     from graphmodel.spec.model import ModelSpec
     from graphmodel.stage_profile import profile
     from graphmodel.training.freeze_until import FreezeUntil
@@ -67,6 +68,7 @@ _LAZY = {
     "ModelSpec": "graphmodel.spec.model",
     "InferenceModel": "graphmodel.lower.inference",
     "optimize_for_inference": "graphmodel.lower.inference",
+    "shard_plan": "graphmodel.sharding.plan",
     "split_frozen": "graphmodel.lower.splitting",
     "FreezeUntil": "graphmodel.training.freeze_until",
     "param_groups": "graphmodel.training.groups",
@@ -105,6 +107,7 @@ __all__ = [
     "register_per_sample",
     "register_trunk",
     "save",
+    "shard_plan",
     "split_frozen",
     "torch_compile",
     "update_teacher",

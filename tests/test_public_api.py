@@ -42,6 +42,7 @@ PUBLIC = {
     "register_per_sample",
     "register_trunk",
     "save",
+    "shard_plan",
     "split_frozen",
     "torch_compile",
     "update_teacher",

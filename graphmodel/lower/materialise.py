@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from graphmodel.components.construct import component_seed, seeded
+from graphmodel.components.construct import component_seed, meta_copy, seeded
 from graphmodel.graph.types import ModelGraph, path_inside
 from graphmodel.lower.containers import Container, HeadsContainer
 
@@ -31,7 +31,7 @@ def build_modules(graph: ModelGraph, device: torch.device, seed: int, *, move_gi
         if component.given:
             module = component.build()
         elif device.type == "meta":
-            module = component.meta
+            module = meta_copy(component.meta)  # the graph's own must stay on meta, unwrapped
         else:
             with seeded(component_seed(seed, component.copy_of or name)):
                 module = component.build()

@@ -15,6 +15,7 @@ from graphmodel.diagnostics.codes import (
     passes,
     profiling,
     reading,
+    sharding,
     training,
     weights,
     wiring,
@@ -50,6 +51,7 @@ CODES: dict[str, Code] = dict(
             profiling,
             losses,
             exporting,
+            sharding,
             training,
         )
         for entry in group.ENTRIES
