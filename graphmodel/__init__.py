@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graphmodel.lower.splitting import split_frozen
     from graphmodel.lower.torch_compile import torch_compile
     from graphmodel.passes.per_sample import register_per_sample
+    from graphmodel.sharding.materialise import materialise
     from graphmodel.sharding.plan import shard_plan
     from graphmodel.spec.model import ModelSpec
     from graphmodel.stage_profile import profile
@@ -68,6 +69,7 @@ _LAZY = {
     "ModelSpec": "graphmodel.spec.model",
     "InferenceModel": "graphmodel.lower.inference",
     "optimize_for_inference": "graphmodel.lower.inference",
+    "materialise": "graphmodel.sharding.materialise",
     "shard_plan": "graphmodel.sharding.plan",
     "split_frozen": "graphmodel.lower.splitting",
     "FreezeUntil": "graphmodel.training.freeze_until",
@@ -100,6 +102,7 @@ __all__ = [
     "load",
     "load_spec",
     "load_weights",
+    "materialise",
     "optimize_for_inference",
     "param_groups",
     "profile",

@@ -35,6 +35,7 @@ PUBLIC = {
     "load",
     "load_spec",
     "load_weights",
+    "materialise",
     "profile",
     "optimize_for_inference",
     "param_groups",

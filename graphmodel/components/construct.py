@@ -14,23 +14,28 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def on_meta() -> Iterator[None]:
+def on_meta(
+    replace: Callable[[nn.Parameter], nn.Parameter] | None = None, keep_buffers: bool = False
+) -> Iterator[None]:
     """Inside, every parameter and buffer moves to the meta device as it is registered.
 
     Unlike `torch.device("meta")` this leaves tensor arithmetic in constructors alone (torchvision's RegNet computes
     its widths with tensors). Not thread-safe: it patches `nn.Module` while it lasts.
+
+    Args:
+        replace: makes the parameter on the meta device that takes the place of a real one.
+        keep_buffers: whether buffers stay where they are.
     """
     register_parameter, register_buffer = nn.Module.register_parameter, nn.Module.register_buffer
 
     def parameter(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register_parameter(module, name, param)
         if param is not None and not param.is_meta:
-            meta = type(param)(param.to("meta"), requires_grad=param.requires_grad)
-            module._parameters[name] = meta
+            module._parameters[name] = (replace or _parameter_on_meta)(param)
 
     def buffer(module: nn.Module, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
         register_buffer(module, name, tensor, persistent=persistent)
-        if tensor is not None:
+        if tensor is not None and not keep_buffers:
             module._buffers[name] = tensor.to("meta")
 
     nn.Module.register_parameter = parameter  # type: ignore[method-assign, assignment]
@@ -40,6 +45,11 @@ def on_meta() -> Iterator[None]:
     finally:
         nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
         nn.Module.register_buffer = register_buffer  # type: ignore[method-assign]
+
+
+def _parameter_on_meta(param: nn.Parameter) -> nn.Parameter:
+    made: nn.Parameter = type(param)(param.to("meta"), requires_grad=param.requires_grad)
+    return made
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.freezing import keep_frozen
 from graphmodel.lower.module import COMPILED, CompiledModel, assemble, check_unedited
+from graphmodel.lower.sharded import copy_sharded, gather_with, is_sharded
 from graphmodel.lower.shared_stages import attach_check
 from graphmodel.passes.channels_last import convert_weights
 from graphmodel.passes.folding import attach_folded
@@ -145,6 +146,8 @@ def part_of(module: CompiledModel, graph: ModelGraph, form: str) -> CompiledMode
     own = {key: value for key, value in module.__dict__.items() if key not in (*made.__dict__, *STAND_INS, *COMPILED)}
     made.__dict__.update(own)
     keep_frozen(made, graph.frozen)
+    if is_sharded(module):
+        gather_with(made, module)
     return made
 
 
@@ -164,6 +167,7 @@ def _shared(module: nn.Module) -> dict[int, Any]:
                 memo[id(value)] = value
             elif "_hooks" in key and isinstance(value, dict):
                 memo[id(value)] = value.copy()
+    copy_sharded(module, memo)
     return memo
 
 
@@ -180,7 +184,9 @@ def _twin(module: nn.Module, path: str, wanted: set[str], memo: dict[int, Any]) 
     parts["training"] = module.training
     for key in ("_parameters", "_buffers"):
         held = {name: value for name, value in module.__dict__[key].items() if name in inside}
-        parts[key] = module.__dict__[key] if len(held) == len(module.__dict__[key]) else held
+        # FSDP replaces parameters while they are gathered: a dict of our own would keep the shards.
+        whole = len(held) == len(module.__dict__[key]) or any(hasattr(v, "device_mesh") for v in held.values())
+        parts[key] = module.__dict__[key] if whole else held
     parts["_modules"] = {}
     for name, child in module._modules.items():
         here = f"{path}.{name}" if path else name

@@ -36,7 +36,9 @@ def count_calls(graph: ModelGraph) -> Counter[str]:
         with on_meta(graph):
             for node in graph.nodes.values():
                 placeholder = node.call == "placeholder"
-                made = filled(graph, Ref(node.name), batch_size(graph)) if placeholder else evaluate(graph, node, values)
+                made = (
+                    filled(graph, Ref(node.name), batch_size(graph)) if placeholder else evaluate(graph, node, values)
+                )
                 values[node.name] = made
     finally:
         for handle in handles:

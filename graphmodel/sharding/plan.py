@@ -47,8 +47,8 @@ def shard_plan(module: CompiledModel) -> list[nn.Module]:
 
     They are the stages that the graph calls. A stage with more than an eighth of all parameters is cut into its blocks,
     and a block with more than a third into its layers. Modules with less than a thousandth are left to the root, except
-    for heads, which a slice may leave out. Each module is listed once, however often it is called. A module whose parameters another one shares is left
-    to the root too, since FSDP keeps shared parameters in one group.
+    for heads, which a slice may leave out. Each module is listed once, however often it is called. A module whose
+    parameters another one shares is left to the root too, since FSDP keeps shared parameters in one group.
 
     Example:
         >>> import graphmodel

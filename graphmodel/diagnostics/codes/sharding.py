@@ -19,4 +19,35 @@ ENTRIES = (
             """,
         language="python",
     ),
+    code(
+        "GM576",
+        "the weights cannot be built",
+        """`materialise` builds the weights of a module that was compiled for the meta device. This one has weights
+            already, or a part of it is a module that was given without weights, or it came out of a pickle and no
+            longer knows how its weights are made.""",
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.materialise(graphmodel.compile(spec))
+            """,
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.materialise(graphmodel.compile(spec, device="meta"), seed=0)
+            """,
+        language="python",
+    ),
+    code(
+        "GM577",
+        "not a valid mesh",
+        """`materialise` takes a `DeviceMesh`, and a module that is sharded already keeps the mesh that it is sharded
+            over.""",
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.materialise(graphmodel.compile(spec, device="meta"), mesh=2)
+            """,
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.materialise(graphmodel.compile(spec, device="meta"))
+            """,
+        language="python",
+    ),
 )
