@@ -9,7 +9,7 @@ import inspect
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -247,10 +247,7 @@ def _read(module: str) -> Source:
         if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             definitions[item.name] = item
         elif isinstance(item, (ast.Assign, ast.AnnAssign)):
-            for target in item.targets if isinstance(item, ast.Assign) else [item.target]:
-                for name in ast.walk(target):
-                    if isinstance(name, ast.Name):
-                        definitions[name.id] = item
+            definitions.update((name.id, item) for name in _targets(item))
         elif isinstance(item, ast.Import):
             for alias in item.names:
                 imports[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
@@ -276,13 +273,6 @@ def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 # -- names in a definition --------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Scope:
-    """Names that a function or comprehension binds."""
-
-    bound: set[str] = field(default_factory=set)
 
 
 def _names_in(definition: ast.AST, gone: set[int]) -> Iterator[tuple[str, bool]]:
@@ -324,10 +314,25 @@ def _globals_of(definition: ast.AST, gone: set[int]) -> Iterator[tuple[ast.Name,
             is_annotation = annotation or name in ("annotation", "returns")
             outside = isinstance(node, _FUNCTIONS) and name in ("decorator_list", "returns")
             for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
-                    yield from walk(child, bound if outside else inner, is_annotation)
+                if not isinstance(child, ast.AST):
+                    continue
+                names = bound if outside else inner
+                if isinstance(node, ast.ClassDef) and not isinstance(child, _FUNCTIONS):
+                    names = names | _attributes_of(node)  # methods do not see the attributes of their class
+                yield from walk(child, names, is_annotation)
 
     yield from walk(definition, frozenset(), False)
+
+
+def _attributes_of(node: ast.ClassDef) -> set[str]:
+    """Names that the body of a class assigns."""
+    return {n.id for s in node.body if isinstance(s, (ast.Assign, ast.AnnAssign)) for n in _targets(s)}
+
+
+def _targets(item: ast.Assign | ast.AnnAssign) -> Iterator[ast.Name]:
+    """The names that an assignment binds."""
+    for target in item.targets if isinstance(item, ast.Assign) else [item.target]:
+        yield from (name for name in ast.walk(target) if isinstance(name, ast.Name))
 
 
 def _bound_in(function: ast.AST) -> set[str]:
