@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from graphmodel.lower.splitting import split_frozen
     from graphmodel.lower.torch_compile import torch_compile
     from graphmodel.passes.per_sample import register_per_sample
+    from graphmodel.pipelining.split import PipelineSplit, split_pipeline
     from graphmodel.sharding.materialise import materialise
     from graphmodel.sharding.plan import shard_plan
     from graphmodel.spec.model import ModelSpec
@@ -72,6 +73,8 @@ _LAZY = {
     "materialise": "graphmodel.sharding.materialise",
     "shard_plan": "graphmodel.sharding.plan",
     "split_frozen": "graphmodel.lower.splitting",
+    "PipelineSplit": "graphmodel.pipelining.split",
+    "split_pipeline": "graphmodel.pipelining.split",
     "FreezeUntil": "graphmodel.training.freeze_until",
     "param_groups": "graphmodel.training.groups",
     "update_teacher": "graphmodel.training.teacher",
@@ -89,6 +92,7 @@ __all__ = [
     "LoadReport",
     "ModelGraph",
     "ModelSpec",
+    "PipelineSplit",
     "Span",
     "TensorInfo",
     "TrunkFamily",
@@ -112,6 +116,7 @@ __all__ = [
     "save",
     "shard_plan",
     "split_frozen",
+    "split_pipeline",
     "torch_compile",
     "update_teacher",
 ]

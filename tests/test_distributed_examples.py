@@ -1,4 +1,4 @@
-"""The examples of DDP and FSDP2 on two processes: they learn, and give the numbers of one process."""
+"""The examples of DDP, FSDP2 and pipelines on two processes: they learn, and give the numbers of one process."""
 
 from __future__ import annotations
 
@@ -70,4 +70,11 @@ def test_fsdp2_gives_the_losses_of_one_process(options: tuple[str, ...]) -> None
     options = ("--double", "--steps", "12", *options)
     two, one = run("fsdp2", *options), run("fsdp2", *options, processes=1)
     assert two["losses"][-1] < two["losses"][0]
+    assert largest_difference(two, one) < 1e-6
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_a_pipeline_gives_the_losses_of_one_process(schedule: str) -> None:
+    two, one = run("pipeline", "--schedule", schedule), run("pipeline", processes=1)
+    assert two["losses"][-1] < two["losses"][0] / 3
     assert largest_difference(two, one) < 1e-6

@@ -22,6 +22,7 @@ PUBLIC = {
     "LoadReport",
     "ModelGraph",
     "ModelSpec",
+    "PipelineSplit",
     "Span",
     "TensorInfo",
     "TrunkFamily",
@@ -45,6 +46,7 @@ PUBLIC = {
     "save",
     "shard_plan",
     "split_frozen",
+    "split_pipeline",
     "torch_compile",
     "update_teacher",
 }

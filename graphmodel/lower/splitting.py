@@ -146,7 +146,7 @@ def _has_parameters(graph: ModelGraph, node: Node) -> bool:
     return any(True for _ in module.parameters())
 
 
-def _can_cross(node: Node) -> bool:
+def can_cross(node: Node) -> bool:
     """Whether a value can be stored: one tensor with a row for each sample."""
     info = node.info
     if not isinstance(info, TensorInfo) or not info.shape or info.dtype not in _DTYPES:
@@ -168,7 +168,7 @@ def _crossing(graph: ModelGraph, fixed: set[str]) -> list[str]:
             continue
         seen.add(name)
         node = graph.nodes[name]
-        if name in fixed and (_can_cross(node) or node.call == "placeholder"):
+        if name in fixed and (can_cross(node) or node.call == "placeholder"):
             found.add(name)
         else:
             wanted += [*node.refs(), *(c for c in node.facts.changed_by if c not in fixed)]
@@ -210,8 +210,8 @@ def _second(graph: ModelGraph, names: dict[str, str]) -> ModelGraph:
         for name, output in graph.outputs.items()
     }
     made = _pruned(replace(graph, nodes=nodes, inputs=inputs, accepts=accepts, outputs=outputs))
-    changed = _changed_inputs(made)
-    return _with_copies(made, changed) if changed else made
+    changed = changed_inputs(made)
+    return with_copies(made, changed) if changed else made
 
 
 def _pruned(graph: ModelGraph) -> ModelGraph:
@@ -224,7 +224,7 @@ def _pruned(graph: ModelGraph) -> ModelGraph:
     return replace(made, inputs=used, nodes=nodes, accepts={k: v for k, v in made.accepts.items() if k in used})
 
 
-def _changed_inputs(graph: ModelGraph) -> list[str]:
+def changed_inputs(graph: ModelGraph) -> list[str]:
     """Inputs that a call changes in place; stored features must not change. All if that cannot be found out."""
     modules = [m for c in graph.components.values() for m in (c.meta, *c.extras.values()) if isinstance(m, nn.Module)]
     modes = [(part, part.training) for module in modules for part in module.modules()]
@@ -253,7 +253,7 @@ def _changed_on_meta(graph: ModelGraph) -> set[str]:
     return {name for name, tensors in given.items() if any(t._version != old for t, old in tensors)}
 
 
-def _with_copies(graph: ModelGraph, names: Iterable[str]) -> ModelGraph:
+def with_copies(graph: ModelGraph, names: Iterable[str]) -> ModelGraph:
     """The graph with copies of some inputs in their place."""
     nodes: dict[str, Node] = {}
     rename: dict[str, str] = {}

@@ -50,4 +50,33 @@ ENTRIES = (
             """,
         language="python",
     ),
+    code(
+        "GM578",
+        "not a valid number of stages",
+        """A pipeline has one stage or more, and `stage` takes the number of one of them, from 0.""",
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.split_pipeline(graphmodel.compile(spec), stages=0)
+            """,
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.split_pipeline(graphmodel.compile(spec), stages=2)
+            """,
+        language="python",
+    ),
+    code(
+        "GM579",
+        "the graph cannot be cut into so many stages",
+        """A pipeline is cut between calls. Calls that share parameters stay in one stage, and only tensors with a row
+            for each sample pass from one stage to the next.""",
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.split_pipeline(graphmodel.compile(spec), stages=100)
+            """,
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.split_pipeline(graphmodel.compile(spec), stages=4)
+            """,
+        language="python",
+    ),
 )

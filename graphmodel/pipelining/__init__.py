@@ -1,0 +1,1 @@
+"""Pipeline parallelism: splits a model into stages that run on different devices."""
