@@ -76,12 +76,34 @@ class Drawing:
                 part = {n: chance.choice(["", ".0", ".1"]) if n in two else "" for n in names}
                 spec["outputs"] = [n + part[n] for n in names]
         if chance.random() < 0.4:
-            spec["checkpoint"] = chance.choice([1, 2, 3, True])
+            spec["checkpoint"] = self.checkpoint(spec)
         if chance.random() < 0.3:
             named = chance.sample(SWITCHES, chance.randint(0, len(SWITCHES)))
             on = {name: chance.random() < 0.5 for name in named}
             spec["optimize"] = chance.choice([False, named, on])
         return spec
+
+    def checkpoint(self, spec: Spec) -> Any:
+        """A form of `checkpoint`: segments, every so many stages, names of stages, or a memory budget."""
+        chance = self.chance
+        form = chance.choice([1, 2, 3, True, "every", "names", "budget"])
+        if form == "every":
+            return {"every": chance.choice([1, 2, 3])}
+        if form == "budget":
+            budget = {"memory_budget": chance.choice(["8MiB", "64MiB", "4GiB"]), "batch": BATCH}
+            try:
+                graphmodel.build_graph(graphmodel.load_spec({**spec, "checkpoint": budget}))
+            except graphmodel.CompileError as error:  # too small, or a head that reads numbers
+                if not {d.code for d in error.diagnostics} <= {"GM405", "GM408"}:
+                    raise
+                return {"every": 1}
+            return budget
+        if form == "names":
+            graph = graphmodel.build_graph(graphmodel.load_spec(spec))
+            nodes = [n for n in graph.nodes.values() if n.kind == "trunk" and n.call == "module"]
+            stages = list(dict.fromkeys(str(n.target) for n in nodes))
+            return chance.sample(stages, min(len(stages), chance.choice([1, 2, 3]))) or True
+        return form
 
     def whole(self, spec: Spec, kept: list[Spec]) -> bool:
         """Whether some outputs still need every input, trunk and frozen head, so that nothing of the spec is unused."""
