@@ -19,6 +19,7 @@ PY
 # shellcheck disable=SC2086
 "$venv/bin/pip" install $lowest "numpy<2.3" pytest jsonschema
 "$venv/bin/pip" install --no-deps -e .
-"$venv/bin/python" -m pytest -q tests/components/library/test_guard.py tests/components/heads \
-  tests/components/trunks/test_resnet.py tests/components/trunks/test_vision_transformer.py \
+# Without the options of pyproject.toml: this environment has no pytest-xdist.
+"$venv/bin/python" -m pytest -q -o addopts= --import-mode=importlib -m "not slow" \
+  tests/components/library/test_guard.py tests/components/heads tests/components/trunks/test_resnet.py tests/components/trunks/test_vision_transformer.py \
   tests/lower/test_module.py tests/lower/test_numbers.py tests/cli/test_startup.py tests/spec
