@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphmodel.components.tensors import TensorInfo
     from graphmodel.dialects.loading import load_spec
     from graphmodel.exporters import ExportReport, export
+    from graphmodel.extraction import ExtractReport, FeatureDataset, extract
     from graphmodel.graph.types import ModelGraph
     from graphmodel.losses import fused_cross_entropy
     from graphmodel.lower.inference import InferenceModel, optimize_for_inference
@@ -49,6 +50,7 @@ _LAZY = {
     "draw": "graphmodel.visualize",
     "export": "graphmodel.exporters",
     "export_weights": "graphmodel.weights.export",
+    "extract": "graphmodel.extraction",
     "fused_cross_entropy": "graphmodel.losses",
     "load": "graphmodel.artifact",
     "load_spec": "graphmodel.dialects.loading",
@@ -64,6 +66,8 @@ _LAZY = {
     "TensorInfo": "graphmodel.components.tensors",
     "TrunkFamily": "graphmodel.components.family",
     "ExportReport": "graphmodel.exporters",
+    "ExtractReport": "graphmodel.extraction",
+    "FeatureDataset": "graphmodel.extraction",
     "CompiledModel": "graphmodel.lower.module",
     "LoadReport": "graphmodel.weights.report",
     "ModelGraph": "graphmodel.graph.types",
@@ -85,7 +89,9 @@ __all__ = [
     "CompiledModel",
     "Diagnostic",
     "ExportReport",
+    "ExtractReport",
     "Feature",
+    "FeatureDataset",
     "FreezeUntil",
     "HeadParams",
     "InferenceModel",
@@ -102,6 +108,7 @@ __all__ = [
     "draw",
     "export",
     "export_weights",
+    "extract",
     "fused_cross_entropy",
     "load",
     "load_spec",

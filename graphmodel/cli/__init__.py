@@ -18,6 +18,7 @@ COMMANDS = (
     "check",
     "show",
     "export",
+    "extract",
     "convert",
     "explain",
     "profile",

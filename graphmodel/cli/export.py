@@ -45,7 +45,7 @@ def export_command(
         from graphmodel.exporters import export, find_format
 
         find_format(output, to)
-        module, notes = _module(source, weights, result)
+        module, notes = compiled_or_saved(source, weights, result)
         report = export(module, output, to=to, training=train, fold=fold)
     if form is options.Format.json:
         console.print_json({"ok": True, **asdict(report), "diagnostics": [d.to_dict() for d in notes]})
@@ -60,7 +60,7 @@ def export_command(
         console.print_text(f"wrote {file}")
 
 
-def _module(
+def compiled_or_saved(
     source: options.SpecOptions, weights: WeightOptions, result: options.ResultOptions
 ) -> tuple[CompiledModel, list[Any]]:
     """The module with its weights: of a saved model, or compiled from specs."""

@@ -41,7 +41,7 @@ class Diagnostic:
     """One finding.
 
     Attributes:
-        code: stable code, `GM101` to `GM599`; `graphmodel explain CODE` says more.
+        code: stable code, `GM101` to `GM699`; `graphmodel explain CODE` says more.
         message: what is wrong, in one sentence.
         span: where, or None if there is no source (a mapping built in memory).
         help: how to fix it.

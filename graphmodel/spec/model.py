@@ -32,6 +32,16 @@ class Part(FrozenModel):
     at: KeyPath = Field((), exclude=True, repr=False)
 
 
+class TransformCall(Part):
+    """One transform of an image, by its name in `graphmodel.spec.transforms`, and its parameters."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+Transforms = Literal["timm"] | tuple[TransformCall, ...]
+
+
 class InputSpec(Part):
     """One input of the model.
 
@@ -43,6 +53,8 @@ class InputSpec(Part):
             VISSL does), or one per `crop`.
         companions: names of further inputs that the trunk takes beside this one, such as a mask.
         raw: no trunk reads it; a head reads the input itself.
+        transform: what `graphmodel extract` does to an image file; `timm` is what timm says of the trunk, None the
+            default.
     """
 
     name: str
@@ -52,6 +64,7 @@ class InputSpec(Part):
     grouping: Grouping = "resolution"
     companions: tuple[str, ...] = ()
     raw: bool = False
+    transform: Transforms | None = None
 
 
 class TrunkSpec(Part):

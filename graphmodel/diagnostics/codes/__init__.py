@@ -8,6 +8,7 @@ from __future__ import annotations
 from graphmodel.diagnostics.codes import (
     batching,
     exporting,
+    features,
     frozen,
     inputs,
     losses,
@@ -33,6 +34,7 @@ GROUPS = {
         "GM5xx: weights, files and calls",
         "The graph is valid, but a request about the module, its weights, its files or its inputs is not.",
     ),
+    "6": ("GM6xx: features", "Features cannot be extracted, stored or read."),
 }
 """Titles and descriptions of the groups of codes, by the digit after `GM`."""
 
@@ -53,6 +55,7 @@ CODES: dict[str, Code] = dict(
             exporting,
             sharding,
             training,
+            features,
         )
         for entry in group.ENTRIES
     )

@@ -57,7 +57,14 @@ def _input(item: InputSpec) -> dict[str, Any]:
         out["with"] = list(item.companions)
     if item.raw:
         out["trunk"] = "none"
+    if item.transform is not None:
+        timm = item.transform == "timm"
+        out["transform"] = "timm" if timm else [_transform(call) for call in item.transform]
     return out
+
+
+def _transform(call: Any) -> Any:
+    return {call.name: _plain(call.params)} if call.params else call.name
 
 
 def _trunk(trunk: TrunkSpec, original: TrunkSpec | None = None) -> dict[str, Any]:

@@ -68,6 +68,11 @@ class InputYaml(YamlModel):
     trunk: Literal["none"] | None = Field(
         None, description="`none` if no trunk reads the input: `from: NAME` is then the tensor itself."
     )
+    transform: Any = Field(
+        None,
+        description="What `graphmodel extract` does to an image file: a list of transforms, such as {resize: 256}, or "
+        "`timm` for what timm says of the trunk.",
+    )
 
     @field_validator("views")
     @classmethod

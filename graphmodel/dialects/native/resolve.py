@@ -17,6 +17,7 @@ from graphmodel.dialects.native.format import (
 from graphmodel.dialects.native.located_report import LocatedReport
 from graphmodel.dialects.native.mapping import MappingResolver, named_outputs, named_sources
 from graphmodel.dialects.native.outputs import link_outputs, name_outputs, select_outputs
+from graphmodel.dialects.native.transforms import read_transform
 from graphmodel.spec.document import Document, KeyPath
 from graphmodel.spec.model import (
     Checkpointing,
@@ -197,6 +198,7 @@ class _Resolver:
                 grouping=value.grouping,
                 companions=tuple(value.companions),
                 raw=value.trunk is not None,
+                transform=read_transform(value.transform, (*path, "transform"), self.report),
                 at=path,
             )
         return inputs

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graphmodel.spec.document import Document, KeyPath
+from graphmodel.spec.transforms import from_vissl
 
 SIZED = ("RandomResizedCrop", "CenterCrop", "RandomCrop", "RandomResizedCropAndInterpolationWithTwoPic")
 JIGSAW_JITTER = 21
@@ -33,6 +34,17 @@ def shapes_from_transforms(document: Document, base: KeyPath, names: Sequence[st
         if isinstance(transforms, list) and transforms:
             return _read(transforms, path, names)
     return {}
+
+
+def test_transforms(document: Document, base: KeyPath) -> tuple[list[Mapping[str, Any]], KeyPath] | None:
+    """The native form of the transforms for testing, and their location; None if one of them is not deterministic."""
+    path: KeyPath = (*base, "DATA", "TEST", "TRANSFORMS")
+    transforms = document.get(path)
+    if not isinstance(transforms, list) or not transforms:
+        return None
+    native = [from_vissl(item) for item in transforms]
+    found = [item for item in native if item is not None]
+    return (found, path) if len(found) == len(transforms) else None
 
 
 def _read(transforms: list[Any], path: KeyPath, names: Sequence[str]) -> dict[str, Found]:

@@ -16,7 +16,7 @@ from graphmodel.dialects.native.dialect import is_list_of_shapes, views_of
 from graphmodel.dialects.vissl.config import CARRIED, IGNORED_BY_VISSL
 from graphmodel.dialects.vissl.context import Context, read_context
 from graphmodel.dialects.vissl.heads import Heads, read_heads, wire
-from graphmodel.dialects.vissl.inputs import shapes_from_transforms
+from graphmodel.dialects.vissl.inputs import shapes_from_transforms, test_transforms
 from graphmodel.dialects.vissl.trunks import trunk_of
 from graphmodel.spec.document import Document, KeyPath, dotted
 
@@ -116,6 +116,7 @@ def _inputs(context: Context, names: Mapping[str, Sequence[str]]) -> dict[str, A
         names: each input and its companions.
     """
     found = shapes_from_transforms(context.document, context.base, list(names))
+    transforms = test_transforms(context.document, context.base)
     out: dict[str, Any] = {}
     for name in context.shapes:
         known = {*names, *(c for cs in names.values() for c in cs)}
@@ -149,6 +150,8 @@ def _inputs(context: Context, names: Mapping[str, Sequence[str]]) -> dict[str, A
             item["grouping"] = _grouping(context)
         if companions:
             item["with"] = list(companions)
+        if transforms is not None and len(names) == 1 and "shape" in item:
+            item["transform"] = Located(*transforms)
         out[name] = item
         for companion in companions:
             out[companion] = _companion(context, companion)

@@ -1,0 +1,142 @@
+"""Images on a disk as a dataset: a folder with one directory for each class, or tar files in WebDataset's form."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from graphmodel.diagnostics import fail, first_line
+from graphmodel.extraction.packages import need
+from graphmodel.extraction.transforms import ImageTransform
+
+
+class Images(Protocol):
+    """Images by number."""
+
+    classes: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    def open(self, index: int) -> Image.Image:
+        """The decoded image."""
+        ...
+
+    def label(self, index: int) -> int | None:
+        """Its class."""
+        ...
+
+    def path(self, index: int) -> str:
+        """Where it is, relative to the data."""
+        ...
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Images as the inputs of a model.
+
+    Attributes:
+        images: the images.
+        transforms: the transform of each input.
+        classes: names of the classes.
+    """
+
+    def __init__(self, images: Images, transforms: Mapping[str, ImageTransform]) -> None:
+        self.images, self.transforms = images, dict(transforms)
+        self.classes = images.classes
+        self.transform = Words("; ".join(f"{name}: {t.words}" for name, t in self.transforms.items()))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        with self.images.open(index) as image:
+            sample: dict[str, Any] = {name: transform(image) for name, transform in self.transforms.items()}
+        label = self.images.label(index)
+        return sample if label is None else sample | {"label": label}
+
+    def sample_path(self, index: int) -> str:
+        """The path of a sample, relative to the data."""
+        return self.images.path(index)
+
+
+class Words(str):
+    """A text that prints as itself."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def images_at(place: str) -> Images:
+    """The images of a folder or of tar files.
+
+    Args:
+        place: a directory, or tar files: `shards.tar`, `shards-{000..009}.tar`, `s3://bucket/shards-{0..9}.tar`.
+
+    Raises:
+        CompileError: GM601 if there is no image.
+    """
+    if ".tar" in place:
+        from graphmodel.extraction.tar_shards import TarImages
+
+        need("webdataset", why="tar files")
+        return TarImages(place)
+    if not Path(place).is_dir():
+        raise fail("GM601", f"there is no directory `{place}`", help="give a folder of images or tar files")
+    found = FolderImages(place)
+    if not len(found):
+        raise fail("GM601", f"there is no image in `{place}`", help="put the images of each class into a directory")
+    return found
+
+
+class FolderImages:
+    """torchvision's `ImageFolder`; a folder without directories has images without labels."""
+
+    def __init__(self, root: str) -> None:
+        from torchvision.datasets import ImageFolder
+        from torchvision.datasets.folder import has_file_allowed_extension
+
+        self.root = root
+        self.classes: list[str] | None = None
+        suffixes = tuple(Image.registered_extensions())
+        self.samples: list[tuple[str, int]] = []
+        if any(entry.is_dir() for entry in os.scandir(root)):
+            folder = ImageFolder(
+                root, is_valid_file=lambda p: has_file_allowed_extension(p, suffixes), allow_empty=True
+            )
+            self.classes, self.samples = list(folder.classes), folder.samples
+        else:
+            names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
+            self.samples = [(os.path.join(root, n), -1) for n in names if has_file_allowed_extension(n, suffixes)]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def open(self, index: int) -> Image.Image:
+        """The decoded image."""
+        return Image.open(self.samples[index][0])
+
+    def label(self, index: int) -> int | None:
+        """Its class."""
+        return self.samples[index][1] if self.classes is not None else None
+
+    def path(self, index: int) -> str:
+        """Where it is, relative to the folder."""
+        return Path(self.samples[index][0]).relative_to(self.root).as_posix()
+
+
+def read_image(data: bytes) -> Image.Image:
+    """An image from bytes."""
+    return Image.open(io.BytesIO(data))
+
+
+def read_label(data: bytes, name: str) -> int:
+    """A class from the bytes of a file."""
+    try:
+        return int(data)
+    except ValueError as error:
+        raise ValueError(f"`{name}` does not hold a whole number: {first_line(error)}") from None

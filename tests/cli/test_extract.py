@@ -1,0 +1,66 @@
+"""`graphmodel extract`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from graphmodel import FeatureDataset
+from graphmodel.cli import app
+from tests.extraction.helpers import SPEC, TRUNK, write_images
+
+pytest.importorskip("zarr")
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    write_images(tmp_path / "images")
+    return tmp_path
+
+
+def call(place, *more, spec="spec.yaml"):
+    paths = ("--data", f"{place}/images", "-o", f"{place}/out")
+    return CliRunner().invoke(app, ["extract", f"{place}/{spec}", *paths, "--rows", "4", *more])
+
+
+def test_store_is_written_and_found(place):
+    result = call(place)
+    assert result.exit_code == 0, result.output
+    assert "8 samples" in result.stdout
+    assert "flatten  8×512" in result.stdout
+    stored = FeatureDataset(place / "out")
+    assert stored.outputs == ["res2", "flatten"]
+    assert stored.classes == ["cat", "dog"]
+    assert "8 found" in call(place).stdout
+
+
+def test_events_as_json(place):
+    result = call(place, "--format", "json", "--outputs", "flatten", "--dtype", "float16")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [e["event"] for e in events] == ["progress", "report"]
+    assert events[0]["done"] == events[0]["total"] == 8
+    assert events[1]["outputs"] == {"flatten": [512]}
+    assert events[1]["ok"]
+
+
+def test_frozen_part_of_a_spec_with_heads_and_the_note_of_a_default(place):
+    spec = {"inputs": {"images": [3, 16, 16]}, "trunk": TRUNK, "heads": {"a": {"mlp": {"dims": ["auto", 3]}}}}
+    (place / "heads.yaml").write_text(yaml.safe_dump(spec))
+    result = call(place, "--frozen", spec="heads.yaml")
+    assert result.exit_code == 0, result.output
+    assert "GM610" in result.stderr
+    assert FeatureDataset(place / "out").outputs == ["flatten"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "text"),
+    [(("--data", "nowhere"), 2, "GM601"), (("--no-weights",), 2, "need weights"), (("--device", "x"), 2, "device")],
+)
+def test_mistakes(place, more, code, text):
+    result = call(place, *more)
+    assert result.exit_code == code
+    assert text in result.output
