@@ -456,7 +456,8 @@ class Interpreter:
     training: bool = True
 
     def __post_init__(self) -> None:
-        trunks = self.spec.get("trunks") or {"trunk": self.spec["trunk"]}
+        trunks = {n: _original(t, self.spec) for n, t in (self.spec.get("trunks") or {}).items()}
+        trunks = trunks or {"trunk": self.spec["trunk"]}
         self.trunks = {name: _kind(trunk) for name, trunk in trunks.items()}
         self.paths = {n: "trunk" if "trunk" in self.spec else f"trunks.{n}" for n in trunks}
         self.patterns = [self.paths[n] for n, t in trunks.items() if t.get("freeze")] + self.spec.get("freeze", [])
@@ -517,7 +518,7 @@ class Interpreter:
         features = self.run_trunks(given)
         found: dict[str, Any] = {}
         for edge in self.spec["mapping"]:
-            found |= self.run_edge(edge, features)
+            found |= self.run_edge(edge, features, found)
         kept: dict[str, torch.Tensor] = {}
         for name in self.spec.get("outputs", [edge["as"] for edge in self.spec["mapping"]]):
             kept |= {k: v for k, v in found.items() if k == name or k.startswith(f"{name}.")}
@@ -530,7 +531,8 @@ class Interpreter:
             if self.is_kept(edge):
                 for source in _sources(edge):
                     name, trunk, feature = self.parsed(source)
-                    wanted.setdefault((name, trunk), []).append(feature)
+                    if name in given:
+                        wanted.setdefault((name, trunk), []).append(feature)
         found: dict[tuple[str, str, str], list[Any]] = {}
         for name in self.spec["inputs"]:
             for (other, trunk), features in wanted.items():
@@ -548,7 +550,10 @@ class Interpreter:
     def is_kept(self, edge: Spec) -> bool:
         """Whether an output of the mapping is asked for; nothing else runs."""
         names = self.spec.get("outputs")
-        return names is None or any(name == edge["as"] or name.startswith(f"{edge['as']}.") for name in names)
+        if names is None or any(name == edge["as"] or name.startswith(f"{edge['as']}.") for name in names):
+            return True
+        readers = (e for e in self.spec["mapping"] if any(self.parsed(s)[0] == edge["as"] for s in _sources(e)))
+        return any(map(self.is_kept, readers))
 
     def groups(self, name: str, value: Any) -> list[tuple[list[torch.Tensor], list[int]]]:
         """The views that go through a trunk together, with their positions."""
@@ -602,14 +607,20 @@ class Interpreter:
         trunk, _, feature = rest.partition(".")
         return name, trunk, feature
 
-    def run_edge(self, edge: Spec, features: dict[tuple[str, str, str], Any]) -> dict[str, torch.Tensor]:
-        """The tensors of one output."""
+    def run_edge(
+        self, edge: Spec, features: dict[tuple[str, str, str], Any], found: dict[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of one output; `found` has those of the outputs before it."""
         if not self.is_kept(edge):
             return {}
         values = []
         for source in _sources(edge):
             key = self.parsed(source)
             options = edge if isinstance(source, str) else source
+            if key[0] not in self.spec["inputs"]:
+                value = found[source if isinstance(source, str) else source["from"]]
+                values.append(value.detach() if options.get("detach") else value)
+                continue
             kind = self.trunks[key[1]]
             ordered = [item[1:] for item in sorted(features[key], key=lambda item: item[0])]
             prepared = [prepare(p, kind, kind.features[key[2]], options, size) for p, size in ordered]
@@ -648,6 +659,8 @@ def prepare(
     value: torch.Tensor, kind: TrunkKind, feature: TrunkFeature, options: Spec, size: tuple[int, ...]
 ) -> torch.Tensor:
     """A feature of an image of that size, with its tokens, layout, pooling and flattening."""
+    if options.get("detach"):
+        value = value.detach()
     tokens = options.get("tokens")
     if tokens is not None:
         patches = value[:, kind.prefix :]
@@ -667,6 +680,11 @@ def prepare(
 def _sources(edge: Spec) -> list[Any]:
     origin = edge["from"]
     return origin if isinstance(origin, list) else [origin]
+
+
+def _original(trunk: Spec, spec: Spec) -> Spec:
+    """What a trunk is; a copy is its original, frozen unless it says otherwise."""
+    return {**spec["trunks"][trunk["copy"]], "freeze": trunk.get("freeze", True)} if "copy" in trunk else trunk
 
 
 def _kind(trunk: Spec) -> TrunkKind:

@@ -42,6 +42,9 @@ class Drawing:
         """A spec in the long form, in which every output has a name."""
         chance = self.chance
         kinds = [chance.choice(list(TRUNKS)) for _ in range(chance.choice([1, 1, 1, 2]))]
+        copied = len(kinds) == 2 and chance.random() < 0.4
+        if copied:
+            kinds[1] = kinds[0]
         self.kinds: dict[str, TrunkKind] = {}
         spec: Spec = {"name": "drawn", "inputs": {}}
         if not any(all(s in TRUNKS[k].sizes for k in kinds) for s in (32, 48, 64, 72)):
@@ -52,6 +55,8 @@ class Drawing:
         else:
             self.kinds = {name: TRUNKS[kind] for name, kind in zip(("one", "two"), kinds, strict=True)}
             spec["trunks"] = {name: self.trunk(kind) for name, kind in zip(("one", "two"), kinds, strict=True)}
+            if copied:
+                spec["trunks"]["two"] = {"copy": "one", **chance.choice([{}, {"freeze": False}])}
         sizes = [s for s in (32, 48, 64, 72) if all(s in kind.sizes for kind in self.kinds.values())]
         for i in range(chance.choice([1, 1, 2, 3])):
             spec["inputs"][f"input{i}"] = self.input(sizes)
@@ -75,6 +80,7 @@ class Drawing:
                 two = {e["as"] for e in kept if self.heads.get(e.get("head", "")) == "property_two"}
                 part = {n: chance.choice(["", ".0", ".1"]) if n in two else "" for n in names}
                 spec["outputs"] = [n + part[n] for n in names]
+        self.read_an_output(spec)
         if chance.random() < 0.4:
             spec["checkpoint"] = self.checkpoint(spec)
         if chance.random() < 0.3:
@@ -104,6 +110,31 @@ class Drawing:
             stages = list(dict.fromkeys(str(n.target) for n in nodes))
             return chance.sample(stages, min(len(stages), chance.choice([1, 2, 3]))) or True
         return form
+
+    def read_an_output(self, spec: Spec) -> None:
+        """Adds heads that read other outputs, if there are outputs that heads can read."""
+        for number in range(self.chance.choice([0, 0, 1, 2])):
+            widths = {e["as"]: w for e in spec["mapping"] if (w := self.width_of(e.get("head"))) is not None}
+            if not widths:
+                return
+            name = self.chance.choice(list(widths))
+            edge: Spec = {"as": f"on{number}", "from": name, "head": self.head("vector", (widths[name],))}
+            if self.chance.random() < 0.3:
+                edge["detach"] = True
+            spec["mapping"].append(edge)
+            if "outputs" in spec:
+                spec["outputs"].append(f"on{number}.0" if self.heads[edge["head"]] == "property_two" else edge["as"])
+
+    def width_of(self, head: str | None) -> int | None:
+        """The width of the vectors that a head gives; None if it gives anything else."""
+        module = self.heads.get(head or "")
+        module = module[-1] if isinstance(module, list) else module
+        if module == "property_probe":
+            return 3
+        if not isinstance(module, dict):
+            return None
+        ((name, params),) = module.items()
+        return int(params["dims"][-1] if name == "mlp" else params["classes"])
 
     def whole(self, spec: Spec, kept: list[Spec]) -> bool:
         """Whether some outputs still need every input, trunk and frozen head, so that nothing of the spec is unused."""
@@ -210,6 +241,8 @@ class Drawing:
             edge["head"] = self.head("vector", (width,))
         elif chance.random() < 0.3:
             edge["head"] = self.head("any", ())
+        if chance.random() < 0.1:
+            edge["detach"] = True
         return edge
 
     def head(self, kind: str, reads: tuple[Any, ...]) -> str:
