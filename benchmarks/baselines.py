@@ -154,6 +154,37 @@ class VisslLoop(nn.Module):
         return [head(self.trunk(batch[key], name)) for (key, name), head in zip(self.entries, self.heads, strict=True)]
 
 
+class VisslEvaluation(nn.Module):
+    """VISSL's evaluation of a frozen trunk: blocks in a ModuleDict, features by name, a pooling and a head for each."""
+
+    def __init__(self, name: str, features: list[str], channels: Iterable[int], classes: int) -> None:
+        super().__init__()
+        self.blocks = VisslLoop(name, [], []).blocks.requires_grad_(False)
+        self.features = features
+        self.pools = nn.ModuleList(nn.AdaptiveAvgPool2d(2) for _ in features)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(c), nn.Flatten(1), nn.Linear(c * 4, classes)) for c in channels
+        )
+
+    def train(self, mode: bool = True) -> VisslEvaluation:
+        super().train(mode)
+        self.blocks.eval()
+        return self
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        x = images
+        with torch.no_grad():
+            for name, block in self.blocks.items():
+                x = block(x)
+                if name in self.features:
+                    found[name] = x
+                if len(found) == len(self.features):
+                    break
+        pooled = [pool(found[name]) for name, pool in zip(self.features, self.pools, strict=True)]
+        return [head(x) for x, head in zip(pooled, self.heads, strict=True)]
+
+
 class Rows(nn.Module):
     """Joins the rows of a sample."""
 

@@ -31,10 +31,12 @@ def linear_evaluation(settings: Settings) -> Iterator[Row]:
     depth, size = (18, 64) if settings.quick else (50, 224)
     channels = (64, 64, 128, 256, 512) if depth == 18 else (64, 256, 512, 1024, 2048)
     hand = baselines.HandLinear(baselines.Stages(f"resnet{depth}"), channels, 1000)
+    names = ["relu", "res2", "res3", "res4", "res5"]
+    loop = baselines.VisslEvaluation(f"resnet{depth}", names, channels, 1000)
     yield from compare(
         "linear_evaluation", settings, graphmodel.compile(probes_spec(depth, size, 1000), seed=0),
-        {"hand-written": hand}, [torch.randn(4, 3, size, size)],
-        note=f"frozen ResNet-{depth}, five layers, batch 4, {size} px", compiled=False,
+        {"hand-written": hand, "VISSL-like loop": loop}, [torch.randn(4, 3, size, size)],
+        note=f"frozen ResNet-{depth}, five layers, batch 4, {size} px",
     )  # fmt: skip
 
 

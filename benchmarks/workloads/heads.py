@@ -33,10 +33,12 @@ def loop_step(model: Callable[..., Any], groups: list[dict[str, Any]], images: A
     return run
 
 
-def fused_step(model: Callable[..., Any], groups: list[dict[str, Any]], images: Any, labels: Any) -> harness.Step:
-    """The same with `graphmodel.fused_cross_entropy`."""
+def fused_step(
+    model: Callable[..., Any], groups: list[dict[str, Any]], images: Any, labels: Any, *, kernel: bool = False
+) -> harness.Step:
+    """The same with `graphmodel.fused_cross_entropy`; `kernel` for the optimizer's fused kernel."""
     fused = harness.api("fused_cross_entropy")
-    optimizer = torch.optim.SGD(groups, momentum=0.9, foreach=len(groups) == 1)
+    optimizer = torch.optim.SGD(groups, momentum=0.9, foreach=len(groups) == 1 and not kernel, fused=kernel)
 
     def run() -> float:
         loss = fused(model(images), labels, total=True)
@@ -100,13 +102,14 @@ def many_heads(name: str, settings: Settings, count: int, classes: int, width: i
         steps = {
             "ours": fused_step(ours, one_group(list(ours.heads.children())), x, labels),
             "ours, a loss per head": loop_step(ours, one_group(list(ours.heads.children())), x, labels),
+            "ours, SGD(fused=True)": fused_step(ours, one_group(list(ours.heads.children())), x, labels, kernel=True),
             "ModuleDict loop": loop_step(loop, one_group(list(loop.heads.children())), x, labels),
         }
         times = harness.interleave(steps, settings.pairs, settings.device, 1 if classes > 100 else 3)
         note = (
             f"{count} heads of {classes} classes, width {width}, batch {batch}; SGD with momentum, one parameter group"
         )
-        for side in ("ours", "ours, a loss per head"):
+        for side in ("ours", "ours, a loss per head", "ours, SGD(fused=True)"):
             yield harness.ratio_row(
                 name, "training step with losses" + side.removeprefix("ours"), times, "ModuleDict loop", side, settings,
                 baseline="ModuleDict loop", note=note, target=target if side == "ours" else None,
