@@ -13,6 +13,9 @@ from benchmarks.workloads.registry import compare, linear, workload
 
 INPUTS = 6
 
+TOLERANCES = {"vit_small_patch16_224": 1e-6, "convnext_tiny": 2e-6}
+"""Of the largest value of an output: the last downsampling convolution of ConvNeXt takes another kernel."""
+
 
 @workload("six_inputs")
 def six_inputs(settings: Settings) -> Iterator[Row]:
@@ -24,7 +27,8 @@ def six_inputs(settings: Settings) -> Iterator[Row]:
         "convnext_tiny": {"depths": [1, 1, 2, 1]} if settings.quick else {},
     }
     names = [f"view{i}" for i in range(INPUTS)]
-    for trunk, options in trunks.items():
+    for trunk in TOLERANCES:
+        options = trunks[trunk]
         spec = {
             "inputs": {name: {"shape": [3, size, size]} for name in names},
             "trunk": {"name": f"timm:{trunk}", "num_classes": 0, **options},
@@ -39,6 +43,6 @@ def six_inputs(settings: Settings) -> Iterator[Row]:
                 [torch.randn(batch, 3, size, size) for _ in names],
                 metrics=("forward", "forward+backward"),
                 targets={"one pass per input": Target(">=", 1.5)} if batch == 1 else {},
-                note=f"{trunk}, {INPUTS} inputs of {size} px, batch {batch}", tolerance=1e-6, memory=batch == 1,
+                note=f"{trunk}, {INPUTS} inputs of {size} px, batch {batch}", tolerance=TOLERANCES[trunk], memory=batch == 1,
                 compiled=False,
             )  # fmt: skip

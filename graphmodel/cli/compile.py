@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,7 +112,8 @@ def _compile(
         files = save(
             module, output, weights=not weights.no_weights, standalone=standalone, imports=source.imports or ()
         )
-    return Compiled(report(module.model_graph), loaded, files)
+    done = replace(report(module.model_graph), summary=module.optimized_graph.summary)
+    return Compiled(done, loaded, files)
 
 
 def print_report(result: Report) -> None:

@@ -19,9 +19,12 @@ from torch.overrides import TorchFunctionMode
 CHANNELS = {F.batch_norm: (1, 2, 3, 4), F.instance_norm: (1, 2, 3, 4)}
 """Functions over channels, and where tensors of one number per channel stand among their arguments."""
 
+SUMS: frozenset[Any] = frozenset({torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.mul, torch.Tensor.mul})
+"""Functions of two tensors that return one like them if the two are alike."""
+
 
 class ShapeOnlyOps(TorchFunctionMode):
-    """A mode in which norms, linear layers, attention and LSTMs of meta tensors return empty tensors of that shape.
+    """A mode in which norms, linear layers, activations, sums, attention and LSTMs on meta return empty tensors.
 
     Calls whose arguments do not fit each other run as usual, and raise what they raise.
     """
@@ -36,6 +39,15 @@ class ShapeOnlyOps(TorchFunctionMode):
             return torch.empty_like(args[0], memory_format=torch.contiguous_format)
         if func is F.linear and not kwargs and _is_linear(*args):
             return args[0].new_empty((*args[0].shape[:-1], args[1].shape[0]))
+        if func is F.relu and _is_meta(args[0] if args else None):
+            if not (kwargs.get("inplace") or args[1:] == (True,)):
+                return torch.empty_like(args[0])
+            torch.autograd.graph.increment_version(args[0])  # in place: whoever compares versions sees it
+            return args[0]
+        if func is F.gelu and _is_meta(args[0] if args else None):
+            return torch.empty_like(args[0])
+        if func in SUMS and not kwargs and len(args) == 2 and _are_alike(*args):
+            return torch.empty_like(args[0])
         if func is F.scaled_dot_product_attention and _is_attention(args, kwargs):
             return args[0].new_empty((*args[0].shape[:-1], args[2].shape[-1]))
         if func is torch.lstm and len(args) == 9 and not kwargs and _is_meta_sequence(*args[:3]):
@@ -61,6 +73,15 @@ def fixed_momentum(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.momentum = None
+
+
+def _is_meta(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.is_meta
+
+
+def _are_alike(x: Any, y: Any) -> bool:
+    """Whether these are meta tensors of one shape, layout in memory and dtype."""
+    return _is_meta(x) and _is_meta(y) and (x.shape, x.stride(), x.dtype) == (y.shape, y.stride(), y.dtype)
 
 
 def _is_layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, **options: Any) -> bool:

@@ -260,3 +260,14 @@ def test_files_have_the_usual_permissions(run, write, small, tmp_path):
     os.umask(mask)
     for path in (tmp_path / "out").iterdir():
         assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_the_report_says_what_optimizations_did(tmp_path, run):
+    (tmp_path / "spec.yaml").write_text(
+        "inputs: {a: [3, 32, 32], b: [3, 32, 32]}\n"
+        "trunk: {name: resnet, depth: 18, freeze: true}\n"
+        "mapping: {a: {flatten: null}, b: {flatten: null}}\n"
+        "optimize: [batch_inputs]\n"
+    )
+    result = run("compile", str(tmp_path / "spec.yaml"))
+    assert "pass        batch_inputs: 2 passes through `trunk` -> 1 (`a` and `b`)" in result.stdout
