@@ -233,6 +233,25 @@ def is_instance(value: Any, classes: Any) -> bool:
     return isinstance(value, classes)
 
 
+class _TypeOf(type):
+    """What makes `Type` answer as `type` does."""
+
+    def __call__(cls, *args: Any, **options: Any) -> Any:
+        if len(args) == 1 and is_instance(args[0], torch.Tensor) and isinstance(args[0], MetaProxy):
+            return type(args[0].values[0])
+        return type(*args, **options)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, type)
+
+    def __subclasscheck__(cls, other: Any) -> bool:
+        return issubclass(other, type)
+
+
+class Type(type, metaclass=_TypeOf):
+    """`type` for traced code: the type of a tensor's proxy is the tensor's."""
+
+
 def known(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values of the runs that count: a call may fail at another image size."""
     return tuple(v for i, v in enumerate(values) if i < 2 or not isinstance(v, Failed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -87,9 +87,9 @@ def refused_contexts(active: Callable[[], bool], error: Callable[[str, str], Exc
 
 @contextmanager
 def recorded_states(
-    record: Callable[..., Any], trunk: nn.Module, is_instance: Callable[[Any, Any], bool]
+    record: Callable[..., Any], trunk: nn.Module, builtin: Mapping[str, Callable[..., Any]]
 ) -> Iterator[None]:
-    """Inside, functions that read a state go to `record(function, args)`, and the trunk's code has that `isinstance`.
+    """Inside, functions that read a state go to `record(function, args)`, and the trunk's code has these built-ins.
 
     They are replaced in torch, and under the names by which the packages of the trunk's modules import them. Torch's
     own code (`torch.utils.checkpoint`) reads them as they are: its results do not depend on them.
@@ -105,12 +105,12 @@ def recorded_states(
 
     new = {reader: replacement(reader, torch_state, name) for name, reader in _READERS.items()}
     new[_is_autocast_enabled] = replacement(_is_autocast_enabled, autocast_enabled)
-    new[torch.is_tensor] = lambda value: is_instance(value, torch.Tensor)
+    new[torch.is_tensor] = lambda value: builtin["isinstance"](value, torch.Tensor)
     changed: list[tuple[dict[str, Any], str, Any]] = []
-    shadowed = [scope for scope in _scopes(trunk.modules()) if "isinstance" not in scope]
+    shadowed = [(scope, name) for scope in _scopes(trunk.modules()) for name in builtin if name not in scope]
     try:
-        for scope in shadowed:
-            scope["isinstance"] = is_instance
+        for scope, name in shadowed:
+            scope[name] = builtin[name]
         for scope in (vars(torch), *_scopes(trunk.modules())):
             for name, value in list(scope.items()):
                 found = new.get(value) if isinstance(value, _FUNCTIONS) else None
@@ -121,8 +121,8 @@ def recorded_states(
     finally:
         for scope, name, value in changed:
             scope[name] = value
-        for scope in shadowed:
-            scope.pop("isinstance", None)
+        for scope, name in shadowed:
+            scope.pop(name, None)
 
 
 def _scopes(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from graphmodel.tracing.proxy import (
     MetaProxy,
     SizeDecision,
     TraceError,
+    Type,
     differs_by_size,
     is_instance,
     same_calls,
@@ -266,7 +267,7 @@ class StageTracer(fx.Tracer):
         with (
             _Factories(self),
             recorded_builtins(self.record),
-            recorded_states(self.record, self.root, is_instance),
+            recorded_states(self.record, self.root, {"isinstance": is_instance, "type": Type}),
             refused_contexts(lambda: self.runs.active, TraceError),
             self._recorded_tensors(),
         ):

@@ -49,6 +49,7 @@ RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "requires_grad": (lambda m, x: 2 if x.requires_grad else 3, ("plain", "float16", "bfloat16")),
     "device index": (lambda m, x: 2 if x.get_device() >= 0 else 3, ()),
     "isinstance": (lambda m, x: 2 if isinstance(x, torch.Tensor) else 3, ()),
+    "type": (lambda m, x: 2 if type(x) is torch.Tensor and isinstance(type(x), type) else 3, ()),
     "is_tensor": (lambda m, x: 2 if torch.is_tensor(x) else 3, ()),
     "hasattr": (lambda m, x: 2 if hasattr(x, "tensors") else 3, ()),
     "torch.Size": (lambda m, x: x.new_full(torch.Size(x.shape), 2).reshape(torch.Size([*x.shape])), ()),
@@ -132,4 +133,5 @@ def test_nothing_stays_replaced() -> None:
     both(lambda m, x: 2)
     assert [getattr(torch, name) for name in names] == before
     assert "isinstance" not in globals()
+    assert "type" not in globals()
     assert isinstance(torch.zeros(2).shape, torch.Size)
