@@ -114,7 +114,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-ELSEWHERE = ("build/", "config/", "models/", "path/to/", "DIR/")
+ELSEWHERE = ("build/", "config/", "models/", "path/to/", "DIR/", "features/", "samples/")
 """Beginnings of paths that readers have, and this repository does not."""
 
 
@@ -148,7 +148,7 @@ def test_the_readme_names_every_command() -> None:
 def test_every_command_accepts_a_format(name: str) -> None:
     operands = {"diff": ["a.yaml", "b.yaml"], "trunks": [], "heads": [], "schema": []}.get(name, ["a.yaml"])
     for form in ("text", "json"):
-        output = ["-o", "a.pt2"] if name == "export" else []
+        output = {"export": ["-o", "a.pt2"], "extract": ["--data", "images", "-o", "features"]}.get(name, [])
         context = COMMANDS_BY_NAME[name].make_context(name, [*operands, *output, "--format", form])
         assert form in [getattr(value, "value", value) for value in context.params.values()]
 

@@ -12,7 +12,6 @@ import typer
 
 from graphmodel.cli import options
 from graphmodel.cli.weight_options import WeightOptions
-from graphmodel.diagnostics import fail
 
 if TYPE_CHECKING:
     from graphmodel.profiling.report import Report, Row
@@ -88,7 +87,7 @@ def _compile(
 
         refuse_foreign(output)
     elif standalone:
-        raise fail("GM584", "`--standalone` is about the files of `-o`", help="name a directory: `-o DIR`")
+        raise typer.BadParameter("`--standalone` is about the files of `-o`: name a directory with `-o DIR`")
     source.import_modules()
     from graphmodel.api import compile
     from graphmodel.profiling.report import report

@@ -55,6 +55,7 @@ def train(model: nn.Module, dtype: torch.dtype, scaled: bool) -> tuple[list[torc
     return losses, logits.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "scaled"), [(torch.bfloat16, False), (torch.bfloat16, True), (torch.float16, True)])
 def test_autocast_and_scaled_gradients_give_the_numbers_of_a_module_by_hand(dtype: torch.dtype, scaled: bool) -> None:
     model = graphmodel.compile(SPEC, seed=0)

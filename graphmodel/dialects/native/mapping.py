@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from graphmodel.dialects.native.format import EdgeYaml, FeatureYaml, SourceYaml
@@ -159,15 +160,20 @@ class MappingResolver:
             )
         return name
 
+    @cached_property
+    def outputs(self) -> dict[str, None]:
+        """The names of outputs that sources may read, in the order of the mapping."""
+        return dict.fromkeys(named_outputs(self.mapping))
+
     # -- sources ------------------------------------------------------------------------------------------------------
 
     def is_known(self, name: str, path: KeyPath, *, key: bool) -> bool:
         """Whether an input or an output has this name; reported if not."""
-        outputs = named_outputs(self.mapping)
+        outputs = self.outputs
         if name in self.inputs or name in outputs:
             return True
         what = "input or output" if outputs else "input"
-        help = self.report.choices(name, [*self.inputs, *(o for o in outputs if o not in self.inputs)], f"{what}s")
+        help = self.report.choices(name, list(dict.fromkeys([*self.inputs, *outputs])), f"{what}s")
         self.report.error("GM207", f"unknown {what} `{name}`", path, help, key=key)
         return False
 
