@@ -173,6 +173,9 @@ def _load(
     from graphmodel.components.library.guard import weights_follow
     from graphmodel.weights.sealed import read_sealed
 
+    if is_temporary(where):
+        message = f"`{where}` holds no saved model: it was left behind by a write that was interrupted"
+        raise fail("GM522", message, help="delete it; the next write to the same place deletes it too")
     lock = where / LOCK
     try:
         if kind := other_than_a_file(lock):
@@ -181,9 +184,6 @@ def _load(
     except (OSError, ValueError) as error:
         message = f"`{where}` holds no saved model: {first_line(error)}"
         raise fail("GM522", message, help="name a directory that `graphmodel.save` wrote") from None
-    if is_temporary(where):
-        message = f"`{where}` holds no saved model: it was left behind by a write that was interrupted"
-        raise fail("GM522", message, help="delete it; the next write to the same place deletes it too")
     check_manifest(where, (LOCK, WEIGHTS) if weights else (LOCK,))
     sealed = read_sealed(where / WEIGHTS) if weights else None
     found = re.search(r"^# seed: (\d+)$", text, re.M)
