@@ -60,14 +60,18 @@ def versions() -> dict[str, str]:
     }  # fmt: skip
 
 
+SEVERAL_RUNS = "python -m benchmarks --only NAMES"
+"""The command of figures that several runs measured, with the versions of the last."""
+
+
 def read(files: Iterable[Path]) -> tuple[list[Row], dict[str, str], str]:
     """The rows of earlier runs; a workload that several of them ran is taken from the last."""
     by_workload: dict[str, list[Row]] = {}
     skipped: dict[str, str] = {}
-    command = ""
+    commands: list[str] = []
     for file in files:
         data = json.loads(file.read_text())
-        command = data["command"].split(" --only")[0]
+        commands.append(data["command"])
         skipped |= {name: why for name, why in data["skipped"].items() if name in WORKLOADS}
         found: dict[str, list[Row]] = {}
         for item in data["rows"]:
@@ -79,6 +83,7 @@ def read(files: Iterable[Path]) -> tuple[list[Row], dict[str, str], str]:
     order = sorted(by_workload, key=list(WORKLOADS).index)
     rows = [row for name in order for row in by_workload[name]]
     skipped |= {name: "not measured" for name in WORKLOADS if name not in skipped}
+    command = commands[0] if len(commands) == 1 else SEVERAL_RUNS
     return rows, {name: why for name, why in skipped.items() if name not in by_workload}, command
 
 
@@ -88,7 +93,7 @@ def figure(row: Row) -> str:
     def number(value: float) -> str:
         return f"{value:.0f}" if row.unit == "graphs" or value >= 100 else f"{value:.2f}"
 
-    unit = "x" if row.unit == "x" else f" {row.unit}"
+    unit = "x" if row.unit == "x" else " graph" if (row.unit, row.figure) == ("graphs", 1) else f" {row.unit}"
     spread = "" if row.low is None or row.high is None else f" ({number(row.low)}–{number(row.high)})"
     return f"{number(row.figure)}{unit}{spread}"
 
@@ -96,7 +101,7 @@ def figure(row: Row) -> str:
 def page(rows: list[Row], skipped: Mapping[str, str], command: str, drawn: bool) -> str:
     """The page in Markdown."""
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
-    lines = [INTRODUCTION, f"Measured with `{command}` ({said}).\n"]
+    lines = [INTRODUCTION, f"Measured with `{command}`{', in several runs' * (command == SEVERAL_RUNS)} ({said}).\n"]
     if drawn:
         lines.append("![Ratios of time against the baselines](benchmarks/ratios.svg)\n")
     targets = [row for row in rows if row.target is not None]

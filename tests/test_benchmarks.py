@@ -95,7 +95,10 @@ def test_pages_are_combined_from_several_runs(tmp_path: Path) -> None:
     assert (skipped["six_inputs"], skipped["graphs"]) == ("no such pass", "failed again")
     assert skipped["extraction"] == "not measured"
     assert not {"meta", "pirl"} & set(skipped)
-    assert command == "python -m benchmarks"
+    assert command == report.SEVERAL_RUNS
+    assert "in several runs" in report.page(rows, skipped, command, drawn=False)
+    assert report.read([second])[2] == "python -m benchmarks --only x"
+    assert "in several runs" not in report.page(*report.read([second]), drawn=False)
 
 
 @pytest.mark.slow
