@@ -115,7 +115,7 @@ def refuse_channels_last(what: str, value: Value, layout: str) -> None:
 def resize(
     writer: GraphWriter, value: Value, spec: ResizeSpec, size: Sequence[Any], span: Span | None, layout: str
 ) -> Value:
-    """A feature map resampled to a size; the map itself if it has that size already.
+    """A feature map resampled to a size; it may have that size already, but not for images of another size.
 
     Args:
         writer: where the calls go.
@@ -136,8 +136,6 @@ def resize(
     sizes = list(size) * dims if len(size) == 1 else list(size)
     if len(sizes) != dims:
         raise FeatureError(f"`resize` gives {len(sizes)} sizes and the feature is {value.text}, {MAPS[dims]}")
-    if [s.pair[0] if isinstance(s, Value) else s for s in sizes] == list(first.shape[2:]):
-        return value
     mode = spec.mode or ("linear", "bilinear", "trilinear")[dims - 1]
     kwargs: dict[str, Any] = {"size": tuple(sizes), "mode": mode}
     if mode in ("linear", "bilinear", "bicubic", "trilinear"):
@@ -151,8 +149,8 @@ def resize(
         raise FeatureError(message, f"modes for {MAPS[dims]}: {', '.join(MODES[dims])}") from None
 
 
-def size_of_reference(writer: GraphWriter, maps: Sequence[Value], how: str) -> tuple[Value, ...]:
-    """The size of the `largest` or `smallest` of several maps, computed by the model itself: it follows the images.
+def reference_size(writer: GraphWriter, maps: Sequence[Value], how: str) -> tuple[Value, tuple[Value, ...]]:
+    """The `largest` or `smallest` of several maps, and its size as the model computes it: it follows the images.
 
     Raises:
         FeatureError: if none is the largest (smallest) in every dimension.
@@ -167,7 +165,7 @@ def size_of_reference(writer: GraphWriter, maps: Sequence[Value], how: str) -> t
         listed = ", ".join(m.text for m in maps)
         raise FeatureError(f"none of these maps is the {how} in every dimension: {listed}", "write the size")
     reference = maps[shapes.index(wanted)]
-    return tuple(writer.method("size", (reference, dim + 2)) for dim in range(len(wanted)))
+    return reference, tuple(writer.method("size", (reference, dim + 2)) for dim in range(len(wanted)))
 
 
 def channel_axis(layout: str, flattened: bool) -> int:

@@ -21,8 +21,8 @@ from graphmodel.graph.types import Component, Output, find_output, output_names
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import ModelSpec
 
-Size = tuple[Any, ...]
-"""The size of each spatial dimension: a number, or the value of a call that gives it."""
+Reference = tuple[Value, tuple[Value, ...]]
+"""A map that others get the size of, and the calls that give its size."""
 
 
 @dataclass(frozen=True)
@@ -129,17 +129,17 @@ class _Wirer:
         for source, found in zip(edge.sources, pooled, strict=True):
             if source.spec.resize is not None and isinstance(source.spec.resize.size, str):
                 following.setdefault(source.spec.resize.size, []).extend(found.values)
-        sizes: dict[str, Size] = {}
+        references: dict[str, Reference] = {}
         for how, maps in following.items():
             try:
-                sizes[how] = ops.size_of_reference(self.writer, maps, how)
+                references[how] = ops.reference_size(self.writer, maps, how)
             except FeatureError as error:
                 at = next(r.at for s in edge.sources if (r := s.spec.resize) is not None and r.size == how)
                 self.error(str(error), at, error.help)
                 yield None
                 return
         for source, found in zip(edge.sources, pooled, strict=True):
-            yield self.finished(source, edge, found, sizes)
+            yield self.finished(source, edge, found, references)
 
     def pooled(self, source: BoundSource, edge: BoundEdge) -> FeatureValues | None:
         """A source detached and pooled as its reader asks, or None with the reason reported."""
@@ -159,7 +159,7 @@ class _Wirer:
         source: BoundSource,
         edge: BoundEdge,
         feature: FeatureValues,
-        sizes: Mapping[str, Size] | None = None,
+        references: Mapping[str, Reference] | None = None,
     ) -> Value | None:
         """A pooled source resampled, flattened and normalized, all views as one batch."""
         span, resize = self.bound.spec.span(edge.spec.at), source.spec.resize
@@ -167,10 +167,13 @@ class _Wirer:
         try:
             ready = list(feature.values)
             if resize is not None:
-                size = (sizes or {})[resize.size] if isinstance(resize.size, str) else resize.size
                 at = resize.at
                 layout = "" if source.spec.any_layout else feature.layout
-                ready = [ops.resize(self.writer, value, resize, size, span, layout) for value in ready]
+                like, size = (references or {})[resize.size] if isinstance(resize.size, str) else (None, resize.size)
+                ready = [
+                    value if value is like else ops.resize(self.writer, value, resize, size, span, layout)
+                    for value in ready
+                ]
             at = (*source.spec.at, "normalize") if source.spec.normalize else at
             ready = [ops.finished(self.writer, value, source.spec, span, feature.layout) for value in ready]
             return self.in_view_order(source, feature, ready)

@@ -173,6 +173,26 @@ def test_the_size_of_the_largest_map_follows_the_images() -> None:
     torch.testing.assert_close(exported.module()(y)["y"], model(y)["y"])
 
 
+def test_a_size_that_the_map_has_already_is_kept_for_other_images() -> None:
+    spec = document([{"from": "images.res5", "resize": 2, "as": "y"}])
+    model, x = graphmodel.compile(spec, seed=0).eval(), torch.randn(2, 3, 128, 128)
+    assert model(torch.randn(2, 3, 64, 64))["y"].shape == (2, 512, 2, 2)
+    expected = F.interpolate(maps(model, x)[-1], (2, 2), mode="bilinear")
+    torch.testing.assert_close(model(x)["y"], expected)
+
+
+@pytest.mark.parametrize("combine", ["concat", "sum"])
+def test_maps_of_one_size_are_joined_for_inputs_of_other_sizes(combine: str) -> None:
+    inputs = {"a": [3, 64, 64], "b": [3, 64, 64]}
+    spec = document([{"from": ["a.res4", "b.res4"], "combine": combine, "resize": "largest", "as": "y"}], inputs=inputs)
+    model = graphmodel.compile(spec, seed=0).eval()
+    images = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 16, 16)
+    large, small = (maps(model, x)[2] for x in images)
+    small = F.interpolate(small, large.shape[2:], mode="bilinear")
+    expected = torch.cat([large, small], 1) if combine == "concat" else large + small
+    torch.testing.assert_close(model(*images)["y"], expected)
+
+
 def test_views_of_several_resolutions_are_resized_to_one_batch() -> None:
     views = [{"count": 1, "shape": [3, 64, 64]}, {"count": 2, "shape": [3, 32, 32]}]
     spec = document([{"from": "images.res4", "resize": 3, "as": "y"}], inputs={"images": {"views": views}})
