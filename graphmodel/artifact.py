@@ -101,7 +101,9 @@ def save(
     _refuse_given(module)
     check_unedited(module, "an artifact")
     if standalone and not weights:
-        raise fail("GM584", "standalone code needs weights beside it", help="leave out `weights=False`")
+        raise fail(
+            "GM584", "standalone code needs weights beside it", help="leave out `weights=False` or `--no-weights`"
+        )
 
     def fill(place: Path) -> None:
         _write(module, place, weights, imports)
@@ -237,7 +239,8 @@ def _write_standalone(module: CompiledModel, place: Path) -> None:
     """Replaces model.py by one that runs without graphmodel, and checks it."""
     from safetensors.torch import save_file
 
-    from graphmodel.exporters.standalone import check_standalone, standalone
+    from graphmodel.exporters.standalone import standalone
+    from graphmodel.exporters.standalone_check import check_standalone
 
     made = standalone(module)
     (place / MODEL).write_text(made.source, "utf-8")

@@ -89,12 +89,13 @@ def check_manifest(directory: Path, read: Iterable[str]) -> None:
 
 
 def _check_file(path: Path, entry: tuple[str, int] | None) -> None:
-    if entry is None:
-        raise _damaged(path, f"{MANIFEST} does not list it")
     try:
         if kind := other_than_a_file(path):
             raise _damaged(path, f"it is {kind}")
-        if path.stat().st_size != entry[1] or digest(path) != entry[0]:
+        size = path.stat().st_size
+        if entry is None:
+            raise _damaged(path, f"{MANIFEST} does not list it")
+        if size != entry[1] or digest(path) != entry[0]:
             raise _damaged(path, f"it is not the file that was saved: its checksum differs from that in {MANIFEST}")
     except OSError:
         help = "copy it to its place, or pass `weights=False`" if path.suffix == ".safetensors" else "write it again"

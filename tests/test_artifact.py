@@ -104,6 +104,13 @@ def test_a_missing_file_is_one_diagnostic(tiny: dict[str, Any], tmp_path: Path, 
     assert codes(caught) == ["GM522"]
 
 
+def test_a_model_saved_without_weights_has_none_to_load(tiny: dict[str, Any], tmp_path: Path) -> None:
+    graphmodel.save(graphmodel.compile(tiny, device="meta"), tmp_path / "out", weights=False)
+    with pytest.raises(CompileError, match=r"there is no .*weights\.safetensors") as caught:
+        graphmodel.load(tmp_path / "out", device="meta")
+    assert "`weights=False`" in caught.value.diagnostics[0].help
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "spec.lock.yaml", "manifest.json"])
 def test_a_fifo_in_the_place_of_a_file_is_refused_at_once(tiny: dict[str, Any], tmp_path: Path, name: str) -> None:
     graphmodel.save(graphmodel.compile(tiny, seed=0), tmp_path / "m")

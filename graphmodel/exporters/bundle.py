@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
@@ -90,7 +91,7 @@ class Bundle:
         definition = source.definitions.get(name)
         if definition is None and key not in self.instead:
             raise NotBundled(f"`{module}.{name}` is not defined at the top of its module")
-        self._names[key] = self._free(name, module)
+        self._names[key] = self.free_name(name, module)
         if key in self.instead:
             text = self.instead[key]
         else:
@@ -117,7 +118,7 @@ class Bundle:
         key = ("import", id(value) if not isinstance(value, tuple) else value, name)
         if key not in self._names:
             if name in self.taken and name not in ("torch", "nn"):
-                other = self._free(name, "imported")
+                other = self.free_name(name, "imported")
                 line = f"{line.partition(' as ')[0]} as {other}"
                 name = other
             self._names[key] = name
@@ -125,7 +126,8 @@ class Bundle:
         self.import_lines[line] = None
         return self._names[key]
 
-    def _free(self, name: str, module: str) -> str:
+    def free_name(self, name: str, module: str) -> str:
+        """Reserves a name in the file: `name`, or a longer one with that of the module if it is taken."""
         found = name
         if found in self.taken:
             found = f"{name}_of_{module.rpartition('.')[2].strip('_')}"

@@ -8,6 +8,7 @@ import inspect
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from graphmodel.components.structure import is_namedtuple
-from graphmodel.exporters.bundle import Bundle, NotBundled, home_of, is_copied
+from graphmodel.exporters.bundle import Bundle, NotBundled, is_copied
 
 WIDTH = 120
 SMALL = 64
@@ -52,7 +53,6 @@ class Written:
         parts: the expression of each child of the root by name.
         later: statements that complete the tree: shared modules, attributes that name modules.
         tensors: tensors that no parameter or persistent buffer holds, by their path.
-        skipped: attributes that could not be written, and why.
         uses_part: whether the function `part` is needed.
     """
 
@@ -60,7 +60,6 @@ class Written:
     parts: dict[str, str] = field(default_factory=dict)
     later: list[str] = field(default_factory=list)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
     uses_part: bool = False
 
 
@@ -109,7 +108,7 @@ class ModuleWriter:
         if counts[call.text] > 1 and call.children and len(call.text) > 200:
             kind = call.arguments[0][1] if call.called == "part" else call.called
             base = _snake(str(kind).rpartition(".")[2])
-            names[call.text] = self.bundle._free(base if base.isidentifier() else f"part_{base}", "model")
+            names[call.text] = self.bundle.free_name(base if base.isidentifier() else f"part_{base}", "model")
             body = render(call, {k: v for k, v in names.items() if k != call.text}, 4, first=11)
             self.out.functions.append(f"def {names[call.text]}() -> nn.Module:\n    return {body}")
 
@@ -118,9 +117,7 @@ class ModuleWriter:
     def _module(self, module: nn.Module, path: str) -> Call:
         kind = self.plain.get(type(module), type(module))
         called = self.bundle.use(kind)
-        children = [
-            (name, self._child(child, f"{path}.{name}", f"{path}.{name}")) for name, child in module._modules.items()
-        ]
+        children = [(name, self._child(child, f"{path}.{name}")) for name, child in module._modules.items()]
         own = {k: v for k, v in module.__dict__.items() if k not in _PLAIN and k not in self.kept}
         if kind is not type(module):
             own = {}
@@ -134,7 +131,7 @@ class ModuleWriter:
                 return made
         return self._part(module, path, called, own, children)
 
-    def _child(self, child: nn.Module | None, path: str, own: str) -> Call | str:
+    def _child(self, child: nn.Module | None, path: str) -> Call | str:
         if child is None:
             return "None"
         if self.paths[id(child)] != path:  # shared: put in its place at the end, which keeps the order
@@ -206,6 +203,8 @@ class ModuleWriter:
             arguments.append(("children", Call("", (("{}", "dict"), *items))))
         attributes: list[tuple[str, Call | str]] = []
         for name, value in own.items():
+            if isinstance(value, torch.Tensor) and value.requires_grad:  # by a hook, such as that of weight_norm
+                raise NotBundled(f"`{path}.{name}` is computed from parameters")
             if isinstance(value, torch.Tensor) and value.numel() > SMALL:
                 self.out.tensors[f"{path}.{name}"] = value.detach()
                 continue
@@ -213,8 +212,8 @@ class ModuleWriter:
                 attributes.append((name, self._literal(value)))
             except _NamesModule:
                 self._later(path, name, value)
-            except NotBundled as error:
-                self.out.skipped.append(f"`{path}.{name}`: {error}")
+            except NotBundled:
+                continue  # many attributes are never read; one that is raises an AttributeError
         if all(name.isidentifier() and name not in _TAKEN for name, _ in attributes):
             arguments += attributes
         else:
@@ -226,10 +225,8 @@ class ModuleWriter:
         return Call("part", tuple(arguments), 1)
 
     def _later(self, path: str, name: str, value: Any) -> None:
-        try:
+        with suppress(NotBundled):
             self.out.later.append(f"{self._at(path)}.__dict__[{name!r}] = {self._literal(value, modules=True)}")
-        except NotBundled as error:
-            self.out.skipped.append(f"`{path}.{name}`: {error}")
 
     def _at(self, path: str) -> str:
         return f'self.get_submodule("{path}")' if path else "self"
@@ -302,7 +299,7 @@ class ModuleWriter:
     def _tensor(self, value: torch.Tensor) -> str:
         if value.numel() > SMALL or value.is_meta or isinstance(value, nn.Parameter):
             raise NotBundled("it is a tensor that is neither a parameter nor a buffer")
-        return f'torch.tensor({value.tolist()!r}, dtype={value.dtype}, device="cpu")'
+        return f'torch.tensor({self._literal(value.tolist())}, dtype={value.dtype}, device="cpu")'
 
 
 class _NamesModule(NotBundled):
@@ -338,7 +335,7 @@ def render(call: Call | str, names: Mapping[str, str], indent: int, first: int =
         is_dict = opening == "{"
         arguments = arguments[1:]
     keys = [f'"{key}": ' if is_dict else (f"{key}=" if key else "") for key, _ in arguments]
-    items = [key + render(a, names, indent + 4) for key, (_, a) in zip(keys, arguments, strict=True)]
+    items = [key + render(a, names, indent + 4, len(key) + 1) for key, (_, a) in zip(keys, arguments, strict=True)]
     line = f"{opening}{', '.join(items)}{closing}"
     if "\n" not in line and len(line) + indent + first <= WIDTH:
         return line
@@ -390,4 +387,4 @@ def _snake(name: str) -> str:
     return "".join(letters).strip("_")
 
 
-__all__ = ["Call", "ModuleWriter", "Written", "home_of", "render"]
+__all__ = ["Call", "ModuleWriter", "Written", "render"]

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
-import itertools
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from graphmodel.components.structure import leaves
-from graphmodel.diagnostics import fail, first_line
 from graphmodel.exporters.bundle import OWN, Bundle, NotBundled
-from graphmodel.exporters.module_code import ModuleWriter, Written
-from graphmodel.graph.rows import rows_per_sample
+from graphmodel.exporters.module_code import ModuleWriter
+from graphmodel.exporters.standalone_check import not_standalone
 from graphmodel.lower.containers import Container, HeadsContainer
 from graphmodel.lower.freezing import Keeper, _keep, is_kept
-from graphmodel.lower.random_inputs import random_inputs
 from graphmodel.manifest import CONSTANTS, WEIGHTS
 from graphmodel.model_file import forward_source, in_docstring, shape_lines
 from graphmodel.passes.folding import FoldedForward
@@ -60,7 +54,7 @@ HEADER = '''"""{title}
 
     module = Model.load()  # the directory of this file; in training mode
 
-This file was written by graphmodel {version} and does not need it: {needs}.
+This file was written by graphmodel {version} and does not need it: it needs {packages}.
 `state_dict()` has the names and shapes of weights.safetensors.
 """
 
@@ -88,9 +82,15 @@ MODEL = '''class Model(nn.Module):
         Args:
             directory: where weights.safetensors is.
             device: where the weights go.
+
+        Raises:
+            ValueError: if they are the weights of another model.
         """
         model = cls()
+        shapes = {{name: tensor.shape for name, tensor in model.state_dict().items()}}
         tensors = load_file(str(Path(directory) / "{weights}"), device=str(device))
+        if other := [name for name, tensor in tensors.items() if tensor.shape != shapes.get(name)]:
+            raise ValueError(f"{weights} does not fit this model: `{{other[0]}}` is unknown or has another shape")
 {constants}        for name, tensor in tensors.items():
             tensor = tensor.clone()  # a mapped file is not aligned, which moves the last digits of some operations
             holder, _, leaf = name.rpartition(".")
@@ -101,13 +101,18 @@ MODEL = '''class Model(nn.Module):
                 module._buffers[leaf] = tensor
             else:
                 module.__dict__[leaf] = tensor
-{after}        return model.train()
+{after}        if missing := [name for name, tensor in model.state_dict().items() if tensor.is_meta]:
+            raise ValueError(f"{weights} does not fit this model: `{{missing[0]}}` is missing")
+        return model.train()
 
 
 def load(device: str = "cpu") -> Model:
     """The model with the weights beside this file."""
     return Model.load(HERE, device)
 '''
+
+
+LOAD_CONSTANTS = f'        tensors |= load_file(str(Path(directory) / "{CONSTANTS}"), device=str(device))\n'
 
 
 @dataclass(frozen=True)
@@ -137,8 +142,7 @@ def standalone(module: CompiledModel) -> Standalone:
     try:
         return _standalone(module)
     except NotBundled as error:
-        help = "export it instead: `graphmodel export … -o model.pt2` needs torch alone"
-        raise fail("GM584", f"no standalone code can be written for this model: {error}", help=help) from error
+        raise not_standalone(error) from error
 
 
 def _standalone(module: CompiledModel) -> Standalone:
@@ -161,7 +165,7 @@ def _standalone(module: CompiledModel) -> Standalone:
         later="".join(f"        {line}\n" for line in later),
         forward=forward,
         weights=WEIGHTS,
-        constants=_CONSTANTS if written.tensors else "",
+        constants=LOAD_CONSTANTS if written.tensors else "",
         after="".join(f"        {line}\n" for line in after),
     )
     from graphmodel import __version__
@@ -172,15 +176,12 @@ def _standalone(module: CompiledModel) -> Standalone:
         title=in_docstring(f"The model `{graph.spec.name}`."),
         shapes="\n".join(in_docstring(line) for line in shape_lines(graph)),
         version=__version__,
-        needs=f"it needs {', '.join(packages)}",
+        packages=", ".join(packages),
         imports="\n".join(_sorted(bundle.import_lines)),
     )
     source = header + "".join(f"\n\n{section.rstrip()}\n" for section in sections)
-    _check_imports(source, written)
+    _check_imports(source)
     return Standalone(source, written.tensors, packages)
-
-
-_CONSTANTS = f'        tensors |= load_file(str(Path(directory) / "{CONSTANTS}"), device=str(device))\n'
 
 
 def _deeper(text: str) -> str:
@@ -210,7 +211,7 @@ def _joined(lines: Iterable[str]) -> list[str]:
     ]
 
 
-def _check_imports(source: str, written: Written) -> None:
+def _check_imports(source: str) -> None:
     for node in ast.walk(ast.parse(source)):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -242,6 +243,7 @@ def _forward(source: str, names: dict[str, Any], bundle: Bundle) -> str:
 
 
 def _folded(module: nn.Module, bundle: Bundle) -> list[str]:
+    """Statements that fold BatchNorm in frozen stages, as the compiled module does."""
     found = []
     for path, child in module.named_modules():
         stand_in = getattr(child.__dict__.get("forward"), "__self__", None)
@@ -262,15 +264,10 @@ def _frozen(module: nn.Module, bundle: Bundle) -> list[str]:
     kept = {path for path, child in module.named_modules() if is_kept(child)}
     if not kept:
         return []
-    every = [path for path, _ in module.named_modules()]
-    tops = tuple(_prefixes(every, kept))
-    if {path for path in every if path.startswith(tops)} == kept:
-        names = f"{{name for name, _ in self.named_modules() if name.startswith({tops!r})}}"
-    else:
-        names = repr(kept)
+    chosen = _condition([path for path, _ in module.named_modules()], kept)
     return [
         "# Frozen parts stay in eval mode, whatever `train` is called on.",
-        f"frozen = {names}",
+        f"frozen = {{name for name, _ in self.named_modules() if {chosen}}}",
         "for name in frozen:",
         "    self.get_submodule(name).eval()",
         f'{bundle.use(_keep)}(self, "", frozen)',
@@ -278,18 +275,17 @@ def _frozen(module: nn.Module, bundle: Bundle) -> list[str]:
 
 
 def _untrained(module: nn.Module) -> list[str]:
+    """Statements that exclude parameters from training."""
     names = [name for name, _ in module.named_parameters()]
     fixed = {name for name, p in module.named_parameters() if not p.requires_grad}
     if not fixed:
         return []
     if fixed == set(names):
         return ["self.requires_grad_(False)"]
-    tops = _prefixes(names, fixed)
-    if {name for name in names if name.startswith(tuple(tops))} != fixed:
-        tops = sorted(fixed)
     return [
         "for name, parameter in self.named_parameters():",
-        f"    parameter.requires_grad_(not name.startswith({tuple(tops)!r}))",
+        f"    if {_condition(names, fixed)}:",
+        "        parameter.requires_grad_(False)",
     ]
 
 
@@ -303,10 +299,9 @@ def _formats(module: nn.Module) -> list[str]:
             continue
         # Weights that are contiguous either way, such as 1x1 kernels, may be named or not.
         free = {n for n, t in names.items() if t.is_contiguous() and t.is_contiguous(memory_format=form)}
-        tops = _prefixes(list(names), found | free)
         lines += [
             "for name, parameter in model.named_parameters():",
-            f"    if parameter.ndim == {dims} and name.startswith({tuple(tops)!r}):",
+            f"    if parameter.ndim == {dims} and {_condition(list(names), found | free)}:",
             f"        parameter.data = parameter.data.contiguous(memory_format={form})",
         ]
     return lines
@@ -332,8 +327,16 @@ def _shared(module: nn.Module) -> list[str]:
     return lines
 
 
+def _condition(names: Sequence[str], chosen: set[str]) -> str:
+    """An expression in `name` that holds for the chosen names and for no other."""
+    tops = tuple(_prefixes(names, chosen))
+    if {name for name in names if name.startswith(tops)} == chosen:
+        return f"name.startswith({tops!r})"
+    return f"name in {tuple(sorted(chosen))!r}"  # `layer1` is also the start of `layer10`
+
+
 def _prefixes(names: Sequence[str], chosen: set[str]) -> list[str]:
-    """The shortest dotted prefixes under which only chosen names lie, ending in a dot where they are no name itself."""
+    """The shortest dotted prefixes that cover the chosen names and, up to a dot or the end, no others."""
     found: list[str] = []
     below: dict[str, list[str]] = {}
     for name in names:
@@ -341,7 +344,7 @@ def _prefixes(names: Sequence[str], chosen: set[str]) -> list[str]:
         for end in range(1, len(parts) + 1):
             below.setdefault(".".join(parts[:end]), []).append(name)
     for name in names:
-        if name not in chosen or any(_is_below(name, [top]) for top in found):
+        if name not in chosen or any(name == top or name.startswith(f"{top}.") for top in found):
             continue
         parts = name.split(".")
         ends = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
@@ -349,83 +352,4 @@ def _prefixes(names: Sequence[str], chosen: set[str]) -> list[str]:
     return found
 
 
-def _is_below(name: str, tops: Iterable[str]) -> bool:
-    return any(name == top or name.startswith(f"{top}.") for top in tops)
-
-
-# -- the check --------------------------------------------------------------------------------------------------------
-
-_NUMBERS = itertools.count()
-
-
-def check_standalone(module: CompiledModel, directory: Path) -> None:
-    """Loads the written files, and compares the model with the module in both modes, bit by bit.
-
-    Args:
-        module: the module that was written; it is left as it is.
-        directory: where model.py and its tensors are.
-
-    Raises:
-        CompileError: GM584 if a state-dict key or a result differs.
-    """
-    import copy
-
-    try:
-        made = load_standalone(directory).to(next((t.device for t in module.state_dict().values()), "cpu"))
-        problem = _keys_differ(made, module)
-        source = copy.deepcopy(module)
-        inputs = random_inputs(
-            module, module.model_graph, {n: 2 * r for n, r in rows_per_sample(module.model_graph).items()}
-        )
-        for mode in (False, True) if not problem else ():
-            results = []
-            for each in (source.train(mode), made.train(mode)):
-                torch.manual_seed(0)
-                results.append(each(*inputs))
-            pairs = zip(leaves(results[0]), leaves(results[1]), strict=True)
-            if not all(_identical(a, b) for a, b in pairs):
-                problem = f"its numbers differ in {'training' if mode else 'eval'} mode"
-                break
-    except Exception as error:  # whatever the written code raises
-        problem = first_line(error)
-    if problem:
-        message = f"no standalone code can be written for this model: {problem}"
-        help = "export it instead: `graphmodel export … -o model.pt2` needs torch alone"
-        raise fail("GM584", message, help=help)
-
-
-def load_standalone(directory: Path) -> Any:
-    """The model of a directory, from its model.py."""
-    name = f"_standalone_model_{next(_NUMBERS)}"
-    spec = importlib.util.spec_from_file_location(name, directory / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[name] = found
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(found)
-        return found.Model.load(directory)
-    finally:
-        sys.dont_write_bytecode = before
-        del sys.modules[name]
-
-
-def _keys_differ(made: nn.Module, module: nn.Module) -> str:
-    own, other = module.state_dict(), made.state_dict()
-    if list(own) != list(other):
-        return f"its state_dict has other keys ({next(iter(set(own) ^ set(other)), 'in another order')})"
-    for name, tensor in own.items():
-        if not _identical(tensor, other[name]):
-            return f"the tensor `{name}` differs"
-    return ""
-
-
-def _identical(one: Any, other: Any) -> bool:
-    if not isinstance(one, torch.Tensor):
-        return bool(one == other)
-    same = one.shape == other.shape and one.dtype == other.dtype
-    return same and bool(torch.equal(one.nan_to_num(), other.nan_to_num()))
-
-
-__all__ = ["Standalone", "check_standalone", "standalone"]
+__all__ = ["Standalone", "standalone"]

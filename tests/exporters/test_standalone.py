@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import graphmodel
-from graphmodel.exporters.standalone import load_standalone
+from graphmodel.exporters.standalone import standalone
+from graphmodel.exporters.standalone_check import check_standalone, load_standalone
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.lower.random_inputs import random_inputs
 from tests.cli.conftest import Run, run  # noqa: F401
@@ -242,6 +244,57 @@ def test_the_directory_still_loads_with_graphmodel(alone: tuple[graphmodel.Compi
         assert torch.equal(made.eval()(x)[name], value)
 
 
+def test_weights_of_another_model_are_refused(alone: tuple[graphmodel.CompiledModel, Path], tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_bytes((alone[1] / "model.py").read_bytes())
+    weights = load_file(alone[1] / "weights.safetensors")
+    name = "trunk.bn1.weight"
+    others = {
+        "unknown": {**weights, "trunk.other": torch.zeros(1)},
+        "another shape": {**weights, name: torch.ones(65)},
+        "missing": {key: value for key, value in weights.items() if key != name},
+    }
+    for problem, tensors in others.items():
+        save_file(tensors, tmp_path / "weights.safetensors")
+        with pytest.raises(ValueError, match=problem):
+            load_standalone(tmp_path)
+
+
+def test_writing_and_checking_leave_the_random_numbers_alone(
+    alone: tuple[graphmodel.CompiledModel, Path],
+) -> None:
+    before = torch.get_rng_state()
+    check_standalone(*alone)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_check_finds_other_numbers_and_other_frozen_parts(
+    alone: tuple[graphmodel.CompiledModel, Path], tmp_path: Path
+) -> None:
+    module, directory = alone
+    (tmp_path / "weights.safetensors").write_bytes((directory / "weights.safetensors").read_bytes())
+    source = (directory / "model.py").read_text()
+    edits = {
+        "numbers differ in eval mode": ("layer1 = trunk.layer1(maxpool)", "layer1 = trunk.layer1(maxpool) * 1.01"),
+        "`requires_grad` of": ("parameter.requires_grad_(False)", "pass"),
+        "`trunk.conv1` is in another mode": (
+            "modules() if name.startswith(('trunk.conv1', ",
+            "modules() if name.startswith((",
+        ),
+    }
+    for problem, (text, other) in edits.items():
+        assert text in source
+        (tmp_path / "model.py").write_text(source.replace(text, other))
+        with pytest.raises(graphmodel.CompileError, match=problem):
+            check_standalone(module, tmp_path)
+
+
+def test_tensors_that_a_hook_computes_cannot_be_written() -> None:
+    module = graphmodel.compile({"inputs": IMAGES, "trunk": {"name": "resnet", "depth": 18}}, seed=0)
+    torch.nn.utils.weight_norm(module.trunk.conv1)
+    with pytest.raises(graphmodel.CompileError, match=r"`trunk\.conv1\.weight` is computed from parameters"):
+        standalone(module)
+
+
 class Twice(nn.Module):
     """A module that is not installed: its code is copied."""
 
@@ -265,12 +318,10 @@ FACTOR = 2
 
 
 def test_classes_of_files_that_are_not_installed_are_copied(tmp_path: Path) -> None:
-    from graphmodel.exporters import standalone as exporter
-
     module = graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}, seed=0)
     module.trunk.layer1 = nn.Sequential(Twice(), nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 64, 1))
     module.trunk.maxpool = nn.Conv2d(64, 3, 1)
-    made = exporter.standalone(module)
+    made = standalone(module)
     assert "class Twice(nn.Module):" in made.source
     assert "def doubled(" in made.source
     assert list(made.constants) == ["trunk.layer1.0.table", "trunk.layer1.0.shift"]

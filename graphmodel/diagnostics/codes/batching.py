@@ -53,7 +53,7 @@ ENTRIES = (
         "GM412",
         "a shared stage was changed",
         """The pass `batch_inputs` joined inputs into one batch for stages that keep samples apart. Now a frozen module
-            of such a stage is in training mode, a module has another type, or a rate of dropout is no longer 0: the
+            of such a stage is in training mode, a module has another type, or a dropout rate is no longer 0: the
             stage may mix the samples of all inputs. Put the module back, declare its type with
             `graphmodel.register_per_sample`, or compile without the pass.""",
         """
