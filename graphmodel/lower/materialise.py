@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from graphmodel.components.construct import component_seed, meta_copy, seeded
-from graphmodel.graph.types import ModelGraph, path_inside
+from graphmodel.graph.types import Component, ModelGraph, path_inside
 from graphmodel.lower.containers import Container, HeadsContainer
 
 
@@ -33,7 +33,7 @@ def build_modules(graph: ModelGraph, device: torch.device, seed: int, *, move_gi
         elif device.type == "meta":
             module = meta_copy(component.meta)  # the graph's own must stay on meta, unwrapped
         else:
-            with seeded(component_seed(seed, component.copy_of or name)):
+            with seeded(initial_seed(seed, component)):
                 module = component.build()
         targets = [
             str(n.target) for n in graph.nodes.values() if n.component == name and n.call in ("module", "attribute")
@@ -42,6 +42,11 @@ def build_modules(graph: ModelGraph, device: torch.device, seed: int, *, move_gi
         if not component.given or move_given:
             container(root, name).to(device)
     return root.train()
+
+
+def initial_seed(seed: int, component: Component) -> int:
+    """The seed of a component's initial weights: a copy draws the numbers of its original."""
+    return component_seed(seed, component.copy_of or component.name)
 
 
 def graft(

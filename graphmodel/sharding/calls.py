@@ -47,5 +47,5 @@ def count_calls(graph: ModelGraph) -> Counter[str]:
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """The bytes of a module's parameters, each once; of all shards together if they are sharded."""
+    """The bytes of a module's parameters, each counted once; of all shards together if they are sharded."""
     return sum(p.numel() * p.element_size() for p in module.parameters())

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphmodel.components.construct import component_seed, is_meta, seeded
+from graphmodel.components.construct import is_meta, seeded
 from graphmodel.diagnostics import fail, first_line
 from graphmodel.graph.types import Component, ModelGraph
-from graphmodel.lower.materialise import graft
+from graphmodel.lower.materialise import graft, initial_seed
 from graphmodel.lower.module import CompiledModel
 from graphmodel.sharding.plan import check_compiled, shard_plan
 from graphmodel.sharding.recording import CannotRecord, record
@@ -58,8 +58,8 @@ def materialise(
         The same module.
 
     Raises:
-        CompileError: GM575 if it is not a compiled module, GM576 if its weights are there already or cannot be made,
-            GM577 if the mesh is not valid or not the one that the module is sharded over.
+        CompileError: GM575 if it is not a compiled module, GM576 if its weights are there already or cannot be made, or
+            if it has parameters that the spec's components do not have, GM577 if the mesh is not valid or not the one that the module is sharded over.
     """
     check_compiled(meta_module, "materialise")
     graph = meta_module.model_graph
@@ -71,10 +71,19 @@ def materialise(
     recorded = int(meta_module.meta["graphmodel"]["seed"])
     agreed = seed if seed is not None else _of_first_process(recorded, meshes[0]) if meshes else recorded
     place = torch.device(device) if device is not None else _device_of(meshes[0]) if meshes else torch.device("cpu")
+    empty = [name for name, tensor in _named_tensors(meta_module) if tensor.is_meta]
     _allocate(meta_module, place)
+    filled: set[int] = set()
     for name in graph.called_components():
         if not graph.components[name].given:
-            _fill(meta_module, graph, graph.components[name], agreed)
+            filled |= _fill(meta_module, graph, graph.components[name], agreed)
+    tensors = dict(_named_tensors(meta_module))
+    for name in empty:
+        if id(tensors[name]) not in filled:
+            message = (
+                f"nothing says how to initialise `{name}`, which was added or changed after the model was compiled"
+            )
+            raise fail("GM576", message, help="call `materialise` first, then change the module")
     meta_module.meta["graphmodel"] = {**meta_module.meta["graphmodel"], "seed": agreed}
     return meta_module
 
@@ -151,20 +160,19 @@ def _allocate(module: nn.Module, device: torch.device) -> None:
             part._parameters[other] = first._parameters[name]
 
 
-def _fill(module: CompiledModel, graph: ModelGraph, component: Component, seed: int) -> None:
-    """Initialises a component, one parameter at a time."""
-    with seeded(component_seed(seed, component.name)):
+def _fill(module: CompiledModel, graph: ModelGraph, component: Component, seed: int) -> set[int]:
+    """Initialises a component, one parameter at a time, and returns the ids of its tensors."""
+    with seeded(initial_seed(seed, component)):
         try:
             built, recording = record(component.build)
             values: Callable[[torch.Tensor], torch.Tensor] = recording.value
-            _copy(module, _grafted(graph, component, built), values)
-            return
+            return _copy(module, _grafted(graph, component, built), values)
         except CannotRecord as error:
             message = f"`{component.name}` is initialised whole: {first_line(error)}"
             warnings.warn(message, stacklevel=4)
-    with seeded(component_seed(seed, component.name)):
+    with seeded(initial_seed(seed, component)):
         built = component.build()
-    _copy(module, _grafted(graph, component, built), lambda tensor: tensor)
+    return _copy(module, _grafted(graph, component, built), lambda tensor: tensor)
 
 
 def _grafted(graph: ModelGraph, component: Component, built: nn.Module) -> nn.Module:
@@ -175,14 +183,19 @@ def _grafted(graph: ModelGraph, component: Component, built: nn.Module) -> nn.Mo
     return root
 
 
-def _copy(module: nn.Module, source: nn.Module, value: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Copies parameters and buffers of a source to those of the same name, each process its shards."""
+def _copy(module: nn.Module, source: nn.Module, value: Callable[[torch.Tensor], torch.Tensor]) -> set[int]:
+    """Copies parameters and buffers of a source to those of the same name, each process its shards.
+
+    Returns:
+        The ids of the tensors that were copied to.
+    """
     filled: set[int] = set()
+    targets = dict(module.named_modules(remove_duplicate=False))
     for name, tensor in _named_tensors(source):
         holder, _, leaf = name.rpartition(".")
-        owner = module.get_submodule(holder)
-        target: Any = owner._parameters.get(leaf, owner._buffers.get(leaf))
-        if target is None or id(target) in filled:
+        owner = targets.get(holder)
+        target: Any = owner._parameters.get(leaf, owner._buffers.get(leaf)) if owner is not None else None
+        if target is None or id(target) in filled or target.shape != tensor.shape:
             continue
         filled.add(id(target))
         with torch.no_grad():
@@ -194,6 +207,7 @@ def _copy(module: nn.Module, source: nn.Module, value: Callable[[torch.Tensor], 
                 target.to_local().copy_(shard.to_local())
             else:
                 target.copy_(made)
+    return filled
 
 
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -30,8 +30,8 @@ class ShardUnit:
     Attributes:
         path: its path from the root; empty for the root.
         module: the module.
-        bytes: the bytes of its parameters, those of other units inside of it left out.
-        trained: those of them that require a gradient.
+        bytes: the bytes of its parameters, without those of other units inside it.
+        trained: the bytes of those that require a gradient.
         calls: how often one forward pass calls it.
     """
 

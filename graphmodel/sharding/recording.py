@@ -7,6 +7,7 @@ parameter is made by doing again what was done to it.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -34,9 +36,8 @@ _ALLOCATING = (
     torch.ops.aten.new_empty.default,
 )
 
-
-_SKIPPING = ("_no_grad_trunc_normal_", "dirac_", "orthogonal_", "sparse_")
-"""Functions of `torch.nn.init` that return at once on the meta device; they read the numbers that they draw."""
+_REJECTING = "_no_grad_trunc_normal_"
+"""The function of `torch.nn.init` that draws again depending on the numbers that it drew: one step as a whole."""
 
 
 class CannotRecord(Exception):
@@ -49,7 +50,7 @@ class Step:
 
     Attributes:
         func: the operation; None if `args` is a value that a parameter had when it was registered.
-        args: its arguments, those on the meta device as they are.
+        args: its arguments, those on the meta device with the sizes and strides that they had.
         kwargs: the same for keyword arguments.
         result: what it returned.
         reads: storages that it reads or writes.
@@ -92,9 +93,10 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if made and func not in _ALLOCATING:
                 versions = tuple((t, t._version) for t in given)
                 writes = {_key(t) for t in made}
-                self.add(Step(func, args, kwargs, result, set(), writes, 0, random, versions), made)
+                self.add(Step(func, args, kwargs, _aliases(result), set(), writes, 0, random, versions), made)
             return result
         random = self.draw(func, args, kwargs, given)
+        kept_args, kept_kwargs = _aliases((args, kwargs))
         result = func(*_on_meta(args), **_on_meta(kwargs))
         written = _written(func, args, kwargs)
         made, held = _tensors(result), {_key(t) for t in given}
@@ -103,9 +105,9 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.add(
                 Step(
                     func,
-                    args,
-                    kwargs,
-                    result,
+                    kept_args,
+                    kept_kwargs,
+                    _aliases(result),
                     {_key(t) for t in given if t.is_meta},
                     changed,
                     _key(args[0]) if func in _FILLING and _is_whole(args[0]) else 0,
@@ -131,7 +133,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return state
 
     def initialiser(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """In the place of a function of `torch.nn.init` that does nothing on meta: one step."""
+        """Replaces a function of `torch.nn.init` by one that records it as one step."""
 
         def initialise(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             if not tensor.is_meta:
@@ -142,7 +144,8 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             function(torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype), *args, **kwargs)
             key = _key(tensor)
             fills = key if _is_whole(tensor) else 0
-            self.add(Step(function, (tensor, *args), kwargs, tensor, {key}, {key}, fills, state), [tensor])
+            kept = tensor.detach()
+            self.add(Step(function, (kept, *args), kwargs, kept, {key}, {key}, fills, state), [tensor])
             return tensor
 
         return initialise
@@ -248,6 +251,25 @@ class _Replay:
         return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
+class _HiddenMeta(TorchFunctionMode):
+    """Answers code that asks whether a tensor is on the meta device that it is not.
+
+    Initialisers skip such tensors (`orthogonal_`, `dirac_` and `sparse_` of `torch.nn.init`), whether a library calls
+    them as `nn.init.orthogonal_` or imports them by name. Torch's other code and our own get the true answer.
+    """
+
+    IS_META = torch.Tensor.is_meta.__get__  # type: ignore[attr-defined]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func == self.IS_META:
+            asking = str(sys._getframe(1).f_globals.get("__name__"))
+            if asking == "torch.nn.init" or asking.partition(".")[0] not in ("torch", "graphmodel"):
+                return False
+        return func(*args, **(kwargs or {}))
+
+
 def record(build: Callable[[], nn.Module]) -> tuple[nn.Module, Recording]:
     """A module whose parameters are on the meta device, and the recording that makes them.
 
@@ -262,12 +284,13 @@ def record(build: Callable[[], nn.Module]) -> tuple[nn.Module, Recording]:
     recording = Recording()
     try:
         with ExitStack() as stack:
-            for name in _SKIPPING:
-                stack.enter_context(patch.object(nn.init, name, recording.initialiser(getattr(nn.init, name))))
+            rejecting = recording.initialiser(getattr(nn.init, _REJECTING))
+            stack.enter_context(patch.object(nn.init, _REJECTING, rejecting))
             stack.enter_context(on_meta(recording.registered, keep_buffers=True))
+            stack.enter_context(_HiddenMeta())
             stack.enter_context(recording)
             return build(), recording
-    except (NotImplementedError, RuntimeError) as error:  # no data, or tensors of two devices
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # no data, or tensors of two devices
         raise CannotRecord(str(error)) from error
 
 
@@ -278,6 +301,11 @@ def _makes_on_meta(kwargs: dict[str, Any]) -> bool:
 
 def _tensors(values: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def _aliases(values: Any) -> Any:
+    """The values with tensors on meta as they are now: `t_` and the like change sizes and strides in place."""
+    return tree_map(lambda v: v.detach() if isinstance(v, torch.Tensor) and v.is_meta else v, values)
 
 
 def _key(tensor: torch.Tensor) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed, nn
+from torch.nn.init import dirac_, orthogonal_, sparse_
 
 import graphmodel
 from graphmodel.sharding.recording import CannotRecord, record
@@ -30,6 +31,39 @@ def assert_same_build(spec: Any, **given: Any) -> None:
 
 def test_the_numbers_are_those_of_an_ordinary_build(two_inputs: dict[str, Any]) -> None:
     assert_same_build(two_inputs)
+
+
+def test_copies_start_with_the_numbers_of_their_originals() -> None:
+    spec = {
+        "inputs": {"images": [3, 32, 32]},
+        "trunks": {"student": {"name": "resnet", "depth": 18}, "teacher": {"copy": "student"}},
+        "heads": {"project": {"mlp": {"dims": ["auto", 8]}}, "target": {"copy": "project"}},
+        "mapping": {"images": {"student.flatten": "project", "teacher.flatten": "target"}},
+    }
+    assert_same_build(spec)
+
+
+@pytest.mark.slow
+def test_a_copy_for_another_image_size_starts_with_resized_positions() -> None:
+    trunk = {"name": "timm:vit_tiny_patch16_224", "img_size": 32}
+    spec = {
+        "inputs": {"images": [3, 32, 32], "large": [3, 64, 64]},
+        "trunks": {"student": trunk, "teacher": {"copy": "student", "img_size": 64}},
+        "mapping": [{"from": "images.student", "as": "z"}, {"from": "large.teacher", "as": "target"}],
+    }
+    assert_same_build(spec)
+
+
+def test_parameters_that_no_constructor_makes_are_refused(small: dict[str, Any]) -> None:
+    added, resized, moved = (graphmodel.compile(small, device="meta") for _ in range(3))
+    added.trunk.extra = nn.Linear(2, 2, device="meta")
+    resized.trunk.conv1 = nn.Conv2d(3, 1, 7, device="meta")
+    nn.utils.parametrizations.weight_norm(moved.trunk.conv1)
+    names = ("trunk.extra.weight", "trunk.conv1.weight", "trunk.conv1.parametrizations.weight.original0")
+    for model, name in zip((added, resized, moved), names, strict=True):
+        with pytest.raises(graphmodel.CompileError, match=f"initialise `{name}`") as caught:
+            graphmodel.materialise(model)
+        assert [d.code for d in caught.value.diagnostics] == ["GM576"]
 
 
 def test_frozen_parts_stay_frozen(small: dict[str, Any]) -> None:
@@ -62,6 +96,12 @@ def test_trunks_of_every_library(trunk: Any, size: int) -> None:
         lambda w: nn.init.dirac_(w),  # looked up when called
         lambda w: nn.init.trunc_normal_(w),  # looked up when called
         lambda w: nn.init.sparse_(w.flatten(1), 0.5),
+        orthogonal_,  # imported by name
+        lambda w: orthogonal_(w[:2], gain=2.0),
+        lambda w: dirac_(w, groups=2),
+        lambda w: sparse_(w.flatten(1), 0.5),
+        lambda w: None if w.is_meta else nn.init.zeros_(w),
+        lambda w: w.data.copy_(w.data.flatten(1).clone().normal_().t_().reshape(w.shape)),
         lambda w: w.data.copy_(torch.randn(w.shape)),
         lambda w: w.data.mul_(2).add_(torch.ones(w.shape)),
         lambda w: w.data[:, 0].zero_(),
