@@ -45,8 +45,9 @@ class LightningModel(lightning.LightningModule):
         weight_decay: the weight decay.
         optimizer: makes the optimizer of parameter groups; AdamW by default.
         scheduler: makes a scheduler of the optimizer, which advances with each step.
-        teachers: student by teacher, as for `update_teacher`; updated after each step of the optimizer.
-        momentum: the teachers' momentum, or a function of the step.
+        teachers: student by teacher, as for `update_teacher`; None for the frozen copies in the spec.
+        momentum: the teachers' momentum, or a function of the step. Teachers are updated after each step of the
+            optimizer, unless it is None.
         groups: further arguments of `param_groups`, such as `trunk_lr` and `layer_decay`.
 
     Raises:

@@ -50,7 +50,7 @@ class PipelineSplit:
             group: the process group; None for all processes.
 
         Raises:
-            CompileError: GM578 if there is no stage of that number.
+            CompileError: GM578 if `index` is not the number of a stage.
         """
         from torch.distributed.pipelining import PipelineStage
 
@@ -138,7 +138,7 @@ def split_pipeline(module: CompiledModel, stages: int = 2) -> PipelineSplit:
 def _crossing(graph: ModelGraph, before: set[str]) -> list[str] | None:
     """Values that pass from some calls to the rest, in order; None if one cannot.
 
-    What is no tensor, such as a size, is computed again from tensors that pass.
+    A value that is not a tensor, such as a size, is computed again from tensors that pass.
     """
     outputs = [n for output in graph.outputs.values() for n in output.parts.values()]
     wanted = [n for n in outputs if n in before]
@@ -163,7 +163,7 @@ def _crossing(graph: ModelGraph, before: set[str]) -> list[str] | None:
 def _part(
     graph: ModelGraph, before: set[str], behind: set[str], taken: Sequence[str], given: Mapping[str, str]
 ) -> ModelGraph:
-    """The graph of one stage: the calls of `behind` that are not in `before`, and small ones that are made again."""
+    """The graph of one stage: the calls of `behind` that are not in `before`, and those that are computed again."""
     nodes: dict[str, Node] = {}
     inputs: dict[str, InputSpec] = {}
     accepts: dict[str, tuple[tuple[int | None, ...], ...]] = {}

@@ -59,7 +59,8 @@ def materialise(
 
     Raises:
         CompileError: GM575 if it is not a compiled module, GM576 if its weights are there already or cannot be made, or
-            if it has parameters that the spec's components do not have, GM577 if the mesh is not valid or not the one that the module is sharded over.
+            if it has parameters that the spec's components do not have, GM577 if the mesh is not valid or not the one
+            that the module is sharded over.
     """
     check_compiled(meta_module, "materialise")
     graph = meta_module.model_graph

@@ -16,7 +16,7 @@ def layer_depths(graph: ModelGraph, component: Component) -> dict[str, int]:
     """The layer of every parameter of a trunk that the graph calls, by its path in the trunk.
 
     Layer 0 is what comes before the first block (the patch embedding, the stem). Every block that runs is one more
-    layer: a residual block, a transformer block. What lies between blocks belongs to the block before it, and what
+    layer: a residual block, a transformer block. A layer between blocks belongs to the block before it, and what
     leads into the first block of a stage (its downsampling) belongs to that block. In a trunk without blocks, such as
     AlexNet, every convolution and every linear layer is a layer of its own.
     Tokens and position embeddings are part of layer 0 wherever they come in.
@@ -68,7 +68,7 @@ def _join_leading(depths: dict[str, int], layer_of: dict[str, int], trunk: nn.Mo
 
 
 def _holds_all(stage: str, trunk: nn.Module, layer_of: dict[str, int]) -> bool:
-    """Whether every block is in there: then it is no stage, but what holds the stages (`encoder`, `features`)."""
+    """Whether a module holds every block: then it holds the stages (`encoder`, `features`) and is not one itself."""
     return all(_inside(path, stage) for path in layer_of)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.diagnostics import choices_help, fail
+from graphmodel.graph.copies import copies
 from graphmodel.lower.module import CompiledModel
 from graphmodel.training.wrapped import compiled_models
 
@@ -21,19 +23,21 @@ def update_teacher(module: nn.Module, momentum: float, *, pairs: Mapping[str, st
 
     Example:
         >>> import graphmodel, torch
-        >>> trunk = {"name": "resnet", "depth": 18}
-        >>> trunks = {"student": trunk, "teacher": {**trunk, "freeze": True}}
+        >>> trunks = {"student": {"name": "resnet", "depth": 18}, "teacher": {"copy": "student"}}
         >>> mapping = [{"from": f"images.{name}.flatten", "as": f"of_{name}"} for name in trunks]
         >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunks": trunks, "mapping": mapping}
         >>> model = graphmodel.compile(spec, seed=0)
-        >>> graphmodel.update_teacher(model, 0.0, pairs={"teacher": "student"})
+        >>> with torch.no_grad():
+        ...     _ = model.trunks.student.conv1.weight.zero_()
+        >>> graphmodel.update_teacher(model, 0.0)
         >>> torch.equal(model.trunks.teacher.conv1.weight, model.trunks.student.conv1.weight)
         True
 
     Args:
         module: a compiled model, or a module that wraps or holds one (DDP, a LightningModule).
         momentum: how much of the teacher stays, between 0 and 1; usually 0.99 or more, rising to 1.
-        pairs: student by teacher: names of trunks, of heads, or module paths of the model.
+        pairs: student by teacher: names of trunks, of heads, or module paths of the model. If None, every frozen copy
+            in the spec (`teacher: {copy: student}`) follows its original.
 
     Raises:
         CompileError: GM590 if there is no compiled model in `module`, GM592 if the momentum is not valid, a name is
@@ -46,24 +50,45 @@ def update_teacher(module: nn.Module, momentum: float, *, pairs: Mapping[str, st
     averaged: list[torch.Tensor] = []
     towards: list[torch.Tensor] = []
     for model in compiled_models(module, "update_teacher").values():
-        for mine, theirs in _tensors(model, dict(pairs or {})):
+        for mine, theirs in _tensors(model, _of_spec(model) if pairs is None else pairs, part_of_student=pairs is None):
             if mine.is_floating_point() or mine.is_complex():
                 averaged.append(mine)
                 towards.append(theirs if theirs.dtype == mine.dtype else theirs.to(mine.dtype))
             else:
                 mine.copy_(theirs)
     if not averaged:
-        message = "the model has no teacher: no pair of a teacher and a student is given"
-        raise fail("GM592", message, help='write `pairs={"teacher": "student"}`', path="pairs")
+        message = "the model has no teacher: the spec has no frozen copy, and no pairs are given"
+        help = 'write `teacher: {copy: student}` in the spec, or pass `pairs={"teacher": "student"}`'
+        raise fail("GM592", message, help=help, path="pairs")
     torch._foreach_lerp_(averaged, towards, 1 - momentum)
 
 
-def _tensors(model: CompiledModel, pairs: Mapping[str, str]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The teacher's tensors with the student's."""
+def _of_spec(model: CompiledModel) -> dict[str, str]:
+    """The original of each copy that the spec freezes."""
+    graph = model.model_graph
+    found = {}
+    for copy, original in copies(graph).items():
+        names = [name for name, _ in graph.components[copy].meta.named_parameters(prefix=copy)]
+        if names and all(is_frozen(name, graph.frozen) for name in names):
+            found[copy] = original
+    return found
+
+
+def _tensors(
+    model: CompiledModel, pairs: Mapping[str, str], *, part_of_student: bool
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The teacher's tensors with the student's.
+
+    Args:
+        model: the model.
+        pairs: student by teacher.
+        part_of_student: whether a teacher may have fewer tensors, as a copy of which no output needs the last stages.
+    """
     for teacher, student in pairs.items():
         first, second = (_part(model, name) for name in (teacher, student))
         own, other = (dict((*part.named_parameters(), *part.named_buffers())) for part in (first, second))
-        differing = [name for name in (*own, *other) if name not in own or name not in other]
+        differing = [name for name in own if name not in other]
+        differing += [name for name in other if name not in own and not part_of_student]
         differing += [name for name in own if name in other and own[name].shape != other[name].shape]
         if differing:
             message = f"`{teacher}` and `{student}` differ in `{differing[0]}`, so one is not the average of the other"

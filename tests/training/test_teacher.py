@@ -49,6 +49,71 @@ def test_a_teacher_is_the_moving_average_of_timm() -> None:
         assert any("weight" in name for name in moved)
 
 
+def copying(**teacher: Any) -> dict[str, Any]:
+    return {
+        "inputs": {"images": [3, 32, 32]},
+        "trunks": {"student": TRUNK, "teacher": {"copy": "student", **teacher}},
+        "heads": {"project": MLP, "target": {"copy": "project"}},
+        "mapping": {"images": {"student.flatten": "project", "teacher.flatten": "target"}},
+    }
+
+
+def test_frozen_copies_in_the_spec_follow_their_originals_without_pairs() -> None:
+    model = graphmodel.compile(copying(), seed=0)
+    parts = [(model.trunks.teacher, model.trunks.student), (model.heads.target, model.heads.project)]
+    averages = [copy.deepcopy(teacher.state_dict()) for teacher, _ in parts]
+    optimizer = torch.optim.SGD(graphmodel.param_groups(model, lr=0.1))
+    for _ in range(2):
+        out = model(torch.randn(8, 3, 32, 32))
+        (out["project"] - out["target"] - 1).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        graphmodel.update_teacher(model, 0.9)
+        for average, (_, student) in zip(averages, parts, strict=True):
+            for name, value in student.state_dict().items():
+                average[name] = 0.9 * average[name] + 0.1 * value if value.is_floating_point() else value.clone()
+    for average, (teacher, student) in zip(averages, parts, strict=True):
+        torch.testing.assert_close(teacher.state_dict(), average, rtol=1e-5, atol=1e-6)
+        weights = [name for name, p in student.named_parameters() if p.dim() > 1]
+        assert all(not torch.equal(average[name], student.state_dict()[name]) for name in weights)
+
+
+def test_a_copy_that_trains_is_not_a_teacher() -> None:
+    model = graphmodel.compile(copying(freeze=False), seed=0)
+    with torch.no_grad():
+        for parameter in [*model.trunks.student.parameters(), *model.heads.project.parameters()]:
+            parameter.zero_()
+    before = copy.deepcopy(model.trunks.teacher.state_dict())
+    graphmodel.update_teacher(model, 0.5)
+    assert all(torch.equal(value, before[name]) for name, value in model.trunks.teacher.state_dict().items())
+    assert not any(parameter.abs().sum() for parameter in model.heads.project.parameters())
+    assert any(parameter.abs().sum() for parameter in model.heads.target.parameters())
+
+
+def test_a_copy_with_fewer_stages_follows_those_that_it_has() -> None:
+    spec = copying()
+    spec["heads"] = {"project": MLP}
+    spec["mapping"] = {"images": {"student.flatten": "project", "teacher.res3": None}}
+    model = graphmodel.compile(spec, seed=0)
+    with torch.no_grad():
+        model.trunks.student.layer2[0].conv1.weight.zero_()
+    graphmodel.update_teacher(model, 0)
+    assert not hasattr(model.trunks.teacher, "layer4")
+    assert not model.trunks.teacher.layer2[0].conv1.weight.any()
+
+
+@pytest.mark.parametrize(("part", "message"), [("shape", "differ in `conv1.weight`"), ("freeze", "requires a grad")])
+def test_a_copy_that_was_changed_is_refused(part: str, message: str) -> None:
+    model = graphmodel.compile(copying(), device="meta")
+    if part == "shape":
+        model.trunks.student.conv1 = torch.nn.Conv2d(3, 64, 3, bias=False, device="meta")
+    else:
+        model.trunks.teacher.conv1.weight.requires_grad_()
+    with pytest.raises(graphmodel.CompileError, match=message) as caught:
+        graphmodel.update_teacher(model, 0.9)
+    assert [d.code for d in caught.value.diagnostics] == ["GM592"]
+
+
 def test_the_teacher_computes_with_its_new_weights() -> None:
     """Frozen parts may run with BatchNorm folded into their weights; nothing of that is cached."""
     model = graphmodel.compile(SPEC, seed=0).eval()

@@ -46,7 +46,8 @@ ENTRIES = (
         "GM592",
         "not a valid teacher",
         """`update_teacher` averages the tensors of a student into those of a frozen teacher: both are trunks, heads or
-            modules of the model with tensors of the same names and shapes. The momentum is between 0 and 1.""",
+            modules of the model with tensors of the same names and shapes. Without `pairs`, the teachers are the frozen
+            copies in the spec (`copy: student`). The momentum is between 0 and 1.""",
         f"""{_TEACHER}
             graphmodel.update_teacher(model, 0.99, pairs={{"techer": "student"}})
             """,
