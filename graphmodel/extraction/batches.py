@@ -75,10 +75,14 @@ class Source:
     transform: str = ""
 
     def fingerprint(self) -> str:
-        """A checksum of the samples' names if they have any, else their number."""
+        """A checksum of the samples' names if they have any, else of their number and the indices of a subset."""
         if self.length is None:
             return "stream"
         found = sha256(str(self.length).encode())
+        inner = self.dataset
+        while isinstance(inner, Subset):
+            found.update(f"\n{[int(i) for i in inner.indices]}".encode())
+            inner = inner.dataset
         if sample_path(self.dataset, 0) is not None:
             for i in range(self.length):
                 found.update(f"\n{sample_path(self.dataset, i)}".encode(errors="surrogateescape"))
@@ -97,6 +101,10 @@ class Source:
         settings = self.loader | {"collate_fn": collate, "batch_sampler": plan}
         paths = sample_path(self.dataset, 0) is not None if length else False
         for rows_read, raw, failures in DataLoader(_Guarded(self.dataset), **settings):
+            if isinstance(raw, _Failure):
+                message = f"the samples {rows_read[0]} to {rows_read[-1]} cannot be made into a batch: {raw.reason}"
+                help = "give samples of one shape, or a DataLoader with a `collate_fn`; batches come from a generator"
+                raise fail("GM603", message, help=help)
             batch = read_batch(raw, self.names, rows_read) if rows_read else Batch([])
             batch.failures = failures
             if paths:
@@ -249,7 +257,11 @@ class _Collate:
     def __call__(self, items: list[Any]) -> tuple[list[int], Any, list[tuple[int, str]]]:
         failures = [(row, item.reason) for row, item in items if isinstance(item, _Failure)]
         good = [(row, item) for row, item in items if not isinstance(item, _Failure)]
-        return [row for row, _ in good], self.collate([item for _, item in good]) if good else None, failures
+        try:
+            batch = self.collate([item for _, item in good]) if good else None
+        except Exception as error:  # the user's own code raises anything
+            batch = _Failure(f"{type(error).__name__}: {first_line(error)}")
+        return [row for row, _ in good], batch, failures
 
 
 def read_batch(raw: Any, names: Sequence[str], rows: list[int]) -> Batch:

@@ -124,6 +124,9 @@ class Filling:
         if self._label is not None:
             if batch.label is None or tuple(batch.label.shape[1:]) != tuple(self._label.shape[1:]):
                 raise fail("GM603", "some batches have labels and others have none, or of another shape")
+            if not torch.can_cast(batch.label.dtype, self._label.dtype):
+                dtypes = (str(t.dtype).removeprefix("torch.") for t in (batch.label, self._label))
+                raise fail("GM603", "some labels are {} and those before them {}".format(*dtypes))
             self._label[where] = batch.label[part].cpu().to(self._label.dtype)
         for i, row in zip(range(part.start, part.stop), rows, strict=True):
             if batch.ids is not None:

@@ -211,6 +211,21 @@ def test_the_size_of_a_source_takes_precedence_over_that_of_the_join() -> None:
     torch.testing.assert_close(model(x)["y"], expected)
 
 
+def test_operations_beside_from_apply_to_sources_that_do_not_set_them() -> None:
+    inputs = {name: {"shape": [2, 4, 4], "trunk": "none"} for name in ("a", "b", "c")}
+    sources = [{"from": "a"}, {"from": "b", "pool": {"max_pool2d": 2}, "detach": False}, "c"]
+    edge = {"from": sources, "pool": {"avg_pool2d": 2}, "detach": True, "normalize": True, "head": "same", "as": "y"}
+    model = graphmodel.compile({"inputs": inputs, "heads": {"same": "identity"}, "mapping": [edge]}, seed=0)
+    a, b, c = (torch.randn(2, 2, 4, 4, requires_grad=True) for _ in range(3))
+    out = model(a, b, c)["y"]
+    found = [F.avg_pool2d(a, 2), F.max_pool2d(b, 2), F.avg_pool2d(c, 2)]
+    assert torch.equal(out, torch.cat([F.normalize(m, dim=1) for m in found], 1))
+    out.sum().backward()
+    assert b.grad is not None
+    assert a.grad is None
+    assert c.grad is None
+
+
 # -- pooling and normalize ---------------------------------------------------------------------------------------------
 
 

@@ -319,6 +319,38 @@ def test_subset(module, tmp_path):
     assert FeatureDataset(tmp_path / "out").labels.tolist() == [50, 10]
 
 
+def test_another_subset_of_the_same_length_is_refused(module, tmp_path):
+    extract(module, Subset(data(), [0, 1, 2]), tmp_path / "out", rows=4)
+    with pytest.raises(CompileError) as error:
+        extract(module, Subset(data(), [3, 4, 5]), tmp_path / "out", rows=4)
+    assert codes(error) == ["GM602"]
+
+
+class Numbered(Dataset):
+    """Images with a label, or a size, that depends on the number of the sample."""
+
+    def __init__(self, label, size=lambda i: 32):
+        self.label, self.size = label, size
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return torch.zeros(3, self.size(i), self.size(i)), self.label(i)
+
+
+def test_labels_that_the_first_ones_type_cannot_hold_are_refused(module, tmp_path):
+    with pytest.raises(CompileError, match="float") as error:
+        extract(module, Numbered(lambda i: i if i < 2 else i + 0.5), tmp_path / "out", batch_size=2, rows=2)
+    assert codes(error) == ["GM603"]
+
+
+def test_samples_that_do_not_make_a_batch_are_refused(module, tmp_path):
+    with pytest.raises(CompileError, match="samples 0 to 3") as error:
+        extract(module, Numbered(lambda i: i, lambda i: 32 + i), tmp_path / "out", batch_size=4, rows=4)
+    assert codes(error) == ["GM603"]
+
+
 def test_output_without_a_row_for_each_sample_is_refused(tmp_path):
     spec = {
         "inputs": {"patches": [3, 16, 16]},

@@ -141,10 +141,7 @@ class MappingResolver:
         for i, origin in enumerate(origins):
             at: KeyPath = (*path, "from", i) if isinstance(item.from_, list) else (*path, "from")
             if isinstance(origin, SourceYaml):
-                found = self.source(origin.from_, origin, (*at, "from"), at)
-                if found is not None and found.resize is None:  # beside `combine` it applies to every source
-                    found = found.model_copy(update={"resize": resolve_resize(item.resize, (*path, "resize"))})
-                sources.append(found)
+                sources.append(self.source(origin.from_, origin, (*at, "from"), at, beside=(item, path)))
             else:
                 sources.append(self.source(origin, item, at, path))
         head = self.head_name(item.head, (*path, "head"))
@@ -173,24 +170,50 @@ class MappingResolver:
         if name in self.inputs or name in outputs:
             return True
         what = "input or output" if outputs else "input"
-        help = self.report.choices(name, list(dict.fromkeys([*self.inputs, *outputs])), f"{what}s")
+        listed = "inputs and outputs" if outputs else "inputs"
+        help = self.report.choices(name, list(dict.fromkeys([*self.inputs, *outputs])), listed)
         self.report.error("GM207", f"unknown {what} `{name}`", path, help, key=key)
         return False
 
-    def source(self, text: str, options: Options, path: KeyPath, at: KeyPath, *, key: bool = False) -> Source | None:
+    def source(
+        self,
+        text: str,
+        options: Options,
+        path: KeyPath,
+        at: KeyPath,
+        *,
+        key: bool = False,
+        beside: tuple[EdgeYaml, KeyPath] | None = None,
+    ) -> Source | None:
+        """A source.
+
+        Args:
+            text: what it reads.
+            options: how it is prepared.
+            path: where it is named.
+            at: where its options are.
+            key: whether it is named by a key.
+            beside: the edge, whose options apply to a source that does not set them itself, and where it is.
+        """
         name, _, rest = text.partition(".")
         if not self.is_known(name, path, key=key):
             return None
         found = self.place(name, rest, text, path, key=key)
         if found is None:
             return None
-        pool = resolve_pool(options.pool, (*at, "pool"), self.report) if options is not None else None
-        update: dict[str, Any] = {"pool": pool, "any_layout": self.any_layout}
-        if options is not None:
-            names = ("detach", "flatten", "normalize", "layout", "tokens", "norm")
-            update |= {k: getattr(options, k) for k in names}
-            update["resize"] = resolve_resize(options.resize, (*at, "resize"))
-            update["any_layout"] |= options.any_layout
+        if options is None:
+            return found.model_copy(update={"any_layout": self.any_layout})
+
+        def written(name: str) -> tuple[Any, KeyPath]:
+            inherits = beside is not None and name not in options.model_fields_set
+            holder, place = beside if beside is not None and inherits else (options, at)
+            return getattr(holder, name), (*place, name)
+
+        names = ("detach", "flatten", "normalize", "layout", "tokens", "norm")
+        update: dict[str, Any] = {name: written(name)[0] for name in names}
+        update["pool"] = resolve_pool(*written("pool"), self.report)
+        update["resize"] = resolve_resize(*written("resize"))
+        update["any_layout"] = self.any_layout or written("any_layout")[0]
         return found.model_copy(update=update)
 
     def place(self, name: str, rest: str, text: str, path: KeyPath, *, key: bool) -> Source | None:

@@ -115,7 +115,7 @@ def _in_order(edges: Mapping[str, Edge], report: LocatedReport) -> list[Edge]:
             elif waiting in path:
                 cycle = [*path[path.index(waiting) :], waiting]
                 shown = " -> ".join(f"`{name}`" for name in reversed(cycle))
-                help = "an output can be read only by outputs that it does not depend on itself"
+                help = "an output cannot read one that depends on it"
                 report.error("GM307", f"outputs read each other in a cycle: {shown}", edge.at, help)
                 return list(edges.values())
             else:
