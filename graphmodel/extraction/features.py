@@ -47,6 +47,7 @@ class FeatureDataset(Dataset[Sample]):
 
     Attributes:
         outputs: names of the outputs.
+        record: what the store says about itself: spec, checksums, transform, versions.
         classes: names of the classes, if the data has any.
         rows: the row of the store of each sample.
         labels: the label of each sample; None if there are none.
@@ -72,7 +73,8 @@ class FeatureDataset(Dataset[Sample]):
                 message = f"the store `{store}` has no output `{name}`"
                 raise fail("GM502", message, help=choices_help(name, list(known), "outputs"))
         self.store, self.dtype = str(store), dtype
-        self.classes: list[str] | None = opened.record["classes"]
+        self.record = opened.record
+        self.classes: list[str] | None = self.record["classes"]
         self.rows = torch.from_numpy(np.flatnonzero(opened.status() == EXTRACTED))
         self._columns = {name: known[name] for name in self.outputs}
         self._arrays = {name: _reader(opened.location, name, opened.array(FEATURES, name)) for name in self.outputs}

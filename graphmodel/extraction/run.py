@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +15,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphmodel.build.locked_spec import plain_params
 from graphmodel.diagnostics import choices_help, fail
 from graphmodel.dialects.native.dump import dump, to_yaml
 from graphmodel.extraction.batches import Batch, Source, count_of, peek, read_batch, source_of
+from graphmodel.extraction.digests import model_digest, output_digests, weights_digest
 from graphmodel.extraction.filling import LISTED, Filling
 from graphmodel.extraction.images import ImageDataset, images_at
 from graphmodel.extraction.layout import (
@@ -37,7 +35,6 @@ from graphmodel.extraction.packages import need
 from graphmodel.extraction.ranks import Ranks, ranks
 from graphmodel.extraction.store import Store, check_identity, create_store, open_store
 from graphmodel.extraction.transforms import transforms_of
-from graphmodel.graph.text import to_text
 from graphmodel.lower.emit import ordered
 from graphmodel.lower.module import CompiledModel
 from graphmodel.lower.random_inputs import weights_of
@@ -251,6 +248,7 @@ class _Run:
             self.identity,
             spec=to_yaml(dump(self.module.model_graph.spec)),
             length=length or 0,
+            digests=output_digests(self.module),
             classes=self.source.classes,
             options=self.options,
         )
@@ -338,23 +336,6 @@ def _to(value: Any, device: torch.device) -> Any:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def model_digest(module: CompiledModel) -> str:
-    """A SHA-256 of the graph, and of the parameters of its trunks and heads."""
-    graph = module.model_graph
-    parts = {name: [c.family, plain_params(c.params)] for name, c in graph.components.items() if not c.given}
-    return hashlib.sha256((to_text(graph) + json.dumps(parts, sort_keys=True, default=str)).encode()).hexdigest()
-
-
-def weights_digest(module: nn.Module) -> str:
-    """A SHA-256 of all parameters and buffers with their names."""
-    found = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        plain = value.detach().cpu().contiguous()
-        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 @contextmanager

@@ -214,6 +214,7 @@ def create_store(
     *,
     spec: str,
     length: int,
+    digests: dict[str, dict[str, str]],
     classes: list[str] | None = None,
     options: dict[str, Any] | None = None,
 ) -> Store:
@@ -225,6 +226,7 @@ def create_store(
         identity: what it is made from.
         spec: the spec as YAML.
         length: the number of rows; 0 for a stream.
+        digests: for each output, checksums of the calls behind it and of their weights.
         classes: names of the classes.
         options: options of fsspec.
 
@@ -240,6 +242,7 @@ def create_store(
         "layout": asdict(layout),
         **asdict(identity),
         "spec": spec,
+        "digests": digests,
         "classes": classes,
         "versions": {"python": platform.python_version()} | {p: v for p in VERSIONS if (v := _version(p))},
     }
