@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from graphmodel.diagnostics import CompileError, Diagnostic, choices_help, fail
 from graphmodel.graph.copies import copies
 from graphmodel.graph.types import ModelGraph
+from graphmodel.weights.originals import Originals
 from graphmodel.weights.reading import StateDict
 from graphmodel.weights.readings import Reading
 
@@ -66,6 +67,8 @@ class Chooser:
         self.targets = [*self.trunks, *(f"heads.{name}" for name in graph.spec.heads)]
         self.shapes = shapes
         self.copies = copies(graph)
+        names = frozenset(f"{c.name}.{name}" for c in graph.components.values() for name in c.meta.state_dict())
+        self.originals = Originals(self.copies, names)
         self._most = sum(name.startswith("trunk") for name in shapes)
 
     def choose(self, whole: list[Reading], under: Under, networks: Networks = None) -> Choice | None:
@@ -83,15 +86,18 @@ class Chooser:
             return self._by_map(under, networks)
         if len(self.trunks) == 1:
             trunk = self.trunks[0]
+            whole = [self.originals.completed(reading) for reading in whole]
             return self._settle(self._best(self._named([*whole, *under(trunk)], networks)), trunk)
+        # VISSL's models have one trunk: what has their names is a network for one of ours.
+        completed = [self.originals.completed(reading) if reading.layout != "vissl" else reading for reading in whole]
         parts = {t: under(t) for t in self.trunks}
         if networks is not None:
             self._named([*whole, *(r for part in parts.values() for r in part)], networks)  # it is there at all
-        own = self._best(self._groups(whole, networks))
+        own = self._best(self._groups(completed, networks))
         covered = max((_covered(g)[0] for g in own), default=0)
         if covered == self._most:
             return self._settle(own)
-        several = self._assign({t: self._groups(part, networks) for t, part in parts.items()})
+        several = self._assign({t: self._groups(part, networks) for t, part in parts.items()}, whole)
         if several is None or covered >= len(self._trunk_of(several.reading)):
             return self._settle(own)
         return several
@@ -163,7 +169,7 @@ class Chooser:
         help = f'to load that one instead, pass `network="{instead}"` (`--weights-network {instead}`)'
         return Choice(taken.readings[0], Diagnostic("GM514", message, None, help, "warning"))
 
-    def _assign(self, parts: Mapping[str, list[_Group]]) -> Choice | None:
+    def _assign(self, parts: Mapping[str, list[_Group]], whole: Sequence[Reading]) -> Choice | None:
         """A network for each of several trunks: by its name, or if only one fits and it fits no other trunk."""
         chosen: dict[str, _Group] = {}
         unnamed: dict[str, _Group] = {}
@@ -174,12 +180,32 @@ class Chooser:
                 (chosen if len(named) == 1 else unnamed)[trunk] = (named or best)[0]
             elif best:
                 raise self._undecided(trunk, named or best)
+        alike: set[str] = set()
         for trunk, group in unnamed.items():
             taken = [t for t, g in {**chosen, **unnamed}.items() if t != trunk and g.label == group.label]
-            taken = [t for t in taken if not self._is_pair(t, trunk)]  # a copy and its original may start alike
-            if taken:
+            pairs = [t for t in taken if self._is_pair(t, trunk)]  # a copy and its original may start alike
+            if len(pairs) < len(taken):
                 raise self._undecided(trunk, [group], taken)
-        return self._combined({**chosen, **unnamed})
+            if pairs and (trunk in self.copies or pairs[0] in chosen):
+                alike.add(trunk)
+        return self._with_heads({t: g for t, g in {**chosen, **unnamed}.items() if t not in alike}, whole)
+
+    def _with_heads(self, trunks: dict[str, _Group], whole: Sequence[Reading]) -> Choice | None:
+        """The networks of the trunks, and for each head the tensors that have its own names."""
+        ambiguous: dict[str, list[_Group]] = {}
+        chosen = dict(trunks)
+        for target in self.targets:
+            named = [_only(reading, target) for reading in whole] if target.startswith("heads.") else []
+            groups = self._best(self._groups(named))
+            if groups and all(_same_values(groups[0], g) for g in groups[1:]):
+                chosen[target] = groups[0]
+            elif groups:
+                ambiguous[target] = groups
+        choice = self._combined(chosen)
+        if choice is None:
+            return None
+        warning = _ambiguous_heads(ambiguous) if ambiguous else None
+        return Choice(self.originals.completed(choice.reading), warning)
 
     def _in_the_role(self, groups: list[_Group], trunk: str) -> list[_Group]:
         """The networks whose names are those of teachers for a copy, and of anything else for its original."""
@@ -239,6 +265,19 @@ class Chooser:
                     raise fail("GM514", f"two networks are given for `{target}`", help="give one for each")
                 chosen[target] = best[0]
         return self._combined(chosen)
+
+
+def _only(reading: Reading, target: str) -> Reading:
+    """What a reading has for one trunk or head."""
+    return replace(reading, keys={key: ours for key, ours in reading.keys.items() if ours.startswith(f"{target}.")})
+
+
+def _ambiguous_heads(found: Mapping[str, Sequence[_Group]]) -> Diagnostic:
+    heads = ", ".join(f"`{target}`" for target in found)
+    networks = ", ".join(dict.fromkeys(_shown(g.label) for groups in found.values() for g in groups))
+    message = f"several networks of the checkpoint have weights for {heads} ({networks}); none was loaded"
+    help = f"say which network fills which head, and name the trunks too: {HOW_SEVERAL}"
+    return Diagnostic("GM514", message, None, help, "warning")
 
 
 def _covered(group: _Group) -> tuple[int, int]:

@@ -40,6 +40,7 @@ def plan(
     reading = choice.reading
     text = reading.description if reading.layout == "several" else f"{reading.description} ({reading.state.name})"
     report = LoadReport(text, ordered=reading.layout == "order", warnings=[choice.warning] if choice.warning else [])
+    report.copied = dict(reading.copied)
     copies: Copies = []
     refused: list[Diagnostic] = []
     infinite: list[str] = []

@@ -37,6 +37,7 @@ class Reading:
         keys: our key for each of the checkpoint's that has one; no two have the same.
         unknown: keys of tensors that the trunk would have if it had more layers or parts, and their names there.
         duplicates: further keys for one of those tensors, and the key in `keys` that was taken instead.
+        copied: trunks and heads that get the weights of others, as copies and their originals do.
     """
 
     layout: str
@@ -46,6 +47,7 @@ class Reading:
     keys: Mapping[str, str]
     duplicates: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    copied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

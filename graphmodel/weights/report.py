@@ -35,6 +35,8 @@ class LoadReport:
         source: which state dict of the checkpoint was read, and how its keys were translated.
         matched: our key and the checkpoint's, of every tensor that was copied.
         resized: position embeddings that were interpolated, by our key.
+        copied: trunks and heads that got the weights of others, as copies and their originals do if the checkpoint has
+            one of the two; `matched` names their keys `KEY -> OURS`.
         missing: our keys that got no weights. Integer buffers such as `num_batches_tracked` may be absent.
         unexpected: the checkpoint's keys that have no counterpart in the model.
         pruned: the checkpoint's keys of stages that this model does without.
@@ -54,6 +56,7 @@ class LoadReport:
     source: str = ""
     matched: dict[str, str] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
+    copied: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
@@ -80,6 +83,9 @@ class LoadReport:
         lines = [f"loaded {len(self.matched)} tensors ({self.parameters:,} numbers) by {self.source}"]
         if self.ordered:
             lines += [f"  {ours} <- {key}" for ours, key in self.matched.items()]
+        for source in dict.fromkeys(self.copied.values()):
+            alike = ", ".join(f"`{part}`" for part, other in self.copied.items() if other == source)
+            lines.append(f"{alike} got the weights of `{source}`: the checkpoint has none of their own")
         for what, items in (
             ("missing", self.missing),
             ("unexpected", self.unexpected),

@@ -243,6 +243,88 @@ def test_a_checkpoint_of_one_network_fills_both() -> None:
     assert holds(model.trunks.teacher, network(1))
 
 
+def filled(document: Any, state: Any, **options: Any) -> tuple[graphmodel.CompiledModel, graphmodel.LoadReport]:
+    """A model with the weights of a state dict, and the report; every tensor is counted once."""
+    model = graphmodel.compile(document, seed=7)
+    report = graphmodel.load_weights(model, state, **options)
+    assert report.covered == report.total - len(report.missing)
+    assert not set(report.missing) & (set(report.matched) | set(report.unexpected))
+    assert len({*report.matched.values()}) == len(report.matched)
+    return model, report
+
+
+def equal(part: nn.Module, state: dict[str, torch.Tensor], prefix: str) -> bool:
+    return all(torch.equal(v, state[prefix + k]) for k, v in part.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, torch.Tensor]:
+    """A state dict of the student and a teacher that has moved away from it."""
+    model = graphmodel.compile(BYOL, seed=1)
+    with torch.no_grad():
+        for part in (model.trunks.teacher, model.heads.target):
+            for tensor in part.parameters():
+                tensor.add_(0.1)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_a_state_of_the_student_alone_fills_the_teacher_and_its_heads_too(
+    trained: dict[str, torch.Tensor], wrapper: str
+) -> None:
+    student = {k: v for k, v in trained.items() if k.startswith(("trunks.student.", "heads.project."))}
+    model, report = filled(BYOL, {wrapper + k: v for k, v in student.items()})
+    for trunk in (model.trunks.student, model.trunks.teacher):
+        assert equal(trunk, trained, "trunks.student.")
+    for head in (model.heads.project, model.heads.target):
+        assert equal(head, trained, "heads.project.")
+    assert report.copied == {"trunks.teacher": "trunks.student", "heads.target": "heads.project"}
+    assert (report.missing, report.unexpected, len(report.matched)) == ([], [], 2 * len(student))
+    assert "`trunks.teacher` got the weights of `trunks.student`" in str(report)
+
+
+def test_a_state_of_both_fills_each_with_its_own(trained: dict[str, torch.Tensor]) -> None:
+    model, report = filled(BYOL, trained)
+    assert all(torch.equal(v, trained[k]) for k, v in model.state_dict().items())
+    assert (report.copied, report.missing, report.unexpected) == ({}, [], [])
+
+
+def test_a_state_of_the_teacher_alone_fills_the_student_and_its_heads_too(trained: dict[str, torch.Tensor]) -> None:
+    teacher = {k: v for k, v in trained.items() if k.startswith(("trunks.teacher.", "heads.target."))}
+    model, report = filled(BYOL, teacher)
+    assert equal(model.trunks.student, trained, "trunks.teacher.")
+    assert equal(model.heads.project, trained, "heads.target.")
+    assert report.copied == {"trunks.student": "trunks.teacher", "heads.project": "heads.target"}
+
+
+def test_a_model_with_one_trunk_fills_both_and_the_heads_by_their_names(trained: dict[str, torch.Tensor]) -> None:
+    one = {k.replace("trunks.student.", "trunk."): v for k, v in trained.items() if "teacher" not in k}
+    one = {k: v for k, v in one.items() if not k.startswith("heads.target.")}
+    model, report = filled(BYOL, one)
+    assert equal(model.trunks.teacher, one, "trunk.")
+    assert equal(model.heads.target, one, "heads.project.")
+    assert (report.missing, report.unexpected) == ([], [])
+    # Several states with heads of the same names are not told apart.
+    other = {k: v + 1 if v.is_floating_point() else v for k, v in one.items()}
+    with pytest.warns(UserWarning, match=r"several networks .* have weights for `heads.project`"):
+        model, report = filled(BYOL, {"student": one, "teacher": other})
+    assert equal(model.trunks.teacher, other, "trunk.")
+    assert len(report.missing) == len([k for k in model.state_dict() if k.startswith("heads.") and "num_" not in k])
+
+
+def test_a_copy_of_a_head_on_one_trunk_starts_with_the_loaded_weights() -> None:
+    document = changed(
+        trunk={"name": "resnet", "depth": 18}, mapping={"images": {"flatten": "project", "res5": "target"}}
+    )
+    del document["trunks"]
+    document["heads"]["target"]["freeze"] = False
+    document["mapping"]["images"]["res5"] = {"pool": {"adaptive_avg_pool2d": 1}, "heads": ["target"]}
+    state = graphmodel.compile(document, seed=3).state_dict()
+    model, report = filled(document, {k: v for k, v in state.items() if not k.startswith("heads.target.")})
+    assert equal(model.heads.target, state, "heads.project.")
+    assert report.copied == {"heads.target": "heads.project"}
+
+
 # -- findings ----------------------------------------------------------------------------------------------------------
 
 
