@@ -50,6 +50,16 @@ class BoundSource:
         """A name for the nodes that prepare it."""
         return self.text.replace(".", "_")
 
+    @property
+    def key_name(self) -> str:
+        """Its key in a dict of features."""
+        return self.text
+
+    @property
+    def whole_name(self) -> str:
+        """Its key if others in the dict have the same."""
+        return self.text
+
     def place(self) -> tuple[KeyPath, bool]:
         """Where the feature is named: a key in the short form of the mapping, the value of `from` in the long one."""
         return place_of(self.spec)
@@ -74,6 +84,14 @@ class BoundFeature(BoundSource):
     @property
     def name(self) -> str:
         return f"{self.spec.input}_{self.request.name.replace('.', '_')}"
+
+    @property
+    def key_name(self) -> str:
+        return self.spec.feature or self.request.feature.name
+
+    @property
+    def whole_name(self) -> str:
+        return f"{self.spec.input}.{self.trunk.spec.name}.{self.key_name}"
 
 
 @dataclass(frozen=True)

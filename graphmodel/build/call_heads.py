@@ -16,10 +16,10 @@ from graphmodel.build import edge_ops as ops
 from graphmodel.build.bind import BoundEdge, BoundModule
 from graphmodel.build.graph_writer import GraphWriter, Value, version
 from graphmodel.components.construct import build_on_meta
-from graphmodel.components.head import HeadMismatch
+from graphmodel.components.head import HeadMismatch, HeadParams
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Collector, first_line
-from graphmodel.graph.types import Component, head_name, head_path, tensor_infos
+from graphmodel.graph.types import Component, Info, head_name, head_path, tensor_infos
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import ModelSpec
 
@@ -55,7 +55,7 @@ class HeadCaller:
             result = call.write()
             if result is None:
                 return None
-            if position < len(edge.chain) - 1:
+            if position < len(edge.chain) - 1 and edge.chain[position + 1].params.reads == "tensor":
                 result = self.single(result)
         return result
 
@@ -81,6 +81,19 @@ class HeadCaller:
         if isinstance(value.info, (list, tuple)) and len(value.info) == 1:
             return self.writer.function("getitem", ops.getitem, (value, 0), name=f"{value.node}_value", kind="head")
         return value
+
+
+def inferred(params: HeadParams, info: Info) -> HeadParams:
+    """The parameters of a head with what they infer of a tensor, a list or a dict.
+
+    Raises:
+        HeadMismatch: if the head cannot read it.
+    """
+    if isinstance(info, TensorInfo):
+        return params.infer(info)
+    if isinstance(info, dict) and all(isinstance(each, TensorInfo) for each in info.values()):
+        return params.infer_named(info)
+    return params.infer_all(list(tensor_infos(info)))
 
 
 @dataclass(frozen=True)
@@ -114,8 +127,7 @@ class _HeadCall:
                 return None
             info = replace(info, layout="nhwc")
         try:
-            one = isinstance(info, TensorInfo)
-            params = module.params.infer(info) if one else module.params.infer_all(list(tensor_infos(info)))
+            params = inferred(module.params, info)
         except HeadMismatch as error:
             self.report_mismatch(error)
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -194,12 +194,45 @@ def layout_help(value: Value, layouts: Sequence[str]) -> str:
     return ""
 
 
+def collected(writer: GraphWriter, how: Combine, values: Mapping[str, Value], name: str) -> Value:
+    """Features for a head that takes a `list` or `dict` of them.
+
+    Args:
+        writer: where the calls go.
+        how: which of the two.
+        values: the features by their keys.
+        name: the output's name, for the call.
+    """
+    label = f"{name}_{how}"
+    if how == "list":
+        return writer.function("list", list, (tuple(values.values()),), name=label)
+    return writer.function("dict", dict, (tuple(values.items()),), name=label)
+
+
+def input_size(writer: GraphWriter, tensors: Sequence[Value]) -> tuple[Value, ...]:
+    """The size of images as the model computes it.
+
+    Args:
+        writer: where the calls go.
+        tensors: the views of the inputs that a value comes from.
+
+    Raises:
+        FeatureError: if they are not images or differ in size.
+    """
+    shapes = {tuple(t.pair[0].shape[2:]) for t in tensors}
+    if len(shapes) != 1 or not all(shapes):
+        listed = ", ".join(dict.fromkeys(t.text for t in tensors))
+        raise FeatureError(f"the result cannot have the size of the input, which is {listed}", "write the size")
+    dims = len(next(iter(shapes)))
+    return tuple(writer.method("size", (tensors[0], dim + 2)) for dim in range(dims))
+
+
 def combine(writer: GraphWriter, how: Combine, values: list[Value], name: str, axes: Sequence[int]) -> Value:
     """Several features as one value.
 
     Args:
         writer: where the calls go.
-        how: `concat` along the channels, `sum`, `stack` after the batch, or a `list` for a head that takes one.
+        how: `concat` along the channels, `sum` or `stack` after the batch.
         values: the features.
         name: the output's name, for the call.
         axes: the channel axis of each feature.
@@ -209,8 +242,6 @@ def combine(writer: GraphWriter, how: Combine, values: list[Value], name: str, a
     """
     label = f"{name}_{how}"
     shapes = ", ".join(v.text for v in values)
-    if how == "list":
-        return writer.function("list", list, (tuple(values),), name=label)
     if len({len(v.pair[0].shape) for v in values}) > 1 or (how == "concat" and len(set(axes)) > 1):
         raise FeatureError(
             f"`combine: {how}` needs features of one layout, these are {shapes}",

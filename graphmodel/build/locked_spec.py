@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from graphmodel.build.freeze_patterns import own_patterns
 from graphmodel.components.registry import find_trunk
 from graphmodel.graph.types import Component, ModelGraph, head_path, trunk_path
-from graphmodel.spec.model import HeadSpec, ModelSpec, Source, TrunkSpec
+from graphmodel.spec.model import Edge, HeadSpec, ModelSpec, Source, TrunkSpec
 
 
 def resolved_spec(graph: ModelGraph) -> ModelSpec:
@@ -41,9 +41,7 @@ def resolved_spec(graph: ModelGraph) -> ModelSpec:
             "trunks": {n: _trunk(t, by_name.get(paths[n])) for n, t in spec.trunks.items() if n in kept_trunks},
             "heads": {n: _head(h, graph) for n, h in spec.heads.items() if n in kept_heads},
             "head_defaults": {},
-            "edges": tuple(
-                e.model_copy(update={"sources": tuple(_source(s, by_name, paths) for s in e.sources)}) for e in edges
-            ),
+            "edges": tuple(_edge(e, graph, paths) for e in edges),
             "outputs": graph.structure,
             "freeze": tuple(
                 pattern
@@ -69,6 +67,15 @@ def _head(head: HeadSpec, graph: ModelGraph) -> HeadSpec:
         component = next(graph.components[p] for p in paths if p in graph.components)
         calls.append(call.model_copy(update={"params": plain_params(component.params)}))
     return head.model_copy(update={"chain": tuple(calls)})
+
+
+def _edge(edge: Edge, graph: ModelGraph, paths: dict[str, str]) -> Edge:
+    sources = tuple(_source(s, graph.components, paths) for s in edge.sources)
+    combine = edge.combine
+    if combine is None and len(sources) > 1:
+        first = graph.components.get(head_path(graph.spec.heads[edge.head])) if edge.head else None
+        combine = "concat" if first is None or first.params.reads == "tensor" else first.params.reads
+    return edge.model_copy(update={"sources": sources, "combine": combine})
 
 
 def _source(source: Source, components: Any, paths: dict[str, str]) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from graphmodel.components.structure import leaves
 from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.graph.types import Component, Output, find_output, output_names
 from graphmodel.spec.document import KeyPath, dotted
-from graphmodel.spec.model import ModelSpec
+from graphmodel.spec.model import ModelSpec, ResizeSpec
 
 Reference = tuple[Value, tuple[Value, ...]]
 """A map that others get the size of, and the calls that give its size."""
@@ -67,6 +67,8 @@ class _Wirer:
     heads: HeadCaller
     values: dict[str, Value] = field(default_factory=dict)
     """The value of each tensor of an output, by its key: `jigsaw`, `swav.embedding`."""
+    origins: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The inputs that an output comes from."""
     layouts: dict[str, str] = field(default_factory=dict)
     """How the dimensions of an output are arranged, if it is a feature that no head has changed."""
 
@@ -91,25 +93,79 @@ class _Wirer:
         if len(values) < len(edge.sources):
             return None
         layouts = [self.layout(source) for source in edge.sources]
-        value = values[0]
-        if len(values) > 1:
-            axes = [ops.channel_axis(a, s.spec.flatten) for a, s in zip(layouts, edge.sources, strict=True)]
-            try:
-                value = ops.combine(self.writer, spec.combine, values, spec.output, axes)
-            except FeatureError as error:
-                self.error(str(error), spec.at, error.help)
-                return None
+        value = self.combined(edge, values, layouts)
+        if value is None:
+            return None
+        self.origins[spec.output] = tuple(dict.fromkeys(i for s in edge.sources for i in self.inputs_of(s)))
         if spec.head is None:
-            if isinstance(value.info, list):
-                self.error("`combine: list` needs a head, and this output has none", (*spec.at, "combine"))
-                return None
             self.values[spec.output] = value
             self.layouts[spec.output] = self.untouched(edge, layouts)
             return Output(spec.output, {spec.output: value.node})
         if all(module.params.any_layout for module in edge.chain):
             self.layouts[spec.output] = self.untouched(edge, layouts)
         result = self.heads.chain(edge, value, layouts)
+        if result is not None and edge.chain[-1].params.resizes_to_input():
+            result = self.resized_to_input(edge, result)
         return None if result is None else self.parts(edge, result, edge.chain[-1])
+
+    def combined(self, edge: BoundEdge, values: list[Value], layouts: list[str]) -> Value | None:
+        """What the head of an output reads, or None with the reason reported."""
+        spec, reads = edge.spec, edge.chain[0].params.reads if edge.chain else "tensor"
+        how = spec.combine or ("concat" if reads == "tensor" else reads)
+        if how in ("list", "dict") and not edge.chain:
+            self.error(f"`combine: {how}` needs a head, and this output has none", (*spec.at, "combine"))
+            return None
+        named = next((s.spec for s in edge.sources if s.spec.key), None)
+        if named is not None and how != "dict":
+            message = f"`as: {named.key}` names a feature in a dict, and this output combines its sources by `{how}`"
+            self.error(message, (*named.at[:-1], "as"), "leave `as` out, or write `combine: dict`")
+            return None
+        try:
+            if how in ("list", "dict"):
+                keys = self.keys(edge) if how == "dict" else [str(i) for i in range(len(values))]
+                return ops.collected(self.writer, how, dict(zip(keys, values, strict=True)), spec.output)
+            axes = [ops.channel_axis(a, s.spec.flatten) for a, s in zip(layouts, edge.sources, strict=True)]
+            return ops.combine(self.writer, how, values, spec.output, axes) if len(values) > 1 else values[0]
+        except FeatureError as error:
+            self.error(str(error), spec.at, error.help)
+            return None
+
+    def keys(self, edge: BoundEdge) -> list[str]:
+        """The keys of the sources of an output in a dict: their own names, or whole ones if these are not unique.
+
+        Raises:
+            FeatureError: if two are equal.
+        """
+        own = [s.spec.key or s.key_name for s in edge.sources]
+        keys = [k if own.count(k) == 1 else s.spec.key or s.whole_name for k, s in zip(own, edge.sources, strict=True)]
+        double = next((k for k in keys if keys.count(k) > 1), None)
+        if double is not None:
+            raise FeatureError(f"two features of a dict have the key `{double}`", "give each its own: `as: NAME`")
+        return keys
+
+    def inputs_of(self, source: BoundSource) -> tuple[str, ...]:
+        """The inputs that a source comes from."""
+        name = source.spec.output.partition(".")[0]
+        return self.origins.get(name, ()) if name else (source.spec.input,)
+
+    def input_size(self, source: BoundSource) -> tuple[Value, ...]:
+        """The size of the images that a source comes from.
+
+        Raises:
+            FeatureError: if there are several sizes.
+        """
+        return ops.input_size(self.writer, [t for i in self.inputs_of(source) for t in self.opened.views[i]])
+
+    def resized_to_input(self, edge: BoundEdge, value: Value) -> Value | None:
+        """A head's result with the size of the images, or None with the reason reported."""
+        tensors = [t for i in self.origins[edge.spec.output] for t in self.opened.views[i]]
+        call = edge.chain[-1].call
+        try:
+            size = ops.input_size(self.writer, tensors)
+            return ops.resize(self.writer, value, ResizeSpec(size=()), size, self.bound.spec.span(call.at), "")
+        except FeatureError as error:
+            self.error(f"the head `{call.name}` resizes its result: {error}", call.at, "write `upsample: false`")
+            return None
 
     def read(self, source: BoundSource, edge: BoundEdge) -> Value | None:
         """A source as its reader asks for it, all views as one batch."""
@@ -127,7 +183,7 @@ class _Wirer:
             pooled.append(found)
         following: dict[str, list[Value]] = {}
         for source, found in zip(edge.sources, pooled, strict=True):
-            if source.spec.resize is not None and isinstance(source.spec.resize.size, str):
+            if source.spec.resize is not None and source.spec.resize.size in ("largest", "smallest"):
                 following.setdefault(source.spec.resize.size, []).extend(found.values)
         references: dict[str, Reference] = {}
         for how, maps in following.items():
@@ -169,7 +225,14 @@ class _Wirer:
             if resize is not None:
                 at = resize.at
                 layout = "" if source.spec.any_layout else feature.layout
-                like, size = (references or {})[resize.size] if isinstance(resize.size, str) else (None, resize.size)
+                like: Value | None = None
+                size: Sequence[Any]
+                if resize.size == "input":
+                    size = self.input_size(source)
+                elif isinstance(resize.size, str):
+                    like, size = (references or {})[resize.size]
+                else:
+                    size = resize.size
                 ready = [
                     value if value is like else ops.resize(self.writer, value, resize, size, span, layout)
                     for value in ready
@@ -190,7 +253,7 @@ class _Wirer:
     def untouched(self, edge: BoundEdge, layouts: list[str]) -> str:
         """The layout of an output that is its sources as they are."""
         kept = len(set(layouts)) == 1 and not any(s.spec.flatten for s in edge.sources)
-        return layouts[0] if kept and edge.spec.combine in ("concat", "sum") else ""
+        return layouts[0] if kept and edge.spec.combine in (None, "concat", "sum") else ""
 
     def source(self, source: BoundSource) -> FeatureValues | None:
         """A feature, an input's own tensors, or another output; None with the reason reported."""
@@ -277,7 +340,7 @@ def select_outputs(spec: ModelSpec, outputs: Mapping[str, Output], report: Colle
 
 def _follows_another(edge: BoundEdge) -> bool:
     """Whether a source gets the size of another one."""
-    return any(s.spec.resize is not None and isinstance(s.spec.resize.size, str) for s in edge.sources)
+    return any(s.spec.resize is not None and s.spec.resize.size in ("largest", "smallest") for s in edge.sources)
 
 
 def _until_none(values: Iterator[Value | None]) -> Iterator[Value]:

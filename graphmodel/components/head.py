@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from typing_extensions import Self
@@ -37,6 +37,9 @@ class HeadParams(Params):
         width_field = "in_dim"
     """
 
+    reads: ClassVar[Literal["tensor", "list", "dict"]] = "tensor"
+    """How the head receives several features, unless `combine` says so: joined to one tensor, as a list, or as a
+    dict by their names. A head that reads a list or dict also receives a single feature in one."""
     any_layout: ClassVar[bool] = False
     """Whether the head treats all dimensions alike, so that the position of the channels does not matter."""
     width_field: ClassVar[str] = ""
@@ -64,6 +67,18 @@ class HeadParams(Params):
                     f"reads a list of features ({widths}), so `{name}` cannot be `auto`", (name,), f"write `{name}`"
                 )
         return self
+
+    def infer_named(self, features: Mapping[str, TensorInfo]) -> Self:
+        """These parameters for a head that reads a dict of features (`combine: dict`); by default as of a list.
+
+        Raises:
+            HeadMismatch: if a width cannot be inferred, or one that is written out disagrees.
+        """
+        return self.infer_all(list(features.values()))
+
+    def resizes_to_input(self) -> bool:
+        """Whether the result, a map `(N, C, h, w)`, is resized (bilinear) to the height and width of the input."""
+        return False
 
     def with_width(self, field: str, actual: int, feature: TensorInfo) -> Self:
         """These parameters with the width `actual` in a field, which may say `auto` or that width.
@@ -132,6 +147,33 @@ def vector_width(feature: TensorInfo) -> int:
         (),
         "pool it (`pool: {adaptive_avg_pool2d: 1}`), flatten it (`flatten: true`), or read a pooled feature",
     )
+
+
+def map_width(feature: TensorInfo) -> int:
+    """The channels of a feature map `(N, C, H, W)`.
+
+    Raises:
+        HeadMismatch: if it is not a map with channels first.
+    """
+    if len(feature.shape) != 4 or not isinstance(feature.shape[1], int):
+        help = "read a feature map such as `res5`, or make one of tokens (`layout: nchw`)"
+        raise HeadMismatch(f"wants a feature map and the feature is {feature}", (), help)
+    if feature.layout == "nhwc":
+        help = "write `layout: nchw` beside the feature"
+        raise HeadMismatch(f"wants a feature map with channels first and the feature is {feature}", (), help)
+    return feature.shape[1]
+
+
+def token_width(feature: TensorInfo) -> int:
+    """The width of vectors `(N, C)` or tokens `(N, L, C)`.
+
+    Raises:
+        HeadMismatch: if it is a feature map, even of one pixel.
+    """
+    if len(feature.shape) not in (2, 3):
+        help = "flatten it (`flatten: true`), or pool it first (`pool: {adaptive_avg_pool2d: 1}`)"
+        raise HeadMismatch(f"wants vectors or tokens and the feature is {feature}", (), help)
+    return vector_width(feature)
 
 
 def match_width(written: int | Auto, actual: int, path: Sequence[str | int], feature: TensorInfo) -> int:

@@ -55,8 +55,8 @@ def register_head(name: str, *aliases: str, params: type[HeadParams] | None = No
     signature gives the parameters, which are annotated keywords; if a spec leaves out `in_features`, `in_channels` or
     `in_dim`, the value is read from the feature.
 
-        @graphmodel.register_head("cosine")
-        class Cosine(nn.Module):
+        @graphmodel.register_head("angular")
+        class Angular(nn.Module):
             def __init__(self, in_features: int, num_classes: int, scale: float = 16.0): ...
 
     Raises:

@@ -16,7 +16,7 @@ Grouping = Literal["resolution", "consecutive", "crop"]
 Dtype = Literal["float32", "float16", "bfloat16", "float64", "uint8", "int8", "int16", "int32", "int64", "bool"]
 InputType = Literal["rgb", "bgr", "lab"]
 MemoryFormat = Literal["contiguous", "channels_last"]
-Combine = Literal["concat", "sum", "stack", "list"]
+Combine = Literal["concat", "sum", "stack", "list", "dict"]
 Layout = Literal["nchw", "nhwc", "nlc"]
 Tokens = Literal["class", "patch", "mean", "all"]
 ResizeMode = Literal["nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area"]
@@ -128,13 +128,14 @@ class ResizeSpec(Part):
     """A feature map resampled to another size.
 
     Attributes:
-        size: the size of each spatial dimension; or that of the `largest` or `smallest` map that an output joins.
+        size: the size of each spatial dimension; or that of the `largest` or `smallest` map that an output joins, or
+            of the `input`.
         mode: as in `torch.nn.functional.interpolate`; None is linear in as many dimensions as the map has.
         antialias: as there.
         align_corners: as there.
     """
 
-    size: tuple[int, ...] | Literal["largest", "smallest"]
+    size: tuple[int, ...] | Literal["largest", "smallest", "input"]
     mode: ResizeMode | None = None
     antialias: bool = False
     align_corners: bool = False
@@ -156,6 +157,7 @@ class Source(Part):
         layout: reshape to this layout.
         tokens: which tokens of a token sequence.
         norm: apply (or not) the trunk's final norm to an intermediate feature; None leaves the feature's default.
+        key: its key for a head that reads a dict; empty is the name of the feature (or output, or input).
         any_layout: pool and read the feature as it comes, wherever its channels are, instead of refusing a map with
             channels last; VISSL does so, and its files keep its numbers.
     """
@@ -173,13 +175,18 @@ class Source(Part):
     tokens: Tokens | None = None
     norm: bool | None = None
     any_layout: bool = False
+    key: str = ""
 
 
 class Edge(Part):
-    """One output: the sources it reads, and the head that maps them, if any."""
+    """One output: the sources it reads, and the head that maps them, if any.
+
+    Attributes:
+        combine: how several sources become one value; None is as the head reads them, and `concat` for most.
+    """
 
     sources: tuple[Source, ...]
-    combine: Combine = "concat"
+    combine: Combine | None = None
     head: str | None = None
     output: str
 

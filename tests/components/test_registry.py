@@ -22,8 +22,8 @@ def spec(**head: Any) -> dict[str, Any]:
 
 
 def test_a_class_with_annotated_keywords_is_a_head() -> None:
-    @graphmodel.register_head("cosine")
-    class Cosine(nn.Module):
+    @graphmodel.register_head("angular")
+    class Angular(nn.Module):
         """Scores by angle."""
 
         def __init__(self, in_features: int, classes: int, scale: float = 16.0) -> None:
@@ -33,10 +33,10 @@ def test_a_class_with_annotated_keywords_is_a_head() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.scale * nn.functional.normalize(x, dim=1) @ nn.functional.normalize(self.weight, dim=1).T
 
-    model = graphmodel.compile(spec(cosine={"classes": 5, "scale": 2}), seed=0)
+    model = graphmodel.compile(spec(angular={"classes": 5, "scale": 2}), seed=0)
     assert model.heads.mine.weight.shape == (5, 512)
     assert model(torch.randn(2, 3, 32, 32))["mine"].abs().max() <= 2.001
-    entry = find_head("cosine")
+    entry = find_head("angular")
     assert entry is not None
     assert entry.summary == "Scores by angle."
     for bad, code in (
@@ -45,7 +45,7 @@ def test_a_class_with_annotated_keywords_is_a_head() -> None:
         ({"classes": 5, "in_features": 9}, "GM304"),
     ):
         with pytest.raises(CompileError) as caught:
-            graphmodel.compile(spec(cosine=bad))
+            graphmodel.compile(spec(angular=bad))
         assert code in [d.code for d in caught.value.diagnostics]
 
 

@@ -1,20 +1,22 @@
 """Multi-layer perceptrons: `mlp`, its residual form `mlp_res`, and the probe `eval_mlp`.
 
-Source: VISSL 0.1.6, `vissl/models/heads/{mlp,mlp_res,linear_eval_mlp}.py` (behaviour and parameter names).
+Source: VISSL 0.1.6, `vissl/models/heads/{mlp,mlp_res,linear_eval_mlp}.py` (behaviour and parameter names);
+`mlp_presets.py` names the sources of the presets.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from torch import fx, nn
 from torch.overrides import handle_torch_function
 from typing_extensions import Self
 
 from graphmodel.components.head import Auto, HeadMismatch, HeadParams, known, refuse_tokens
+from graphmodel.components.heads.mlp_presets import Preset, expand_preset
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.spec.validate import Bool, PositiveInt
@@ -30,16 +32,51 @@ class NormParams(HeadParams):
     init_scale: float = Field(1.0, description="Initial weights and biases of linear layers are multiplied by it.")
 
 
-class MlpParams(NormParams):
-    """Linear layers, each but the last followed by what is switched on."""
+def _preset_or_dims(schema: dict[str, Any]) -> None:
+    """A preset has widths of its own."""
+    del schema["required"]
+    schema["anyOf"] = [{"required": ["dims"]}, {"required": ["preset"]}]
 
+
+class MlpParams(NormParams):
+    """Linear layers, each but the last followed by what is switched on.
+
+    `norm` and `activation` say the same as `use_bn` and `use_relu`, VISSL's names, and offer more.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_preset_or_dims)
     width_field = "dims"
+    preset: Preset | None = Field(
+        None, description="The head of a method; every other parameter may be set beside it and takes precedence."
+    )
     dims: Annotated[list[Width], Field(min_length=2, description="Widths; the first may be `auto`.")]
+    norm: Literal["batch", "layer", "none"] | None = Field(
+        None, description="Normalisation after each linear layer; by default as `use_bn` says."
+    )
+    activation: Literal["relu", "gelu", "none"] | None = Field(
+        None, description="Activation after that; by default as `use_relu` says."
+    )
     use_bn: Bool = Field(False, description="BatchNorm after each linear layer.")
     use_relu: Bool = Field(False, description="ReLU after that.")
     use_dropout: Bool = Field(False, description="Dropout (0.5) after that.")
     use_bias: Bool = Field(True, description="Whether linear layers have a bias.")
-    skip_last_layer_relu_bn: Bool = Field(True, description="Leave these out after the last linear layer.")
+    last_bias: Bool | None = Field(None, description="Whether the last one has; by default as `use_bias` says.")
+    last_norm: Literal["none", "affine", "scale", "plain"] = Field(
+        "none",
+        description="Normalisation after the last linear layer, of the kind of `norm`: with scale and shift, with "
+        "scale alone, or without parameters.",
+    )
+    skip_last_layer_relu_bn: Bool = Field(
+        True, description="Leave out normalisation, activation and dropout after the last linear layer."
+    )
+    init: Literal["default", "trunc_normal"] = Field(
+        "default", description="Initial weights: torch's, or a truncated normal (0.02) and zero biases."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_preset(cls, values: Any) -> Any:
+        return expand_preset(values)
 
     @field_validator("dims")
     @classmethod
@@ -48,26 +85,67 @@ class MlpParams(NormParams):
             raise ValueError("only the first width can be `auto`, the others are yours to choose")
         return dims
 
+    @model_validator(mode="after")
+    def one_setting(self) -> Self:
+        for name, other in (("norm", "use_bn"), ("activation", "use_relu")):
+            if getattr(self, name) is not None and getattr(self, other):
+                raise ValueError(f"has both `{name}` and `{other}`; help: keep `{name}`")
+        if self.last_norm != "none" and self.kind == "none":
+            raise ValueError("has `last_norm` and no `norm`; help: add `norm: batch` or `norm: layer`")
+        if self.last_norm != "none" and not self.skip_last_layer_relu_bn:
+            raise ValueError("has `last_norm` and `skip_last_layer_relu_bn: false`; help: keep one of them")
+        return self
+
+    @property
+    def kind(self) -> Literal["batch", "layer", "none"]:
+        """The normalisation, whichever parameter says so."""
+        return self.norm or ("batch" if self.use_bn else "none")
+
     def infer(self, feature: TensorInfo) -> Self:
         refuse_tokens(feature)
         return super().infer(feature)
 
     def layers(self) -> list[tuple[int, int, bool]]:
-        """Input width, output width, and whether normalisation and the like follow."""
+        """Input width, output width, and whether it is the last one."""
         widths = [d for d in self.dims if isinstance(d, int)]
-        last = len(widths) - 2
-        return [(a, b, i < last or not self.skip_last_layer_relu_bn) for i, (a, b) in enumerate(pairwise(widths))]
+        return [(a, b, i == len(widths) - 2) for i, (a, b) in enumerate(pairwise(widths))]
 
-    def block(self, fan_in: int, fan_out: int, full: bool) -> list[nn.Module]:
+    def block(self, fan_in: int, fan_out: int, last: bool) -> list[nn.Module]:
         """One linear layer and what follows it."""
-        layers: list[nn.Module] = [nn.Linear(fan_in, fan_out, bias=self.use_bias)]
-        if full and self.use_bn:
-            layers.append(nn.BatchNorm1d(fan_out, eps=self.bn_eps, momentum=self.bn_momentum))
-        if full and self.use_relu:
-            layers.append(nn.ReLU(inplace=True))
-        if full and self.use_dropout:
+        bias = self.last_bias if last and self.last_bias is not None else self.use_bias
+        layers: list[nn.Module] = [nn.Linear(fan_in, fan_out, bias=bias)]
+        if last and self.skip_last_layer_relu_bn:
+            return layers + ([] if self.last_norm == "none" else [self.normalisation(fan_out, self.last_norm)])
+        if self.kind != "none":
+            layers.append(self.normalisation(fan_out, "affine"))
+        activation = self.activation or ("relu" if self.use_relu else "none")
+        if activation != "none":
+            layers.append(nn.ReLU(inplace=True) if activation == "relu" else nn.GELU())
+        if self.use_dropout:
             layers.append(nn.Dropout())
         return layers
+
+    def normalisation(self, width: int, parameters: Literal["affine", "scale", "plain"]) -> nn.Module:
+        """A normalisation layer with some or all of its parameters."""
+        affine = parameters != "plain"
+        norm: nn.Module
+        if self.kind == "layer":
+            norm = nn.LayerNorm(width, eps=self.bn_eps, elementwise_affine=affine)
+        else:
+            norm = nn.BatchNorm1d(width, eps=self.bn_eps, momentum=self.bn_momentum, affine=affine)
+        if parameters == "scale":
+            norm.register_parameter("bias", None)
+        return norm
+
+    def initialise(self, head: nn.Module) -> None:
+        """Initial weights of a whole head."""
+        if self.init == "trunc_normal":
+            for layer in head.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.trunc_normal_(layer.weight, std=0.02)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+        scale_linear(head, self.init_scale)
 
 
 def scale_linear(module: nn.Module, scale: float) -> None:
@@ -103,12 +181,20 @@ def as_rows(x: torch.Tensor) -> torch.Tensor:
 
 @register_head("mlp", "mlp_fsdp", params=MlpParams)
 class Mlp(nn.Module):
-    """Linear layers with optional BatchNorm, ReLU and dropout; `(N, C)` or `(N, C, 1, 1)` to `(N, dims[-1])`."""
+    """Linear layers with optional normalisation, activation and dropout; `(N, C)` to `(N, dims[-1])`.
+
+    Maps of one pixel, `(N, C, 1, 1)`, count as vectors.
+
+    Example:
+        >>> head = Mlp(MlpParams(preset="byol", dims=[512, 1024, 128]))
+        >>> [type(layer).__name__ for layer in head.clf]
+        ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
+    """
 
     def __init__(self, params: MlpParams) -> None:
         super().__init__()
         self.clf = nn.Sequential(*(layer for spec in params.layers() for layer in params.block(*spec)))
-        scale_linear(self, params.init_scale)
+        params.initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Written out, since a head of one layer is called as often as a layer: no helper, no Sequential in between.
@@ -122,10 +208,10 @@ class Mlp(nn.Module):
 class ResidualBlock(nn.Module):
     """A linear block whose input is added if the widths agree."""
 
-    def __init__(self, params: MlpParams, fan_in: int, fan_out: int, full: bool) -> None:
+    def __init__(self, params: MlpParams, fan_in: int, fan_out: int, last: bool) -> None:
         super().__init__()
         self.residual = fan_in == fan_out
-        self.mlp_res_block = nn.Sequential(*params.block(fan_in, fan_out, full))
+        self.mlp_res_block = nn.Sequential(*params.block(fan_in, fan_out, last))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.mlp_res_block(x)
@@ -142,7 +228,7 @@ class ResidualMlp(nn.Module):
     def __init__(self, params: MlpParams) -> None:
         super().__init__()
         self.clf = nn.Sequential(*(ResidualBlock(params, *spec) for spec in params.layers()))
-        scale_linear(self, params.init_scale)
+        params.initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = as_vectors(x)

@@ -91,7 +91,10 @@ def _head(head: HeadSpec) -> Any:
 
 def _edge(edge: Edge, spec: ModelSpec) -> dict[str, Any]:
     sources = [_source(source, spec) for source in edge.sources]
-    out: dict[str, Any] = dict(sources[0]) if len(sources) == 1 else {"from": _short(sources), "combine": edge.combine}
+    if len(sources) == 1 and "as" not in sources[0] and edge.combine is None:
+        out = dict(sources[0])
+    else:
+        out = {"from": _short(sources), **({"combine": edge.combine} if edge.combine else {})}
     if edge.head is not None:
         out["head"] = edge.head
     # A name made by the resolver (`0` of a bare Sequential) may be one that users cannot choose; it is made again.
@@ -117,6 +120,8 @@ def _source(source: Source, spec: ModelSpec) -> dict[str, Any]:
         size = source.resize.size
         out["resize"] = {"size": _plain(size), **source.resize.model_dump(exclude={"size"}, exclude_defaults=True)}
     out |= {key: True for key in ("detach", "flatten", "normalize", "any_layout") if getattr(source, key)}
+    if source.key:
+        out["as"] = source.key
     return out | {k: v for k in ("layout", "tokens", "norm") if (v := getattr(source, k)) is not None}
 
 

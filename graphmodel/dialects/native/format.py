@@ -145,6 +145,9 @@ class SourceYaml(YamlModel):
     tokens: Tokens | None = Field(None, description="Which tokens of a token sequence.")
     norm: Bool | None = Field(None, description="Apply the trunk's final norm to an intermediate feature.")
     any_layout: Bool = Field(False, description="Pool and read the feature in any layout, even with channels last.")
+    as_: str | None = Field(
+        None, alias="as", description="Beside other sources: its key for a head that reads a dict of features."
+    )
 
 
 TextOrSource = Annotated[Annotated[str, Tag(TEXT)] | Annotated[SourceYaml, Tag(MAP)], BY_SHAPE]
@@ -162,7 +165,9 @@ class EdgeYaml(YamlModel):
     ]
     head: str | None = Field(None, description="The head; without one the feature itself is the output.")
     as_: str | None = Field(None, alias="as", description="The output's name.")
-    combine: Combine = Field("concat", description="How several sources become one value.")
+    combine: Combine | None = Field(
+        None, description="How several sources become one value; by default as the head reads them, or `concat`."
+    )
     detach: Bool = False
     pool: Any = None
     resize: Resize = None

@@ -147,7 +147,8 @@ class MappingResolver:
         head = self.head_name(item.head, (*path, "head"))
         if any(s is None for s in sources):
             return []
-        found_all = tuple(s for s in sources if s is not None)
+        keys = [origin.as_ or "" if isinstance(origin, SourceYaml) else "" for origin in origins]
+        found_all = tuple(s.model_copy(update={"key": k}) for s, k in zip(sources, keys, strict=True) if s is not None)
         return [Edge(sources=found_all, combine=item.combine, head=head, output=item.as_ or "", at=path)]
 
     def head_name(self, name: str | None, path: KeyPath) -> str | None:

@@ -15,11 +15,11 @@ class ResizeYaml(YamlModel):
     """A size and how to resample to it."""
 
     size: Annotated[
-        Annotated[Literal["largest", "smallest"], Tag(TEXT)]
+        Annotated[Literal["largest", "smallest", "input"], Tag(TEXT)]
         | Annotated[PositiveInt, Tag(NUMBER)]
         | Annotated[Annotated[list[PositiveInt], Field(min_length=1, max_length=3)], Tag(LIST)],
         BY_SHAPE,
-    ] = Field(description="The size, or the `largest` or `smallest` of the maps that are joined.")
+    ] = Field(description="The size, the `largest` or `smallest` of the maps that are joined, or that of the `input`.")
     mode: ResizeMode | None = Field(None, description="As in torch's `interpolate`; linear by default.")
     antialias: Bool = Field(False, description="For `bilinear` and `bicubic`.")
     align_corners: Bool = Field(False, description="For the linear and cubic modes.")
@@ -40,5 +40,7 @@ def _as_mapping(value: Any) -> Any:
 Resize = Annotated[
     ResizeYaml | None,
     BeforeValidator(_as_mapping),
-    Field(description="Resample to a size: 7, [7, 7], `largest`, or a mapping such as {size: 7, mode: nearest}."),
+    Field(
+        description="Resample to a size: 7, [7, 7], `largest`, `input`, or a mapping such as {size: 7, mode: nearest}."
+    ),
 ]
