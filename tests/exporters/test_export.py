@@ -67,6 +67,19 @@ def test_a_program_keeps_names_forms_modes_and_numbers(module: graphmodel.Compil
         assert list(found) == list(expected) == report.outputs
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+    images, patches, crops = arguments(3)
+    wider = torch.cat([images, images], -1)
+    module(wider, patches, crops)  # the module itself follows the size
+    others = [
+        (wider, patches, crops),
+        (torch.cat([images, images], 1), patches, crops),
+        (images, patches, crops[:2]),
+        (images, patches, [*crops, crops[2]]),
+        (images, patches, [crops[0], crops[1], crops[0]]),
+    ]
+    for args in others:
+        with pytest.raises((AssertionError, ValueError, RuntimeError), match=r"Guard failed|tree spec"):
+            loaded(*args)
 
 
 @pytest.mark.slow
@@ -123,6 +136,10 @@ def test_an_onnx_file_keeps_names_and_numbers(module: graphmodel.CompiledModel, 
         found = session.run(None, {name: value.numpy() for name, value in given.items()})
         for value, name in zip(found, report.outputs, strict=True):
             torch.testing.assert_close(torch.from_numpy(value), expected[name], rtol=1e-3, atol=1e-4)
+    others = {"images": images.repeat(1, 1, 1, 2), "patches": patches.double(), "crops_2": crops[0]}
+    for name, value in others.items():
+        with pytest.raises(Exception, match=rf"INVALID_ARGUMENT.*(input: {name}|Unexpected input data type)"):
+            session.run(None, {key: t.numpy() for key, t in (given | {name: value}).items()})
 
 
 @pytest.mark.slow
@@ -146,6 +163,13 @@ def test_a_package_of_aotinductor_gives_the_numbers(tmp_path: Path) -> None:
         x = torch.randn(batch, 3, 16, 16)
         torch.testing.assert_close(loaded(x)["label"], model(x)["label"], rtol=1e-4, atol=1e-5)
     assert report.difference < 1e-4
+    # The strides of one image alone mean nothing: this one is as contiguous as any.
+    one = torch.as_strided(x, (1, 3, 16, 16), (7, 256, 16, 1))
+    torch.testing.assert_close(loaded(one)["label"], model(one)["label"], rtol=1e-4, atol=1e-5)
+    channels_last = x.to(memory_format=torch.channels_last)
+    for other in (x.repeat(1, 1, 1, 2), x.repeat(1, 2, 1, 1), x[..., :8].contiguous(), x.double(), channels_last):
+        with pytest.raises(RuntimeError):
+            loaded(other)
 
 
 @pytest.mark.slow
