@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 
+from graphmodel.components.library.layers import PACKAGES
 from graphmodel.components.registry import find_head, find_trunk, head_names, trunk_names
 from graphmodel.dialects.native.format import NativeSpec
 from graphmodel.dialects.vissl.config import VisslFile
@@ -19,6 +21,7 @@ from graphmodel.writing import write_file
 Schema = dict[str, Any]
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_LAYER = f"^({'|'.join(re.escape(package) for package in PACKAGES)}):[A-Za-z]"
 _NOTHING: Schema = {"type": "null"}
 _EXTENDS: Schema = {
     "description": "Files that this one changes; paths are relative to it.",
@@ -250,11 +253,12 @@ def _module(params: _Params) -> Schema:
     named: Schema = {
         "type": "object",
         "properties": properties,
+        "patternProperties": {_LAYER: {"type": ["object", "null"]}},
         "additionalProperties": False,
         "minProperties": 1,
         "maxProperties": 1,
     }
-    return {"anyOf": [named, {"enum": bare}]}
+    return {"anyOf": [named, {"enum": bare}, {"type": "string", "pattern": _LAYER}]}
 
 
 def _pool() -> Schema:

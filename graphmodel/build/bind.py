@@ -11,8 +11,8 @@ from torch import nn
 from graphmodel.build.bind_trunks import BoundTrunk, TrunkBinder
 from graphmodel.build.params import parse_params
 from graphmodel.components.head import HeadParams
-from graphmodel.components.registry import HeadEntry, find_head, head_names
-from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.components.registry import HeadEntry, find_head, unknown_head
+from graphmodel.diagnostics import Collector
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import Edge, HeadSpec, ModelSpec, ModuleCall, Source
 from graphmodel.tracing.layout import FeatureRequest
@@ -198,14 +198,8 @@ def _bind_head(head: HeadSpec, spec: ModelSpec, report: Collector) -> tuple[Boun
     for call in head.chain:
         entry = find_head(call.name)
         if entry is None:
-            known = choices_help(call.name, head_names(), "heads")
-            report.error(
-                "GM206",
-                f"unknown head `{call.name}`",
-                spec.span(call.at, key=True),
-                f"{known}; a head of your own is registered by its module: `--import MODULE`",
-                dotted(call.at),
-            )
+            message, help = unknown_head(call.name)
+            report.error("GM206", message, spec.span(call.at, key=True), help, dotted(call.at))
             continue
         shared = {k: v for k, v in spec.head_defaults.items() if k in entry.params.model_fields}
         params = parse_params(entry.params, {**shared, **call.params}, spec, call.at, report)

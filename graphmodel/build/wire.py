@@ -16,6 +16,7 @@ from graphmodel.build.open import FeatureValues, OpenedModel
 from graphmodel.build.view_groups import Group
 from graphmodel.components.features import FeatureError
 from graphmodel.components.structure import leaves
+from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Collector, choices_help
 from graphmodel.graph.types import Component, Output, find_output, output_names
 from graphmodel.spec.document import KeyPath, dotted
@@ -302,7 +303,7 @@ class _Wirer:
                 pieces[index] = self.writer.function("getitem", ops.getitem, (split, position))
         return self.writer.function("cat", torch.cat, ([pieces[i] for i in sorted(pieces)],), name=name)
 
-    def parts(self, edge: BoundEdge, value: Value, module: BoundModule) -> Output:
+    def parts(self, edge: BoundEdge, value: Value, module: BoundModule) -> Output | None:
         """The tensors of a head's result under their names."""
         info, output = value.info, edge.spec.output
         if not isinstance(info, (list, tuple, dict)):
@@ -313,10 +314,25 @@ class _Wirer:
         parts: dict[str, str] = {}
         # A head may return only the first of its tensors for some features (iBOT: no patches for a class token).
         for key, name in zip(keys, names[: len(keys)], strict=True):
-            item = self.writer.function("getitem", ops.getitem, (value, key), name=f"{output}_{name}", kind="head")
-            part = output if len(keys) == 1 else f"{output}.{name}"
-            parts[part], self.values[part] = item.node, item
+            self.add_parts(parts, value, key, output if len(keys) == 1 else f"{output}.{name}")
+        if not parts:
+            self.error(f"the head `{module.call.name}` returns no tensor", module.call.at)
+            return None
         return Output(output, parts, nested=True, head=edge.spec.head)
+
+    def add_parts(self, parts: dict[str, str], value: Value, key: Any, name: str) -> None:
+        """Adds an item of a head's result, or the items inside of it: an LSTM returns a tuple in a tuple."""
+        info: Any = value.info
+        info = info[key]
+        if info is None:
+            return
+        label = name.replace(".", "_")
+        item = self.writer.function("getitem", ops.getitem, (value, key), name=label, kind="head")
+        if isinstance(info, TensorInfo):
+            parts[name], self.values[name] = item.node, item
+            return
+        for inner in list(info) if isinstance(info, dict) else range(len(info)):
+            self.add_parts(parts, item, inner, f"{name}.{inner}")
 
 
 def select_outputs(spec: ModelSpec, outputs: Mapping[str, Output], report: Collector) -> dict[str, Output]:

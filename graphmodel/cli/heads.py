@@ -33,6 +33,7 @@ def heads(
 
 def _print_list(form: options.Format) -> None:
     from graphmodel.cli import console
+    from graphmodel.components.library.layers import PACKAGES
     from graphmodel.components.registry import find_head, head_names
 
     groups: dict[Any, dict[str, Any]] = {}
@@ -50,6 +51,7 @@ def _print_list(form: options.Format) -> None:
         return
     console.print_table(("name", "also", "what"), [(r["name"], ", ".join(r["aliases"]), r["summary"]) for r in rows])
     typer.echo("\n`graphmodel heads NAME` shows parameters.")
+    typer.echo(f"Layers of {', '.join(PACKAGES)} are heads too, such as torch.nn:Conv2d.")
 
 
 def _print_page(name: str, form: options.Format) -> None:
@@ -57,12 +59,13 @@ def _print_page(name: str, form: options.Format) -> None:
 
     from graphmodel.cli import console
     from graphmodel.cli.catalogue import parameters
-    from graphmodel.components.registry import find_head, head_names
-    from graphmodel.diagnostics import choices_help, fail
+    from graphmodel.components.registry import find_head, unknown_head
+    from graphmodel.diagnostics import fail
 
     entry = find_head(name)
     if entry is None:
-        raise fail("GM206", f"unknown head `{name}`", help=choices_help(name, head_names(), "heads"))
+        message, help = unknown_head(name)
+        raise fail("GM206", message, help=help)
     rows = parameters(entry.params)
     if form is options.Format.json:
         console.print_json({"name": name, "summary": entry.summary, "parameters": [asdict(p) for p in rows]})

@@ -18,6 +18,7 @@ from graphmodel.components.family import TrunkFamily
 from graphmodel.components.head import HeadParams
 from graphmodel.components.index import Kind, builtin
 from graphmodel.components.signature import PlainTrunk, by_keywords, head_params
+from graphmodel.diagnostics import choices_help
 
 T = TypeVar("T")
 
@@ -122,8 +123,31 @@ def trunk_names() -> list[str]:
 
 
 def find_head(name: str) -> HeadEntry | None:
-    """The head of that name, or None; imports only the file that has it."""
+    """The head of that name, or None; imports only the file that has it.
+
+    `PACKAGE:CLASS` gives a layer of a library, such as `torch.nn:Conv2d`.
+    """
+    if ":" in name and name not in _heads:
+        from graphmodel.components.library.layers import InvalidLayer, find_layer
+
+        try:
+            return find_layer(name)
+        except InvalidLayer:
+            return None
     return _find("head", _heads, name)
+
+
+def unknown_head(name: str) -> tuple[str, str]:
+    """What is wrong with the name of a head that `find_head` does not find, and how to fix it."""
+    if ":" in name:
+        from graphmodel.components.library.layers import InvalidLayer, find_layer
+
+        try:
+            find_layer(name)
+        except InvalidLayer as error:
+            return str(error), error.help
+    known = choices_help(name, head_names(), "heads")
+    return f"unknown head `{name}`", f"{known}; a head of your own is registered by its module: `--import MODULE`"
 
 
 def find_trunk(name: str) -> TrunkFamily[Any] | None:
