@@ -36,6 +36,19 @@ class Recipe:
 
 RECIPES = {
     "simclr": Recipe("SimCLR", {"Chen et al. 2020": "2002.05709"}, "NT-Xent between the two halves of `z`"),
+    "moco_v3": Recipe(
+        "MoCo v3", {"Chen et al. 2021": "2104.02057"}, "InfoNCE of predictions and the other view, `update_teacher`"
+    ),
+    "byol": Recipe(
+        "BYOL", {"Grill et al. 2020": "2006.07733"}, "cosine distance of predictions and targets, `update_teacher`"
+    ),
+    "simsiam": Recipe("SimSiam", {"Chen & He 2021": "2011.10566"}, "cosine distance of predictions and targets"),
+    "barlow_twins": Recipe(
+        "Barlow Twins", {"Zbontar et al. 2021": "2103.03230"}, "the cross-correlation of `z1` and `z2` and its weights"
+    ),
+    "vicreg": Recipe(
+        "VICReg", {"Bardes et al. 2022": "2105.04906"}, "invariance, variance and covariance of `z1` and `z2`"
+    ),
     "swav": Recipe(
         "SwAV",
         {"Caron et al. 2020": "2006.09882"},
@@ -61,10 +74,28 @@ RECIPES = {
         {"Noroozi & Favaro 2016": "1603.09246", "Goyal et al. 2019": "1905.01235"},
         "the 2,000 permutations, cross-entropy",
     ),
+    "masked_images": Recipe(
+        "Masked images, in the style of MAE",
+        {"He et al. 2022": "2111.06377", "Xie et al. 2022": "2111.09886"},
+        "random masks; the squared error of hidden patches, whose pixels are normalized",
+    ),
+    "clip": Recipe(
+        "CLIP",
+        {"Radford et al. 2021": "2103.00020", "Zhai et al. 2022": "2111.07991"},
+        "a text encoder, a learned temperature, cross-entropy in both directions",
+    ),
     "dinov2_linear": Recipe(
         "Linear evaluation of DINOv2",
         {"Oquab et al. 2023": "2304.07193"},
         "the sum of cross-entropies; heads for other learning rates, each in a parameter group of its own",
+    ),
+    "fpn_detection": Recipe(
+        "Features for detection", {"Lin et al. 2017": "1612.03144"}, "proposals, heads for boxes and their losses"
+    ),
+    "segmentation": Recipe(
+        "Segmentation with an auxiliary head",
+        {"Long et al. 2015": "1411.4038", "Zhao et al. 2017": "1612.01105"},
+        "cross-entropy of `out`, and half of that of `aux`",
     ),
     "multi_task": Recipe(
         "Multi-task classification",

@@ -18,13 +18,15 @@ from typer.testing import CliRunner
 import graphmodel
 from graphmodel.cli import app
 from tests.conftest import EXAMPLES, ROOT
-from tests.recipes import reference_labels, reference_patches, reference_prototypes, reference_views
+from tests.recipes import reference_labels, reference_maps, reference_patches, reference_prototypes, reference_views
 from tests.recipes.cases import Case
 
 FOLDER = EXAMPLES / "recipes"
-MODULES = (reference_labels, reference_patches, reference_prototypes, reference_views)
+MODULES = (reference_labels, reference_maps, reference_patches, reference_prototypes, reference_views)
 CASES: dict[str, Case] = {name: case for module in MODULES for name, case in module.CASES.items()}
 FILES = sorted(FOLDER.glob("*.yaml"))
+QUICK = ("simclr", "byol", "simsiam", "swav", "dino", "masked_images", "clip", "dinov2_linear")
+"""The recipes that plain `pytest` compares: each way of reading views, copies, masks and tokens."""
 HELP = "run `python scripts/recipes.py`, look at the pictures, and commit them"
 
 
@@ -73,7 +75,7 @@ def average(reference: nn.Module, teachers: Any, momentum: float) -> None:
             tensor.copy_(moved)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in CASES])
 def test_a_recipe_equals_the_method_by_hand(name: str) -> None:
     """One training step: outputs, loss, gradients, and afterwards every tensor of both models."""
     case = CASES[name]

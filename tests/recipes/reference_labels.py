@@ -1,4 +1,4 @@
-"""Models that are trained with labels, by hand: several tasks, color and depth, linear evaluation."""
+"""Models that are trained with labels, by hand: several tasks, color and depth, linear evaluation, CLIP."""
 
 from __future__ import annotations
 
@@ -77,7 +77,45 @@ class LinearEvaluation(nn.Module):
         }
 
 
+class CLIP(nn.Module):
+    """openai/CLIP, clip/model.py, the image tower; the text tower is a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = ViT(64, 32, 16, 2, 4, 64, eps=1e-5)
+        self.trunk.patch_embed["proj"] = nn.Conv2d(3, 16, 32, 32, bias=False)
+        self.trunk.norm_pre = nn.LayerNorm(16)
+        self.image, self.text = nn.Linear(16, 512, bias=False), nn.Linear(512, 512, bias=False)
+
+    def forward(self, images: torch.Tensor, texts: torch.Tensor) -> Outputs:
+        trunk = self.trunk
+        tokens = trunk.patch_embed["proj"](images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([trunk.cls_token.expand(len(images), -1, -1), tokens], 1) + trunk.pos_embed
+        tokens = trunk.norm_pre(tokens)
+        for block in trunk.blocks:
+            tokens = block(tokens)
+        z, t = self.image(trunk.norm(tokens[:, 0])), self.text(texts)
+        return {"z_images": z / z.norm(dim=1, keepdim=True), "z_texts": t / t.norm(dim=1, keepdim=True)}
+
+
+def clip_loss(out: Outputs) -> torch.Tensor:
+    """The symmetric cross-entropy; the temperature, which trains, belongs to the loss."""
+    scores = out["z_images"] @ out["z_texts"].T / 0.07
+    pairs = torch.arange(len(scores))
+    return (F.cross_entropy(scores, pairs) + F.cross_entropy(scores.T, pairs)) / 2
+
+
 CASES = {
+    "clip": Case(
+        [
+            "inputs.images=[3,64,64]",
+            "trunk={name: 'timm:vit_base_patch32_clip_224', img_size: 64, embed_dim: 16, depth: 2, num_heads: 4}",
+        ],
+        CLIP,
+        {"trunk": "trunk", "image": "heads.image", "text": "heads.text"},
+        lambda: [images(3, 64), torch.randn(3, 512, dtype=torch.float64)],
+        clip_loss,
+    ),
     "multi_task": Case(
         ["trunk.depth=18", "inputs.images=[3,32,32]"],
         MultiTask,

@@ -1,4 +1,4 @@
-"""Methods that hide or shuffle patches of images, by hand: PIRL, Jigsaw."""
+"""Methods that hide or shuffle patches of images, by hand: PIRL, Jigsaw, masked images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.recipes.cases import Case, Outputs, images, labels, trunk
+from tests.recipes.reference_prototypes import SMALL_VIT
+from tests.recipes.reference_vit import MaskedViT
 
 
 class PIRL(nn.Module):
@@ -44,7 +46,41 @@ class Jigsaw(nn.Module):
         return {"permutation": self.classify(each.view(-1, 90))}
 
 
+class MaskedImages(nn.Module):
+    """SimMIM's encoder and decoder on a vision transformer, with the loss of facebookresearch/mae, models_mae.py."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.pixels = MaskedViT(32, 8, 16, 2, 4, 32), nn.Linear(16, 192)
+
+    def forward(self, images: torch.Tensor, mask: torch.Tensor) -> Outputs:
+        return {"pixels": self.pixels(self.trunk(images, mask)[:, 1:])}
+
+
+MASK = torch.arange(32).view(2, 4, 4) % 4 > 0
+PICTURES = torch.linspace(-1, 1, 2 * 3 * 32 * 32, dtype=torch.float64).sin().view(2, 3, 32, 32)
+
+
+def masked_loss(out: Outputs) -> torch.Tensor:
+    """The mean squared error of the hidden patches, each normalized."""
+    patches = F.unfold(PICTURES, 8, stride=8).transpose(1, 2)
+    target = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    return (out["pixels"] - target).square().mean(-1)[MASK.flatten(1)].mean()
+
+
 CASES = {
+    "masked_images": Case(
+        [
+            "inputs.images.shape=[3,32,32]",
+            "inputs.mask.shape=[4,4]",
+            *(f"trunk.{o}" for o in SMALL_VIT),
+            "heads.pixels.linear.out_features=192",
+        ],
+        MaskedImages,
+        {"trunk": "trunk", "pixels": "heads.pixels"},
+        lambda: [PICTURES, MASK],
+        masked_loss,
+    ),
     "pirl": Case(
         [
             "trunk.depth=18",

@@ -1,7 +1,7 @@
-"""A vision transformer by hand, as DINO, iBOT and MAE use it: for other image sizes, masked patches, visible patches.
+"""A vision transformer by hand, as DINO and iBOT use it: for other image sizes, and with hidden patches.
 
 Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); Caron et al. 2021 (arXiv:2104.14294); Zhou et al. 2022
-(arXiv:2111.07832); He et al. 2022 (arXiv:2111.06377).
+(arXiv:2111.07832).
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Tokens after the last norm, `(N, 1 + L, C)`."""
 
-    def __init__(self, size: int, patch: int, width: int, depth: int, heads: int, hidden: int) -> None:
+    def __init__(
+        self, size: int, patch: int, width: int, depth: int, heads: int, hidden: int, eps: float = 1e-6
+    ) -> None:
         super().__init__()
         self.grid, self.patch = size // patch, patch
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
-        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, 1e-6)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps)
 
     def positions(self, rows: int) -> torch.Tensor:
         """The position embedding of a square grid, resampled if it is not the model's own."""
@@ -56,18 +58,14 @@ class ViT(nn.Module):
         other = F.interpolate(own, size=(rows, rows), mode="bicubic", align_corners=False)
         return torch.cat([self.pos_embed[:, :1], other.flatten(2).transpose(1, 2)], 1)
 
-    def forward(
-        self, x: torch.Tensor, hidden: torch.Tensor | None = None, visible: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """`hidden` marks patches that a learned embedding replaces, `visible` indexes those that are not left out."""
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
+        """`hidden` marks patches that a learned embedding replaces."""
         positions = self.positions(x.shape[-1] // self.patch)
         patches = self.patch_embed["proj"](x).flatten(2).transpose(1, 2)
         if hidden is not None:
             patches = patches.clone()
             patches[hidden.flatten(1)] = self.patch_masking["masked_embed"]
         patches = patches + positions[:, 1:]
-        if visible is not None:
-            patches = torch.stack([one[index] for one, index in zip(patches, visible, strict=True)])
         tokens = torch.cat([(self.cls_token + positions[:, :1]).expand(len(x), -1, -1), patches], 1)
         for block in self.blocks:
             tokens = block(tokens)
