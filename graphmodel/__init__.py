@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from graphmodel.lower.torch_compile import torch_compile
     from graphmodel.passes.per_sample import register_per_sample
     from graphmodel.pipelining.split import PipelineSplit, split_pipeline
+    from graphmodel.probing import ProbeReport, ProbeResult, probe
     from graphmodel.sharding.materialise import materialise
     from graphmodel.sharding.plan import shard_plan
     from graphmodel.spec.model import ModelSpec
@@ -77,6 +78,9 @@ _LAZY = {
     "materialise": "graphmodel.sharding.materialise",
     "shard_plan": "graphmodel.sharding.plan",
     "split_frozen": "graphmodel.lower.splitting",
+    "ProbeReport": "graphmodel.probing",
+    "ProbeResult": "graphmodel.probing",
+    "probe": "graphmodel.probing",
     "PipelineSplit": "graphmodel.pipelining.split",
     "split_pipeline": "graphmodel.pipelining.split",
     "FreezeUntil": "graphmodel.training.freeze_until",
@@ -99,6 +103,8 @@ __all__ = [
     "ModelGraph",
     "ModelSpec",
     "PipelineSplit",
+    "ProbeReport",
+    "ProbeResult",
     "Span",
     "TensorInfo",
     "TrunkFamily",
@@ -116,6 +122,7 @@ __all__ = [
     "materialise",
     "optimize_for_inference",
     "param_groups",
+    "probe",
     "profile",
     "register_head",
     "register_per_sample",

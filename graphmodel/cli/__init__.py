@@ -19,6 +19,7 @@ COMMANDS = (
     "show",
     "export",
     "extract",
+    "probe",
     "convert",
     "explain",
     "profile",

@@ -84,7 +84,7 @@ def extract_command(
         from graphmodel.extraction.packages import need
 
         need("zarr")
-        module, notes = _module(source, weights, outputs, device)
+        module, notes = on_device(source, weights, outputs, device)
         if frozen:
             from graphmodel.lower.splitting import split_frozen
 
@@ -126,9 +126,14 @@ def extract_command(
     )
 
 
-def _module(
+def on_device(
     source: options.SpecOptions, weights: WeightOptions, outputs: str | None, device: str
 ) -> tuple[CompiledModel, list[Any]]:
+    """The module with its weights on a device, and notes of the spec.
+
+    Raises:
+        typer.BadParameter: if there are no weights or no such device.
+    """
     from graphmodel.cli.export import compiled_or_saved
 
     module, notes = compiled_or_saved(source, weights, options.ResultOptions(outputs, None))

@@ -72,7 +72,7 @@ class FeatureDataset(Dataset[Sample]):
             if name not in known:
                 message = f"the store `{store}` has no output `{name}`"
                 raise fail("GM502", message, help=choices_help(name, list(known), "outputs"))
-        self.store, self.dtype = str(store), dtype
+        self.store, self.dtype, self.storage_options = str(store), dtype, storage_options
         self.record = opened.record
         self.classes: list[str] | None = self.record["classes"]
         self.rows = torch.from_numpy(np.flatnonzero(opened.status() == EXTRACTED))
@@ -86,6 +86,10 @@ class FeatureDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def shape_of(self, output: str) -> tuple[int, ...]:
+        """The shape of one sample of an output."""
+        return self._columns[output].shape
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):

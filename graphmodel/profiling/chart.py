@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from xml.sax.saxutils import escape
 
 from graphmodel.diagnostics import fail
 from graphmodel.profiling import units
+from graphmodel.profiling.shapes import BAR, FAINT, SECOND, Rect, Text, to_png, to_svg
 from graphmodel.profiling.stages import ModelProfile, StageCost
 
 FORMATS = ("svg", "png")
-_ROW, _COLUMN, _GAP, _MARGIN, _SIZE, _TOP = 22, 190, 24, 16, 12, 66
-_INK, _FAINT, _BAR, _SECOND = "#1f2328", "#656d76", "#4c78a8", "#f2a65a"
-_FONT = Path(__file__).resolve().parent.parent / "visualize" / "vendor" / "Inter-Regular.ttf"
-
-
-@dataclass(frozen=True)
-class _Rect:
-    x: float
-    y: float
-    width: float
-    height: float
-    colour: str
-
-
-@dataclass(frozen=True)
-class _Text:
-    x: float
-    y: float
-    text: str
-    colour: str = _INK
-    size: int = _SIZE
-    end: bool = False
+_ROW, _COLUMN, _GAP, _MARGIN, _TOP = 22, 190, 24, 16, 66
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -74,7 +50,7 @@ def draw_chart(found: ModelProfile, stages: Sequence[StageCost], format: str) ->
     width = labels + len(columns) * (_COLUMN + _GAP) + _MARGIN
     height = _TOP + len(stages) * _ROW + _MARGIN
     shapes = list(_shapes(found, stages, columns, labels))
-    return _svg(shapes, width, height) if format == "svg" else _png(shapes, width, height)
+    return to_svg(shapes, width, height) if format == "svg" else to_png(shapes, width, height)
 
 
 _Column = tuple[str, Callable[[StageCost], tuple[float, float]], Callable[[StageCost], str]]
@@ -95,60 +71,25 @@ def _times(stage: StageCost) -> tuple[float, float]:
 
 def _shapes(
     found: ModelProfile, stages: Sequence[StageCost], columns: Sequence[_Column], labels: float
-) -> Iterator[_Rect | _Text]:
+) -> Iterator[Rect | Text]:
     on = f" on {found.device}" if found.device else ""
-    yield _Text(_MARGIN, 24, f"{found.name}, batch {found.batch}{on}", size=15)
+    yield Text(_MARGIN, 24, f"{found.name}, batch {found.batch}{on}", size=15)
     for i, stage in enumerate(stages):
-        yield _Text(labels, _TOP + i * _ROW + 14, stage.name, end=True)
+        yield Text(labels, _TOP + i * _ROW + 14, stage.name, end=True)
     for number, (title, parts, text) in enumerate(columns):
         left = labels + _GAP / 2 + number * (_COLUMN + _GAP)
         if title == "time":  # the words are the legend of the two colours
-            yield _Text(left, _TOP - 12, "forward", _BAR)
-            yield _Text(left + 54, _TOP - 12, "backward", _SECOND)
+            yield Text(left, _TOP - 12, "forward", BAR)
+            yield Text(left + 54, _TOP - 12, "backward", SECOND)
         else:
-            yield _Text(left, _TOP - 12, title, _FAINT)
+            yield Text(left, _TOP - 12, title, FAINT)
         most = max((sum(parts(stage)) for stage in stages), default=0.0) or 1.0
         for i, stage in enumerate(stages):
             at = left
-            for amount, colour in zip(parts(stage), (_BAR, _SECOND), strict=True):
+            for amount, colour in zip(parts(stage), (BAR, SECOND), strict=True):
                 length = amount / most * (_COLUMN - 62)
                 if length > 0:
-                    yield _Rect(at, _TOP + i * _ROW + 3, max(1.0, length), _ROW - 8, colour)
+                    yield Rect(at, _TOP + i * _ROW + 3, max(1.0, length), _ROW - 8, colour)
                 at += length
             if sum(parts(stage)):
-                yield _Text(at + 5, _TOP + i * _ROW + 14, text(stage), _FAINT, 11)
-
-
-def _svg(shapes: Sequence[_Rect | _Text], width: float, height: float) -> str:
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}" font-family="Inter, Helvetica, Arial, sans-serif">',
-        f'<rect width="{width:g}" height="{height:g}" fill="white"/>',
-    ]
-    for s in shapes:
-        if isinstance(s, _Rect):
-            lines.append(f'<rect x="{s.x:.1f}" y="{s.y:g}" width="{s.width:.1f}" height="{s.height:g}" '
-                         f'fill="{s.colour}"/>')  # fmt: skip
-        else:
-            anchor = ' text-anchor="end"' if s.end else ""
-            lines.append(f'<text x="{s.x:.1f}" y="{s.y:g}" font-size="{s.size}" fill="{s.colour}"{anchor}>'
-                         f"{escape(s.text)}</text>")  # fmt: skip
-    return "\n".join([*lines, "</svg>"]) + "\n"
-
-
-def _png(shapes: Sequence[_Rect | _Text], width: float, height: float) -> bytes:
-    from PIL import Image, ImageDraw, ImageFont
-
-    scale = 2
-    image = Image.new("RGB", (round(width * scale), round(height * scale)), "white")
-    draw = ImageDraw.Draw(image)
-    for s in shapes:
-        if isinstance(s, _Rect):
-            box = [s.x * scale, s.y * scale, (s.x + s.width) * scale, (s.y + s.height) * scale]
-            draw.rectangle(box, fill=s.colour)
-        else:
-            font = ImageFont.truetype(str(_FONT), s.size * scale)
-            draw.text((s.x * scale, s.y * scale), s.text, s.colour, font, anchor="rs" if s.end else "ls")
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()
+                yield Text(at + 5, _TOP + i * _ROW + 14, text(stage), FAINT, 11)

@@ -14,6 +14,7 @@ from graphmodel.diagnostics.codes import (
     losses,
     names,
     passes,
+    probing,
     profiling,
     reading,
     sharding,
@@ -34,7 +35,7 @@ GROUPS = {
         "GM5xx: weights, files and calls",
         "The graph is valid, but a request about the module, its weights, its files or its inputs is not.",
     ),
-    "6": ("GM6xx: features", "Features cannot be extracted, stored or read."),
+    "6": ("GM6xx: features", "Features cannot be extracted, stored, read or probed."),
 }
 """Titles and descriptions of the groups of codes, by the digit after `GM`."""
 
@@ -56,6 +57,7 @@ CODES: dict[str, Code] = dict(
             sharding,
             training,
             features,
+            probing,
         )
         for entry in group.ENTRIES
     )
