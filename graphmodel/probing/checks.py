@@ -25,36 +25,52 @@ def opened(report: Collector, store: str | Path, options: dict[str, object] | No
         return None
 
 
+def stored_names(data: FeatureDataset, features: Sequence[Feature]) -> dict[str, str]:
+    """What each feature is called in a store: its own name, or that of an output which is computed in the same way.
+
+    A feature has several names (`flatten` and `pre_logits`), and an output may be named in the spec. Features that the
+    store does not have are left out.
+    """
+    record = data.record.get("digests", {})
+    found = {}
+    for feature in features:
+        equal = [name for name in data.outputs if record.get(name) == feature.digests]
+        if feature.name in data.outputs or equal:
+            found[feature.name] = feature.name if feature.name in data.outputs else equal[0]
+    return found
+
+
 def check_features(report: Collector, data: FeatureDataset, features: Sequence[Feature], flag: str) -> None:
     """Checks that a store has the features, made by the same model with the same weights (GM611)."""
     record = data.record.get("digests", {})
     again = "extract the features of this spec with these weights (`graphmodel extract --frozen`)"
     other: dict[str, list[Feature]] = {"model": [], "weights": []}
+    names = stored_names(data, features)
     for feature in features:
-        if feature.name not in data.outputs:
+        if feature.name not in names:
             message = f"the store `{data.store}` has no `{feature.name}`"
             help = choices_help(feature.name, data.outputs, "features")
             report.error("GM611", message, feature.span, f"{help}; {again}", flag)
             continue
         shape = tuple(feature.info.shape[1:])
-        stored = data.shape_of(feature.name)
+        stored = data.shape_of(names[feature.name])
         if None not in shape and all(isinstance(d, int) for d in shape) and stored != shape:
             message = (
                 f"`{feature.name}` is {_times(stored)} in the store `{data.store}` and {_times(shape)} in the spec"
             )
             report.error("GM611", message, feature.span, again, flag)
             continue
-        made = record.get(feature.name, {})
+        made = record.get(names[feature.name], {})
         for kind, features_of_kind in other.items():
             if made.get(kind) != feature.digests[kind]:
                 features_of_kind.append(feature)
                 break
     for kind, differing in other.items():
         if differing:
-            names = ", ".join(f"`{f.name}`" for f in differing[:_LISTED]) + (", …" if len(differing) > _LISTED else "")
+            listed = ", ".join(f"`{f.name}`" for f in differing[:_LISTED]) + (", …" if len(differing) > _LISTED else "")
             how = "by another model" if kind == "model" else "with other weights"
             help = "give the weights that the store was made with (`--weights`), or extract again"
-            message = f"the store `{data.store}` holds {names} computed {how}"
+            message = f"the store `{data.store}` holds {listed} computed {how}"
             report.error("GM611", message, None, again if kind == "model" else help, flag)
 
 

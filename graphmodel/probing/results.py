@@ -144,7 +144,7 @@ def write(report: ProbeReport, weights: Mapping[str, torch.Tensor] | None, direc
             (place / name).write_bytes(content.encode() if isinstance(content, str) else content)
         if weights is not None:
             plain = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
-            save_file(plain, place / WEIGHTS, metadata={"format": "pt", "output": report.best.name})
+            save_file(plain, place / WEIGHTS, metadata={"output": report.best.name})
 
     replace_directory(directory, FILES, fill)
     names = [name for name in FILES if name != WEIGHTS or weights is not None]

@@ -18,7 +18,7 @@ from graphmodel.lower.module import CompiledModel
 from graphmodel.lower.random_inputs import weights_of
 from graphmodel.probing import heads as head_training
 from graphmodel.probing import knn, logistic
-from graphmodel.probing.checks import check_features, check_finite, check_labels, opened
+from graphmodel.probing.checks import check_features, check_finite, check_labels, opened, stored_names
 from graphmodel.probing.heads import MOMENTUM, ProbeProgress, Report
 from graphmodel.probing.options import DEFAULT_LR, Method, Optimizer, Options, Rates, rates_of
 from graphmodel.probing.results import ProbeReport, ProbeResult, check_directory, ranked, write
@@ -143,8 +143,10 @@ class _Work:
         if options.method == "heads":
             self.heads, self.outputs, self.features = heads_of(module, names)
         else:
-            stored = self.data.outputs if self.data is not None else []
-            self.features = features_of(module, list(stored), names)
+            found = features_of(module, names)
+            stored = stored_names(self.data, found) if self.data is not None else {}
+            # What the heads read is stored, or what they return: whichever the store has, unless it has neither.
+            self.features = [f for f in found if f.name in stored] or found if names is None else found
         self.lr, self.weight_decay = self._rates("lr", DEFAULT_LR), self._rates("weight_decay", 0.0)
 
     def _rates(self, what: str, default: float) -> dict[str, float]:
@@ -186,14 +188,13 @@ class _Work:
     def check(self) -> int:
         """Everything that is wrong with the stores, at once; returns the number of classes."""
         classes = 0
-        names = [feature.name for feature in self.features]
         for data, flag in ((self.data, "features"), (self.other, "test")):
             if data is None:
                 continue
             check_features(self.report, data, self.features, flag)
             first = self.data.classes if self.data is not None and data is self.other else None
             classes = max(classes, check_labels(self.report, data, self.outputs, flag, first))
-            check_finite(self.report, data, [name for name in names if name in data.outputs], flag)
+            check_finite(self.report, data, [*stored_names(data, self.features).values()], flag)
         if self.data is not None and self.other is not None:
             self.compare(self.data, self.other)
         if self.options.method == "knn" and self.data is not None and self.data.labels is not None:
@@ -223,14 +224,14 @@ class _Work:
     def samples(self) -> tuple[Samples, Samples]:
         """The training samples and the test samples."""
         assert self.data is not None
-        names = [feature.name for feature in self.features]
+        other = self.other or self.data
         like = weights_of(self.module if self.heads is None else self.heads)
         dtype = like.dtype if self.heads is not None else torch.float32
         training, held = self.training_rows(self.data)
         rows = held if self.other is None else torch.arange(len(self.other))
         return (
-            Samples(self.data, names, training, like.device, dtype),
-            Samples(self.other or self.data, names, rows, like.device, dtype),
+            Samples(self.data, stored_names(self.data, self.features), training, like.device, dtype),
+            Samples(other, stored_names(other, self.features), rows, like.device, dtype),
         )
 
     def results(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
@@ -17,7 +17,7 @@ class Samples:
     """Some rows of a store.
 
     Attributes:
-        names: the features.
+        names: the features, and what they are called in the store.
         labels: the label of each sample, `(N,)`, on the CPU.
         rows: their numbers in the dataset.
     """
@@ -25,7 +25,7 @@ class Samples:
     def __init__(
         self,
         data: FeatureDataset,
-        names: Sequence[str],
+        names: Mapping[str, str],
         rows: torch.Tensor,
         device: torch.device,
         dtype: torch.dtype | None = None,
@@ -34,18 +34,18 @@ class Samples:
 
         Args:
             data: the store.
-            names: the features that are read.
+            names: the features that are read, and what they are called in the store.
             rows: numbers of the samples in the dataset.
             device: where batches go.
             dtype: the dtype of floating features; as stored if None.
         """
         assert data.labels is not None
-        self.names, self.rows, self.device, self.dtype = tuple(names), rows, device, dtype
+        self.names, self.rows, self.device, self.dtype = dict(names), rows, device, dtype
         self.labels = data.labels[rows].long()
-        self._data = FeatureDataset(data.store, self.names, storage_options=data.storage_options)
+        self._data = self._only(data, names.values())
         self._memory: dict[str, torch.Tensor] | None = None
         if self.row_bytes * len(rows) <= IN_MEMORY:
-            self._memory = {name: self._ready(value) for name, value in self._data.take(rows)[0].items()}
+            self._memory = self._read(rows)
             self._labels = self.labels.to(device)
 
     @property
@@ -64,8 +64,7 @@ class Samples:
         if self._memory is not None:
             here = positions.to(self.device)
             return {name: value[here] for name, value in self._memory.items()}, self._labels[here]
-        values, _ = self._data.take(self.rows[positions])
-        return {name: self._ready(value) for name, value in values.items()}, self.labels[positions].to(self.device)
+        return self._read(self.rows[positions]), self.labels[positions].to(self.device)
 
     def batches(self, size: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         """All samples in order."""
@@ -76,12 +75,22 @@ class Samples:
         """One feature of all samples as `(N, values)`."""
         if self._memory is not None:
             return self._memory[name].reshape(len(self), -1)
-        alone = FeatureDataset(self._data.store, [name], storage_options=self._data.storage_options)
-        return self._ready(alone.take(self.rows)[0][name]).reshape(len(self), -1)
+        stored = self.names[name]
+        value = self._only(self._data, [stored]).take(self.rows)[0][stored]
+        return self._ready(value).reshape(len(self), -1)
+
+    def _read(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        values, _ = self._data.take(rows)
+        return {name: self._ready(values[stored]) for name, stored in self.names.items()}
 
     def _ready(self, value: torch.Tensor) -> torch.Tensor:
         value = value.to(self.device)
         return value.to(self.dtype) if self.dtype is not None and value.is_floating_point() else value
+
+    @staticmethod
+    def _only(data: FeatureDataset, names: Iterable[str]) -> FeatureDataset:
+        """The same store with some of its outputs."""
+        return FeatureDataset(data.store, [*dict.fromkeys(names)], storage_options=data.storage_options)
 
 
 def stratified(labels: torch.Tensor, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

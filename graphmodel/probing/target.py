@@ -78,12 +78,11 @@ def heads_of(module: CompiledModel, outputs: Sequence[str] | None) -> tuple[Comp
     return heads, found, features
 
 
-def features_of(module: CompiledModel, stored: Sequence[str], names: Sequence[str] | None) -> list[Feature]:
-    """The features of a module that a store has: what its heads read, and what the module itself returns.
+def features_of(module: CompiledModel, names: Sequence[str] | None) -> list[Feature]:
+    """The features of a module: what its heads read, and what the module itself returns.
 
     Args:
         module: the whole module.
-        stored: names of what is in the store; if it has none of the module's features, all of these are returned.
         names: names of the features to take; all if None.
 
     Raises:
@@ -105,9 +104,7 @@ def features_of(module: CompiledModel, stored: Sequence[str], names: Sequence[st
         if name not in found:
             report.error("GM502", f"unknown feature `{name}`", None, choices_help(name, list(found), "features"))
     report.raise_errors()
-    if names is not None:
-        return [found[name] for name in names]
-    return [feature for name, feature in found.items() if name in stored] or list(found.values())
+    return list(found.values()) if names is None else [found[name] for name in names]
 
 
 def _feature(name: str, node: Node, span: Span | None, digests: dict[str, str]) -> Feature:

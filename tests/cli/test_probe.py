@@ -68,8 +68,8 @@ def test_events_as_json(call):
 def test_neighbours_of_two_numbers(call):
     result = call("--method", "knn", "-k", "3", "-k", "5")
     assert result.exit_code == 0, result.output
-    assert "flatten k=3" in result.stdout
-    assert "flatten k=5" in result.stdout
+    assert "pre_logits k=3" in result.stdout
+    assert "pre_logits k=5" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_neighbours_of_two_numbers(call):
         (("--no-weights",), 2, ["need weights"]),
         (("--seed", "1"), 1, ["GM611", "with other weights", "--weights"]),
         (("--set", "inputs.images=[3, 64, 64]"), 1, ["GM611", "by another model"]),
-        (("--set", "mapping.images={res5: fast}"), 1, ["GM615", "spec.yaml"]),
+        (("--set", "heads.fast={Conv2d: {in_channels: 96, out_channels: 6, kernel_size: 1}}", "--set", "mapping.images={res5: fast}"), 1, ["GM615", "spec.yaml"]),
         (("--set", "trunk.freeze=false"), 1, ["GM565"]),
     ],
 )  # fmt: skip
@@ -100,7 +100,7 @@ def test_mistakes(call, more, code, texts):
 def test_everything_wrong_with_two_stores_is_reported_at_once(call, place):
     result = call("--test", f"{place}/more", "--seed", "1", features="broken")
     assert result.exit_code == 1
-    for text in ("GM611", "gives 6 logits", "13 classes", "GM613", "not finite for 1 sample", ": 3"):
+    for text in ("GM611", "gives 6 logits", "11 classes", "GM613", "not finite for 1 sample", ": 3"):
         assert text in result.output, text
     assert "no labels" in call(features="unlabelled").output
 

@@ -11,11 +11,11 @@ from torch.utils.data import TensorDataset
 import graphmodel
 
 CLASSES = 6
-TRUNK = {"name": "resnet", "depth": 18, "freeze": True}
+TRUNK = {"name": "timm:test_resnet", "freeze": True}
 HEADS = {
     "slow": {"mlp": {"dims": ["auto", CLASSES]}},
     "fast": {"mlp": {"dims": ["auto", CLASSES]}},
-    "normed": {"eval_mlp": {"in_channels": 512, "dims": [512, CLASSES]}},
+    "normed": {"eval_mlp": {"in_channels": 96, "dims": [96, CLASSES]}},
     "early": {"mlp": {"dims": ["auto", CLASSES]}},
 }
 MAPPING = {

@@ -84,7 +84,7 @@ def test_logistic_regression_equals_scikit_learns(stores):
 def test_features_of_a_spec_without_heads(tmp_path):
     spec = {
         "inputs": {"images": [3, 32, 32]},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": "timm:test_resnet",
         "mapping": {"images": {"res3": None, "flatten": None}},
     }
     module = graphmodel.compile(spec, seed=0)

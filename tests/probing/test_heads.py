@@ -174,7 +174,7 @@ def test_some_outputs_alone_train_and_need_only_their_features(stores):
 
 def test_store_of_features_without_heads_serves_any_heads(tmp_path):
     """Names and checksums of a feature do not depend on the spec's heads, its freezing or its other outputs."""
-    spec = {**SPEC, "trunk": {"name": "resnet", "depth": 18}, "mapping": {"images": {"res2": None, "flatten": None}}}
+    spec = {**SPEC, "trunk": "timm:test_resnet", "mapping": {"images": {"res2": None, "flatten": None}}}
     del spec["heads"]
     graphmodel.extract(graphmodel.compile(spec, seed=0), images(), tmp_path / "store")
     assert probe(model(), tmp_path / "store", outputs=["fast"], epochs=1).best.name == "fast"
@@ -198,7 +198,7 @@ def test_diverged_head_comes_last_and_is_reported(stores):
 def test_partly_frozen_trunk_trains_behind_the_line(tmp_path):
     spec = {
         **SPEC,
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": "timm:test_resnet",
         "freeze": ["trunk.conv1", "trunk.bn1", "trunk.layer[1-3]"],
     }
     spec |= {"heads": {"fast": HEADS["fast"]}, "mapping": {"images": {"flatten": "fast"}}}
