@@ -86,7 +86,7 @@ def test_neighbours_of_two_numbers(call):
         (("--no-weights",), 2, ["need weights"]),
         (("--seed", "1"), 1, ["GM611", "with other weights", "--weights"]),
         (("--set", "inputs.images=[3, 64, 64]"), 1, ["GM611", "by another model"]),
-        (("--set", "heads.fast={Conv2d: {in_channels: 96, out_channels: 6, kernel_size: 1}}", "--set", "mapping.images={res5: fast}"), 1, ["GM615", "spec.yaml"]),
+        (("--set", 'heads.fast={"torch.nn:Conv2d": {in_channels: 96, out_channels: 6, kernel_size: 1}}', "--set", "mapping.images={res5: fast}"), 1, ["GM615", "spec.yaml"]),
         (("--set", "trunk.freeze=false"), 1, ["GM565"]),
     ],
 )  # fmt: skip
