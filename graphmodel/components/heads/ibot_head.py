@@ -6,13 +6,14 @@ Source: Zhou et al. 2022 (arXiv:2111.07832); VISSL main branch, `vissl/models/he
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import handle_torch_function
 
 from graphmodel.components.head import Auto, HeadParams, known
 from graphmodel.components.heads.dino_head import WeightNormLinear, init_linear
@@ -103,6 +104,33 @@ class TokenMlp(nn.Sequential):
         return x
 
 
+def class_tokens(x: torch.Tensor) -> torch.Tensor:
+    """The first token of `(N, L, C)`, or class tokens `(N, C)` as they are.
+
+    `torch.fx`, which cannot ask for the rank, records it as one call.
+    """
+    if isinstance(x, fx.Proxy):
+        return handle_torch_function(class_tokens, (x,), x)
+    return x if x.dim() == 2 else x[:, 0]
+
+
+class _Recorded:
+    """The outputs of a head that `torch.fx` traces: each is recorded if the traced code reads it.
+
+    Without the rank, a tracer cannot tell whether there are patches; the code that reads them knows.
+    """
+
+    def __init__(self, head: _TokenHead, x: torch.Tensor, for_class: nn.Module, for_patches: nn.Module) -> None:
+        self.head, self.x, self.for_class, self.for_patches = head, x, for_class, for_patches
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 0:
+            return normalized(self.head.last_norm, self.for_class(class_tokens(self.x)))
+        if index == 1:
+            return normalized(self.head.last_norm2, self.for_patches(self.x[:, 1:]))
+        raise IndexError(index)
+
+
 class _TokenHead(nn.Module):
     """Class-token outputs, and patch outputs if the feature has patches."""
 
@@ -113,7 +141,9 @@ class _TokenHead(nn.Module):
         own = name is not None and not params.shared_head
         self.last_norm2 = norm_of(name, params.patch_outputs, affine=False) if name and own else self.last_norm
 
-    def outputs(self, x: torch.Tensor, for_class: nn.Module, for_patches: nn.Module) -> list[torch.Tensor]:
+    def outputs(self, x: torch.Tensor, for_class: nn.Module, for_patches: nn.Module) -> Any:
+        if isinstance(x, fx.Proxy):
+            return _Recorded(self, x, for_class, for_patches)
         if x.dim() == 2:
             return [normalized(self.last_norm, for_class(x))]
         return [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import fx
+from torch.overrides import handle_torch_function
 
 
 def channels_of(input_type: str) -> int:
@@ -29,7 +31,9 @@ def image_problem(shape: Sequence[int], kernel: torch.Tensor, smallest: int) -> 
 
 
 def whole_patches(x: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
-    """The image without the rows and columns that do not fill a whole patch."""
+    """The image without the rows and columns that do not fill a whole patch; `torch.fx` records it as one call."""
+    if isinstance(x, fx.Proxy):
+        return handle_torch_function(whole_patches, (x,), x, patch)
     height, width = x.shape[2:]
     whole = height - height % patch[0], width - width % patch[1]
     return x if whole == (height, width) else x[:, :, : whole[0], : whole[1]]

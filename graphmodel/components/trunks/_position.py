@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import fx
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function
 
 
 def for_grid(
@@ -20,7 +22,7 @@ def for_grid(
 
     If the grids agree it is the embedding itself. Otherwise the part of the patches is resampled bicubically and
     the tokens before it stay as they are. The sampling points are those of the exact ratio of the grids, as in VISSL;
-    DINO's own code adds 0.1 to `wanted` in its scale factor, which moves them.
+    DINO's own code adds 0.1 to `wanted` in its scale factor, which moves them. `torch.fx` records it as one call.
 
     Args:
         embedding: `(1, prefix + H * W, C)`.
@@ -34,6 +36,9 @@ def for_grid(
 
     Source: VISSL main branch, `interpolate_pos_encoding` of its transformers (numbers).
     """
+    if isinstance(embedding, fx.Proxy):
+        given = (embedding, stored, wanted, *([prefix] if prefix else []))
+        return handle_torch_function(for_grid, (embedding,), *given, **({"antialias": True} if antialias else {}))
     if tuple(wanted) == tuple(stored):
         return embedding
     patches = embedding[:, prefix:] if prefix else embedding

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 import graphmodel
@@ -121,6 +123,24 @@ def test_one_head_reads_tokens_and_class_tokens(name: str) -> None:
     out = model(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 16, 16))
     shapes = {k: tuple(v.shape) for k, v in out.items()}
     assert shapes == {"large.class": (2, 20), "large.patches": (2, 16, 7), "small": (2, 20)}
+
+
+@pytest.mark.parametrize("name", ["ibot_head", "ibot_distillation_head"])
+@pytest.mark.parametrize("trace", [fx.symbolic_trace, lambda model: fuse(model.eval())], ids=["trace", "fuse"])
+def test_other_passes_of_torch_fx_trace_both_uses(name: str, trace: Any) -> None:
+    model = compiled({name: {"out_dim": 20, "patch_out_dim": 7, "hidden_dim": 16, "norm": "bn", "last_norm": "bn"}})
+    traced = trace(copy.deepcopy(model))
+    model.train(traced.training)
+    for size in (32, 48):  # the code follows the size, and so does what is recorded of it
+        inputs = torch.randn(2, 3, size, 32), torch.randn(2, 3, 16, 16)
+        want, found = model(*inputs), traced(*inputs)
+        assert list(want) == list(found) == ["large.class", "large.patches", "small"]
+        for key, value in want.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+    state = traced.state_dict()
+    for key, value in model.named_buffers():
+        if traced.training and "last_norm" in key:
+            torch.testing.assert_close(state[key], value)
 
 
 @pytest.mark.parametrize(
