@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -132,9 +133,14 @@ class CompiledModel(fx.GraphModule, Displayed):
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
+        cls = vars(type(self)).get("_made_for")
+        if cls is None:  # FSDP2 gives a module another class, which no other process has
+            raise pickle.PicklingError(
+                f"a module of the class `{type(self).__name__}` cannot be pickled; save the state of a sharded module "
+                "instead, for example with `torch.distributed.checkpoint`"
+            )
         nodes = pack(self.graph)
         check_picklable(nodes)
-        cls = vars(type(self))["_made_for"]
         return from_pickle, (cls.__module__, cls.__qualname__), {"nodes": nodes, "state": self._state()}
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -268,6 +268,8 @@ def test_fully_sharded_modules_keep_frozen_parts_frozen(small: dict[str, Any], t
         assert not model.trunk.bn1.training
         assert model.trunk.layer2[0].bn1.training
         assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+        with pytest.raises(pickle.PicklingError, match="FSDPCompiledModel` cannot be pickled"):
+            pickle.dumps(model)
     finally:
         distributed.destroy_process_group()
 

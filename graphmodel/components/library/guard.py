@@ -6,12 +6,14 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 from urllib.error import HTTPError, URLError
+
+import torch
 
 from graphmodel.diagnostics import first_line
 
@@ -30,6 +32,8 @@ _NAMES_OF_PROBLEMS = {
     "ReadTimeout",
     "ProxyError",
 }
+
+_T = TypeVar("_T")
 
 _follow: ContextVar[bool] = ContextVar("graphmodel_weights_follow", default=False)
 _foreign: ContextVar[bool] = ContextVar("graphmodel_foreign_sources", default=False)
@@ -85,6 +89,25 @@ def offline() -> Iterator[None]:
             stack.enter_context(mock.patch.object(owner, name, guarded(getattr(owner, name))))
         _use_cache_of_hub(stack)
         yield
+
+
+def without_connection(make: Callable[[], _T]) -> _T | None:
+    """What `make` returns without a connection, from files of a cache; None if it wants one.
+
+    Then random numbers are where they were, so that the next attempt draws what the first did.
+    """
+    state = torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        with only_weights(), offline():
+            return make()
+    except Exception as error:
+        if not connection_problem(error):
+            raise
+    torch.set_rng_state(state)
+    if on_gpus:
+        torch.cuda.set_rng_state_all(on_gpus)
+    return None
 
 
 @contextmanager

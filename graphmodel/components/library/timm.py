@@ -6,13 +6,19 @@ Source: timm 1.0.31, `timm.create_model`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.family import InvalidTrunkParams
-from graphmodel.components.library.guard import do_weights_follow, foreign_sources_allowed, only_weights
+from graphmodel.components.library.guard import (
+    do_weights_follow,
+    foreign_sources_allowed,
+    only_weights,
+    without_connection,
+)
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk, keywords_of
 from graphmodel.components.registry import register_trunk
 from graphmodel.diagnostics import choices_help
@@ -32,6 +38,7 @@ FACTORY = (
     "no_jit",
 )
 HUB = ("hf-hub:", "hf_hub:")
+HUB_PAGE = "https://huggingface.co/"
 SOURCES = ("url", "hf_hub_id", "hf_hub_filename", "source")
 """Keys of a configuration of weights that say where they are."""
 WEIGHTS = ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -78,13 +85,34 @@ class TimmTrunk(LibraryTrunk):
         self.check_tag()
         if input_type == "lab":
             keywords = {"in_chans": 1, **keywords}
-        with self.guarded(download=(pretrained and not file) or (self.on_hub and foreign_sources_allowed())):
-            module: nn.Module = timm.create_model(self.variant, pretrained=pretrained, **keywords)
-        return module
 
-    def unreachable(self, problem: str, download: bool) -> InvalidTrunkParams:
+        def create() -> nn.Module:
+            module: nn.Module = timm.create_model(self.variant, pretrained=pretrained, **keywords)
+            return module
+
+        download = (pretrained and not file) or (self.on_hub and foreign_sources_allowed())
+        own = not any(keywords.get(name) for name in ("pretrained_cfg", "pretrained_cfg_overlay"))
+        source = self.weights_source() if own else ""
+        if download and (self.on_hub or source.startswith(HUB_PAGE)):
+            # The client of the Hub asks its server even for files that are in its cache.
+            cached = without_connection(create)
+            if cached is not None:
+                return cached
+        with self.guarded(download, source):
+            return create()
+
+    def weights_source(self) -> str:
+        """Where timm's weights of the model are; empty if that is not known."""
+        from timm.models import get_pretrained_cfg
+
+        config = get_pretrained_cfg(self.variant, allow_unregistered=True)
+        if config is None or not (config.hf_hub_id or config.url):
+            return ""
+        return f"{HUB_PAGE}{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
+
+    def unreachable(self, problem: str, download: bool, source: str = "") -> InvalidTrunkParams:
         if download or not self.on_hub:
-            return super().unreachable(problem, download)
+            return super().unreachable(problem, download, source)
         repository = self.variant.partition(":")[2]
         message = f"`{self.name}` is described on the Hugging Face Hub and is not in the cache"
         help = f"download it first (`hf download {repository}`), or allow it: `compile(…, allow_downloads=True)`"
@@ -109,6 +137,17 @@ class TimmTrunk(LibraryTrunk):
                     "GM510",
                 )
 
+    def check_checkpoint(self, keywords: dict[str, Any]) -> None:
+        """Refuses a `checkpoint_path` that is not a file, unless the caller has the weights already.
+
+        Raises:
+            InvalidTrunkParams: names the argument.
+        """
+        path = keywords.get("checkpoint_path")
+        if path and not do_weights_follow() and not Path(str(path)).is_file():
+            help = "name a file, or write `pretrained: true` for published weights"
+            raise InvalidTrunkParams(f"no such file: {path}", ("checkpoint_path",), help, "GM510")
+
     def check_tag(self) -> None:
         """Refuses `resnet50.a9_in1k`: timm publishes weights under other tags."""
         from timm.models import get_arch_pretrained_cfgs
@@ -129,6 +168,7 @@ class TimmTrunk(LibraryTrunk):
         keywords = params.keywords()
         if weights is True:
             self.check_sources(keywords)
+        self.check_checkpoint(keywords)
         if skeleton:
             bare = {k: v for k, v in keywords.items() if k != "checkpoint_path"}
             return self.constructed(lambda: self.make(bare, input_type), params)

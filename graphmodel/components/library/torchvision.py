@@ -57,7 +57,7 @@ class TorchvisionTrunk(LibraryTrunk):
         if "weights_backbone" in inspect.signature(builder).parameters:
             keywords = {**keywords, "weights_backbone": None}
             keywords.pop("pretrained_backbone", None)
-        with self.guarded(download):
+        with self.guarded(download, self.weights_source(weights) if download else ""):
             module: nn.Module = builder(weights=weights, **keywords)
         return _for_luminance(module) if input_type == "lab" else module
 
@@ -70,6 +70,12 @@ class TorchvisionTrunk(LibraryTrunk):
         wanted = "DEFAULT" if weights is True else weights
         with _structure_alone() if skeleton else _nothing():
             return self.constructed(lambda: self.make(params.keywords(), input_type, wanted, not skeleton), params)
+
+    def weights_source(self, weights: Any) -> str:
+        """Where weights of that name are; empty if there are none."""
+        from torchvision import models
+
+        return str(models.get_model_weights(self.variant)[weights].url) if weights else ""
 
     def is_published(self, weights: str) -> bool:
         """Whether torchvision publishes weights of that name for the model."""

@@ -48,11 +48,12 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         raise NotImplementedError
 
     @contextmanager
-    def guarded(self, download: bool = False) -> Iterator[None]:
+    def guarded(self, download: bool = False, source: str = "") -> Iterator[None]:
         """Inside, the library builds a model: it reads tensors only, and connects only to download weights.
 
         Args:
             download: whether it may connect.
+            source: where the weights are, for the message if that fails.
 
         Raises:
             InvalidTrunkParams: if a connection failed, or was wanted and is not allowed.
@@ -66,12 +67,13 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
                 problem = connection_problem(error)
                 if not problem:
                     raise
-                raise self.unreachable(problem, download) from error
+                raise self.unreachable(problem, download, source) from error
 
-    def unreachable(self, problem: str, download: bool) -> InvalidTrunkParams:
+    def unreachable(self, problem: str, download: bool, source: str = "") -> InvalidTrunkParams:
         """The error of a connection that failed (or, without `download`, was not allowed)."""
         if download:
-            message = f"the weights of `{self.name}` cannot be downloaded: {problem}"
+            origin = f" from {source}" if source else ""
+            message = f"the weights of `{self.name}` cannot be downloaded{origin}: {problem}"
             help = "connect to the Internet, or name a downloaded file: `pretrained: FILE`"
         else:
             message = f"`{self.name}` cannot be built without a connection, which only `pretrained: true` may open"

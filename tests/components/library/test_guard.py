@@ -14,7 +14,7 @@ import torch
 
 import graphmodel
 from graphmodel import CompileError
-from graphmodel.components.library.guard import ConnectionRefused, offline, only_weights
+from graphmodel.components.library.guard import ConnectionRefused, offline, only_weights, without_connection
 
 HEADS = {"x": {"mlp": {"dims": ["auto", 2]}}}
 
@@ -131,7 +131,13 @@ def test_a_check_of_published_weights_opens_no_connection(name: str, connections
     assert not connections
 
 
-@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+SOURCES = {
+    "timm:resnet18": "https://huggingface.co/timm/resnet18.a1_in1k",
+    "torchvision:resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
 def test_weights_that_cannot_be_downloaded_are_one_finding(
     name: str, connections: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,9 +147,54 @@ def test_weights_that_cannot_be_downloaded_are_one_finding(
         graphmodel.compile(spec({"name": name, "pretrained": True}), seed=0)
     (finding,) = caught.value.diagnostics
     assert finding.code == "GM510"
-    assert "cannot be downloaded" in finding.message
+    assert f"cannot be downloaded from {SOURCES[name]}" in finding.message
     assert "pretrained: FILE" in finding.help
-    assert connections
+    assert len(connections) == 1, "nothing is tried again"
+
+
+def test_weights_in_the_cache_of_the_hub_are_used_without_a_connection(
+    connections: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--timm--test_resnet.r160_in1k"
+    snapshot = folder / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123")
+    published = timm.create_model("test_resnet").state_dict()
+    save_file(published, snapshot / "model.safetensors")
+    model = graphmodel.compile(spec({"name": "timm:test_resnet", "pretrained": True}), seed=0)
+    assert not connections
+    for name, value in model.trunk.state_dict().items():
+        assert torch.equal(value, published[name]), name
+
+
+def test_a_second_attempt_draws_the_same_numbers() -> None:
+    def refused() -> torch.Tensor:
+        torch.rand(3)
+        raise ConnectionRefused("no")
+
+    torch.manual_seed(0)
+    want = torch.rand(3)
+    torch.manual_seed(0)
+    assert without_connection(refused) is None
+    assert torch.equal(torch.rand(3), want)
+    with pytest.raises(ZeroDivisionError):
+        without_connection(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_checkpoint_path_that_is_not_a_file_is_found_before_anything_is_built(
+    device: str, connections: list[Any]
+) -> None:
+    trunk = {"name": "timm:test_resnet", "checkpoint_path": "https://example.com/a.pth"}
+    with pytest.raises(CompileError, match="no such file: https://example") as caught:
+        graphmodel.compile(spec(trunk), device=device)
+    assert len(caught.value.diagnostics) == 1
+    assert not connections
 
 
 def test_foreign_sources_are_fetched_if_allowed(connections: list[Any]) -> None:
