@@ -122,7 +122,8 @@ def test_a_bad_input_option_is_a_usage_error(run, write, small, item):
 
 
 def test_the_same_input_twice_is_a_usage_error(run, write, small):
-    run("check", write(small), "--input", "images=3x32x32", "--input", "images=3x64x64", code=2)
+    result = run("check", write(small), "--input", "images=3x32x32", "--input", "images=3x64x64", code=2)
+    assert "images" in result.stderr.splitlines()[-1]
 
 
 def test_a_module_that_cannot_be_imported_is_a_usage_error(run, write, small):

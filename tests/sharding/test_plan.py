@@ -38,6 +38,7 @@ def test_units_hold_every_parameter_once(two_inputs: dict[str, Any]) -> None:
 def test_the_plan_lists_modules_of_the_model_without_the_root(small: dict[str, Any]) -> None:
     model = graphmodel.compile(small, device="meta")
     plan = graphmodel.shard_plan(model)
+    assert plan
     assert all(any(stage is module for module in model.modules()) for stage in plan)
     assert all(stage is not model for stage in plan)
 

@@ -97,7 +97,7 @@ def without_connection(make: Callable[[], _T]) -> _T | None:
     Then random numbers are where they were, so that the next attempt draws what the first did.
     """
     state = torch.get_rng_state()
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
         with only_weights(), offline():
             return make()
