@@ -77,7 +77,7 @@ def _described(feature: Feature, opened: TracedTrunk, writer: GraphWriter, shape
     sizes = info.sample
     channels = {"nchw": 0, "nhwc": -1, "nlc": -1, "nc": -1}.get(layout.layout)
     width = sizes[channels] if channels is not None and sizes else None
-    stride = round(shape[1] / layout.grid[0]) if layout.grid is not None and len(shape) == 3 else None
+    stride = round(shape[-2] / layout.grid[-2]) if layout.grid is not None and len(shape) in (3, 4) else None
     path = module_path(node) or str(getattr(feature, "module", ""))
     return FeatureDescription(
         feature.name, feature.aliases, path, width, stride, layout, info, _disagrees(feature, width, stride)

@@ -73,12 +73,13 @@ def pool(writer: GraphWriter, value: Value, spec: PoolSpec, span: Span | None, l
     """
     first, dims = value.pair[0], POOLS[spec.op].dims
     if not isinstance(first, torch.Tensor) or first.ndim != dims + 2:
-        raise FeatureError(
-            f"`{spec.op}` pools {MAPS[dims]} and the feature is {value.text}",
-            "reshape the tokens to a map (`layout: nchw`), or take their mean (`tokens: mean`)"
-            if isinstance(first, torch.Tensor) and first.ndim == 3
-            else "leave the pooling out, or read a feature map",
-        )
+        rank = first.ndim if isinstance(first, torch.Tensor) else 0
+        help = "leave the pooling out, or read a feature map"
+        if rank == 3:
+            help = "reshape the tokens to a map (`layout: nchw`), or take their mean (`tokens: mean`)"
+        elif rank in (4, 5) and dims:
+            help = f"write `{spec.op.removesuffix(f'{dims}d')}{rank - 2}d`"
+        raise FeatureError(f"`{spec.op}` pools {MAPS[dims]} and the feature is {value.text}", help)
     refuse_channels_last(f"`{spec.op}` pools", value, layout)
     try:
         return writer.function(
@@ -100,7 +101,7 @@ def refuse_channels_last(what: str, value: Value, layout: str) -> None:
         FeatureError: if the channels are last.
     """
     first = value.pair[0]
-    if layout == "nhwc" and first.ndim == 4:
+    if layout == "nhwc" and first.ndim in (4, 5):
         raise FeatureError(
             f"{what} maps with channels first and the feature is {value.text}, channels last",
             "write `layout: nchw` beside it",
@@ -181,7 +182,7 @@ def is_channels_last(value: Value, sources: Sequence[Source], layouts: Sequence[
     ):
         return False
     first = value.pair[0]
-    return isinstance(first, torch.Tensor) and first.ndim == 4
+    return isinstance(first, torch.Tensor) and first.ndim in (4, 5)
 
 
 def layout_help(value: Value, layouts: Sequence[str]) -> str:
@@ -189,7 +190,7 @@ def layout_help(value: Value, layouts: Sequence[str]) -> str:
     first = value.pair[0]
     if "nlc" in layouts and isinstance(first, torch.Tensor) and first.ndim == 3:
         return "for a map of the tokens write `layout: nchw`, for one vector `tokens: class` or `tokens: mean`"
-    if "nhwc" in layouts and isinstance(first, torch.Tensor) and first.ndim == 4:
+    if "nhwc" in layouts and isinstance(first, torch.Tensor) and first.ndim in (4, 5):
         return "its channels are last; write `layout: nchw` for a map with channels first"
     return ""
 

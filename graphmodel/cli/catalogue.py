@@ -215,7 +215,12 @@ def _names(family: TrunkFamily[Any]) -> str:
 
 
 def _sizes(module: torch.nn.Module) -> list[tuple[int, ...]]:
-    """Input shapes to try: timm's own first."""
+    """Input shapes to try: timm's own first, and a clip for a video model."""
+    from graphmodel.components.library.torchvision_video import row_of  # torchvision takes long to import
+
+    video = row_of(module)
+    if video is not None:
+        return [video.clip]
     config = getattr(module, "default_cfg", None) or {}
     own = tuple(config.get("input_size") or ())
     sizes = [(channels, size, size) for channels in (3, 1) for size in SIZES]

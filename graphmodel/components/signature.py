@@ -60,7 +60,7 @@ class HeadSignature(HeadParams):
 def _width(feature: TensorInfo) -> int:
     """The channels of a map, else what a linear layer would read."""
     shape = feature.shape
-    channels = shape[-1 if feature.layout == "nhwc" else 1] if len(shape) == 4 else None
+    channels = shape[-1 if feature.layout == "nhwc" else 1] if len(shape) in (4, 5) else None
     return channels if isinstance(channels, int) else vector_width(feature)
 
 

@@ -17,7 +17,7 @@ from graphmodel.spec.model import Layout as RequestedLayout
 from graphmodel.spec.model import Tokens
 from graphmodel.tracing.proxy import MetaProxy, SizeDecision, known
 
-Grid = tuple[int, int]
+Grid = tuple[int, ...]
 
 RESHAPING_METHODS = frozenset("reshape view permute transpose contiguous flatten unflatten movedim moveaxis".split())
 RESHAPING_FUNCTIONS = frozenset(
@@ -30,9 +30,10 @@ class FeatureLayout:
     """How the dimensions of a feature are arranged.
 
     Attributes:
-        layout: `nchw` maps, `nhwc` maps with channels last, `nlc` token sequences, `nc` vectors, or `other`.
+        layout: `nchw` maps, `nhwc` maps with channels last (both also volumes `(N, C, T, H, W)` and `(N, T, H, W, C)`),
+            `nlc` token sequences, `nc` vectors, or `other`.
         prefix: how many of a sequence's tokens come before the patches: class, distillation and register tokens.
-        grid: rows and columns of the patches or the map, if they are known.
+        grid: rows and columns of the patches or the map, and frames before them, if they are known.
         class_token: whether the first token is a class token.
     """
 
@@ -77,7 +78,7 @@ def infer_layout(value: Any, feature: Feature, trunk: nn.Module, image: Sequence
         value: a proxy, or a tensor.
         feature: what it is; `other` if its family does not say.
         trunk: the trunk, for the number of its prefix tokens.
-        image: height and width of the trunk's input.
+        image: height and width of the trunk's input, and the frames of a clip before them.
     """
     shape = _shape(value)
     if shape is None:
@@ -85,10 +86,10 @@ def infer_layout(value: Any, feature: Feature, trunk: nn.Module, image: Sequence
     layout = feature.layout
     if layout == "other":
         layout = _layout_of(shape, getattr(feature, "channels", None), image)
-    if layout == "nchw" and len(shape) == 4:
-        return FeatureLayout(layout, grid=(shape[2], shape[3]))
-    if layout == "nhwc" and len(shape) == 4:
-        return FeatureLayout(layout, grid=(shape[1], shape[2]))
+    if layout == "nchw" and len(shape) in (4, 5):
+        return FeatureLayout(layout, grid=shape[2:])
+    if layout == "nhwc" and len(shape) in (4, 5):
+        return FeatureLayout(layout, grid=shape[1:-1])
     if layout == "nlc" and len(shape) == 3:
         prefix, grid = _prefix_and_grid(shape[1], trunk, image)
         return FeatureLayout(layout, prefix, grid, has_class_token(trunk, prefix))
@@ -107,14 +108,15 @@ def _layout_of(shape: tuple[int, ...], channels: int | None, image: Sequence[int
         return "nc"
     if len(shape) == 3:
         return "nlc"
-    if len(shape) != 4:
+    if len(shape) != 4 and (len(shape) != 5 or image is None or len(image) != 3):
         return "other"
-    if channels is not None and (shape[1] == channels) != (shape[3] == channels):
+    if channels is not None and (shape[1] == channels) != (shape[-1] == channels):
         return "nchw" if shape[1] == channels else "nhwc"
     if image is None:
         return "nchw"
-    height, width = image
-    first, last = (abs(height * b - width * a) / (max(a, b) * max(height, width)) for a, b in (shape[2:], shape[1:3]))
+    height, width = image[-2:]
+    aspects = (shape[-2:], shape[-3:-1])
+    first, last = (abs(height * b - width * a) / (max(a, b) * max(height, width)) for a, b in aspects)
     return "nhwc" if last < first else "nchw"
 
 
@@ -122,6 +124,8 @@ def _prefix_and_grid(length: int, trunk: nn.Module, image: Sequence[int] | None)
     """Prefix tokens and patch grid of a sequence, read off its length and the image's aspect."""
     known = getattr(trunk, "num_prefix_tokens", None)
     candidates = [int(known)] if isinstance(known, int) else []
+    if image is not None and len(image) == 3:  # the tokens of a clip have no grid of two dimensions
+        return (candidates or [int(_has_token(trunk) is True)])[0], None
     for prefix in dict.fromkeys([*candidates, 0, 1, 2]):
         grid = _grid(length - prefix, image)
         if grid is not None:
@@ -146,13 +150,19 @@ def has_class_token(trunk: nn.Module, prefix: int) -> bool:
     """Whether the first of a trunk's prefix tokens is a class token (and no register)."""
     if prefix == 0:
         return False
+    token = _has_token(trunk)
+    return prefix == 1 if token is None else token
+
+
+def _has_token(trunk: nn.Module) -> bool | None:
+    """Whether a trunk has a class token; None if it has nothing of such a name."""
     for name in ("cls_token", "class_token", "cls_embed"):
         for module in trunk.modules():
             if name in module._parameters or isinstance(vars(module).get(name), torch.Tensor):
                 return module._parameters.get(name) is not None
             if name in vars(module) and vars(module)[name] is None:
                 return False
-    return prefix == 1
+    return None
 
 
 # -- the trunk's own value behind a library's reshaped feature -----------------------------------------------------
@@ -309,8 +319,7 @@ def convert_layout(
             "leave `layout` out, or read a feature with spatial extent",
         )
     if request.layout == "nlc":
-        flat = value.flatten(2).transpose(1, 2) if have.layout == "nchw" else value.flatten(1, 2)
-        return flat, replace(have, layout="nlc", prefix=0, class_token=False)
+        return _as_tokens(value, have), replace(have, layout="nlc", prefix=0, class_token=False)
     if have.layout == "nlc" and have.prefix and request.tokens == "all":
         raise FeatureError(
             f"`tokens: all` keeps {have.prefix} tokens that have no place in a map (`layout: {request.layout}`)",
@@ -327,7 +336,7 @@ def convert_layout(
     rows = value[:, have.prefix :] if have.prefix else value
     if have.layout == "nlc":
         return rows.reshape(-1, *(grid or have.grid), _shape(value)[-1]), result  # type: ignore[index]
-    return value.permute(0, 2, 3, 1).contiguous(), result
+    return value.permute(0, *range(2, value.ndim), 1).contiguous(), result
 
 
 def to_map(value: Any, have: FeatureLayout, grid: tuple[Any, Any] | None = None) -> Any:
@@ -338,7 +347,7 @@ def to_map(value: Any, have: FeatureLayout, grid: tuple[Any, Any] | None = None)
     if have.layout == "nchw":
         return value
     if have.layout == "nhwc":
-        return value.permute(0, 3, 1, 2).contiguous()
+        return value.permute(0, value.ndim - 1, *range(1, value.ndim - 1)).contiguous()
     assert have.grid is not None, "a sequence without a grid cannot be a map"
     rows = value[:, have.prefix :] if have.prefix else value
     channels = value.shape[-1]
@@ -365,10 +374,15 @@ def _select(value: Any, have: FeatureLayout, request: FeatureRequest) -> tuple[A
             return value, have
         value = value[:, have.prefix :] if have.prefix else value
     else:
-        value = value.flatten(2).transpose(1, 2) if have.layout == "nchw" else value.flatten(1, 2)
+        value = _as_tokens(value, have)
     if tokens == "mean":
         return value.mean(1), FeatureLayout("nc")
     return value, replace(have, layout="nlc", prefix=0, class_token=False)
+
+
+def _as_tokens(value: Any, have: FeatureLayout) -> Any:
+    """The pixels of a map, or of a volume, as a sequence `(N, L, C)`."""
+    return value.flatten(2).transpose(1, 2) if have.layout == "nchw" else value.flatten(1, value.ndim - 2)
 
 
 def _text(value: Any) -> str:

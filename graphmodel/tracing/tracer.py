@@ -59,7 +59,7 @@ class TracedRoot(nn.Module):
         tracer = self._tracer[0]
         features = list(dict.fromkeys(r.feature for r in self._requests))
         runner = next((f.runner for f in features if f.runner is not None), run_plain)
-        size = tuple(x.values[0].shape[-2:]) if x.ndim == 4 else None
+        size = tuple(x.values[0].shape[2:]) if x.ndim in (4, 5) else None
         out: dict[str, Any] = {}
         with tracer.factories():
             values = runner(self.trunk, features, x, extras, tracer)

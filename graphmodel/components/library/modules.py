@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from graphmodel.components.features import Feature
-from graphmodel.components.library import timm_features, torchvision_features
+from graphmodel.components.library import timm_features, torchvision_features, torchvision_video
 from graphmodel.components.library.naming import Naming
 
-NAMINGS: tuple[Naming, ...] = (timm_features.NAMING, torchvision_features.NAMING)
+NAMINGS: tuple[Naming, ...] = (timm_features.NAMING, torchvision_features.NAMING, torchvision_video.NAMING)
 
 
 def naming_of(module: nn.Module) -> Naming | None:

@@ -162,8 +162,13 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
         shapes: Sequence[Sequence[int]] = (),
     ) -> str:
         size = self.built_for(params, trunk)
-        if len(shape) != 3 or size is None or tuple(shape) == tuple(size):
+        if size is None or tuple(shape) == tuple(size):
             return ""
+        if len(shape) != len(size):
+            kind = "clips of channels, frames, height and width" if len(size) == 4 else "images"
+            return f"it takes {kind}, such as {list(size)}"
+        if len(shape) != 3:
+            return f"it takes {size[0]} channels" if shape[0] != size[0] else ""
         helps = []
         if shape[0] != size[0]:
             helps.append(
