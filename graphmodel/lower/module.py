@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from graphmodel.diagnostics import fail
+from graphmodel.diagnostics import CompileError, fail
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import emit_code
 from graphmodel.lower.packing import check_picklable, pack, unpack
@@ -118,7 +118,7 @@ class CompiledModel(fx.GraphModule, Displayed):
     def recompile(self) -> Any:
         code = super().recompile()
         # fx wraps `__call__` to print the generated line of an error; nn.Module's own is a third faster.
-        type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        type(self).__call__ = _call  # type: ignore[method-assign]
         return code
 
     # fx's own copying drops hooks and attributes; its pickling traces the code again and loses `meta`.
@@ -153,6 +153,33 @@ class CompiledModel(fx.GraphModule, Displayed):
     def _state(self) -> dict[str, Any]:
         """Everything but the graph and its code: modules, hooks, `meta`, attributes that users set."""
         return {key: value for key, value in self.__dict__.items() if key not in _of_code() and key not in COMPILED}
+
+
+def _call(self: CompiledModel, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return nn.Module.__call__(self, *args, **kwargs)
+    except AttributeError as error:
+        found = _lost_tensor(self, error)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _lost_tensor(module: CompiledModel, error: AttributeError) -> CompileError | None:
+    """The finding if a layer has lost a tensor that it was compiled with; None if the error is another one.
+
+    A slice and its parent register their tensors in the same dicts. What takes a tensor out on one side, and changes
+    the layer's class or adds a hook to compute it anew (a parametrization, `weight_norm`, pruning), leaves the layer of
+    the other side without it.
+    """
+    path = next((name for name, part in module.named_modules() if part is error.obj), None)
+    for component in module.model_graph.components.values() if path is not None else ():
+        meta = dict(component.meta.named_modules(prefix=component.name)).get(str(path))
+        if meta is not None and (error.name in meta._parameters or error.name in meta._buffers):
+            message = f"`{path}` has no `{error.name}` any more: it was taken out of the layer that a slice shares"
+            help = "apply parametrizations (`weight_norm`, pruning) before you slice, or slice again after it"
+            return fail("GM506", message, help=help)
+    return None
 
 
 def assemble(

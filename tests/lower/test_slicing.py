@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import graphmodel
 from graphmodel import CompiledModel, CompileError
@@ -18,6 +19,27 @@ X, PATCHES = torch.randn(4, 3, 64, 64), torch.randn(18, 3, 32, 32)
 @pytest.fixture
 def model(two_inputs: dict[str, Any]) -> CompiledModel:
     return graphmodel.compile(two_inputs, seed=0)
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pool(self.conv(x)).flatten(1)
+
+
+@pytest.fixture
+def tiny() -> CompiledModel:
+    heads = {"a": {"mlp": {"dims": ["auto", 8]}}, "b": {"mlp": {"dims": ["auto", 4]}}}
+    spec = {
+        "inputs": {"images": [3, 8, 8]},
+        "trunk": "tiny",
+        "heads": heads,
+        "mapping": {"images": {"output": ["a", "b"]}},
+    }
+    return graphmodel.compile(spec, trunks={"trunk": Tiny()})
 
 
 def modes(module: nn.Module) -> dict[str, bool]:
@@ -175,3 +197,38 @@ def test_edits_of_a_slice_are_its_own(model: CompiledModel) -> None:
     part.recompile()
     assert part(X)["image"].shape[1] == 64
     assert torch.equal(model.slice(outputs=["image"]).eval()(X)["image"], want)
+
+
+# -- parametrizations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["parent", "slice"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_a_layer_without_its_tensor_is_named_and_a_later_slice_follows(
+    tiny: CompiledModel, change: Any, side: str
+) -> None:
+    model, x = tiny, torch.randn(2, 3, 8, 8)
+    part = model.slice(outputs=["a"])
+    changed, other = (model, part) if side == "parent" else (part, model)
+    change(changed.heads.a.clf.get_submodule("0"))
+    with pytest.raises(CompileError) as caught:
+        other(x)
+    assert caught.value.diagnostics[0].code == "GM506"
+    assert "`heads.a.clf.0` has no `weight` any more" in caught.value.diagnostics[0].message
+    later = changed.slice(outputs=["a"]).eval()
+    torch.testing.assert_close(later(x)["a"], changed.eval()(x)["a"], rtol=0, atol=0)
+
+
+def test_another_missing_attribute_is_no_finding(tiny: CompiledModel) -> None:
+    del tiny.trunk.pool.output_size
+    with pytest.raises(AttributeError, match="output_size"):
+        tiny(torch.randn(2, 3, 8, 8))

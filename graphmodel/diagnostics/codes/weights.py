@@ -92,6 +92,26 @@ ENTRIES = (
         "python",
     ),
     code(
+        "GM506",
+        "a layer has lost a tensor that a slice shares",
+        """A slice and its parent hold the same tensors. Parametrizations (`weight_norm`, `spectral_norm`, pruning) take
+            a tensor out of a layer and compute it anew on the side that they are applied to, which the layer of the
+            other side does not know. Apply them first, and slice afterwards.""",
+        """
+            module = graphmodel.compile({"trunk": {"name": "resnet", "depth": 18}, "inputs": {"images": [3, 32, 32]}})
+            part = module.slice(outputs=list(module.model_graph.outputs))
+            torch.nn.utils.parametrizations.weight_norm(module.trunk.conv1)
+            part(torch.zeros(2, 3, 32, 32))
+            """,
+        """
+            module = graphmodel.compile({"trunk": {"name": "resnet", "depth": 18}, "inputs": {"images": [3, 32, 32]}})
+            torch.nn.utils.parametrizations.weight_norm(module.trunk.conv1)
+            part = module.slice(outputs=list(module.model_graph.outputs))
+            part(torch.zeros(2, 3, 32, 32))
+            """,
+        "python",
+    ),
+    code(
         "GM510",
         "the checkpoint cannot be read",
         """The file does not exist, is not a checkpoint, or would run code while it is read (only tensors and plain
