@@ -15,7 +15,7 @@ class Keeper:
 
     The methods live in the module's own `__dict__`, so that `train()` of any parent, deepcopy, pickle and wrappers all
     meet them, and the module keeps its class and its state-dict keys (a plain `.eval()` is undone by the next
-    `train()`).
+    `train()`). Nothing notices an assignment `module.training = True`; the next `train()` or `eval()` undoes it.
 
     Conversions such as `SyncBatchNorm.convert_sync_batchnorm` put another module in the place of a frozen one. The
     parent's keeper freezes it in turn. A wrapper around a frozen module, such as a LoRA layer, is not frozen itself:
@@ -35,6 +35,7 @@ class Keeper:
         for name in self.children:
             self.freeze_again(name)
         if self.frozen:
+            self.module.training = False  # it may have been set by hand
             for child in self.module.children():
                 child.train(mode)
         else:

@@ -52,6 +52,12 @@ def test_a_frozen_trunk_stays_in_eval_mode(
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
 
 
+def test_a_mode_that_was_set_by_hand_is_undone_by_the_next_train(small: dict[str, Any]) -> None:
+    model = graphmodel.compile({**small, "freeze": ["trunk"]}, seed=0)
+    model.trunk.apply(lambda module: setattr(module, "training", True))
+    still(model, ["trunk.layer1", "trunk.bn1"])
+
+
 def still(model: nn.Module, names: list[str]) -> None:
     """Trains for a step and asserts that these parts neither move nor get a gradient."""
     model.train()
