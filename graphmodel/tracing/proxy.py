@@ -6,10 +6,13 @@ The first two runs differ in the batch size. A third one, if there is one, diffe
 from __future__ import annotations
 
 import builtins
+import dis
 import math
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -30,7 +33,7 @@ FACTORIES = frozenset(
 """Functions that make tensors, or draw random numbers: recorded as calls, never run while tracing, never merged."""
 
 
-UNKNOWN = frozenset(("grad_fn", "grad", "data_ptr", "untyped_storage", "storage"))
+UNKNOWN = frozenset("grad_fn grad data_ptr untyped_storage storage _base _is_view _version is_set_to".split())
 """What a tensor says of its memory and of its gradients, which is another answer in every run."""
 
 
@@ -117,6 +120,26 @@ class MetaProxy(fx.Proxy):
         found: tuple[Any, ...] = self.node.meta["values"]
         return found
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # torch takes whatever has torch.Tensor as its class for a tensor in C++ too, and crashes: only code that reads
+        # this attribute gets the answer, and `match` with a class as its pattern.
+        frame = sys._getframe(1)
+        reads = _reads_class(frame.f_code).get(frame.f_lasti, False)
+        return type_of(self) if reads and frame.f_globals.get("__name__") not in _OF_FX else MetaProxy
+
+    # Methods that fx's proxies have and tensors do not.
+
+    @property
+    def __call__(self) -> Any:
+        raise AttributeError(f"'{type(self.values[0]).__name__}' object has no attribute '__call__'")
+
+    @property
+    def keys(self) -> Any:
+        if isinstance(self.values[0], Mapping):
+            return super().keys
+        raise AttributeError(f"'{type(self.values[0]).__name__}' object has no attribute 'keys'")
+
     @property
     def shape(self) -> Any:
         return self.size()
@@ -164,6 +187,8 @@ class MetaProxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if name in ("is_cuda", "is_cpu", "is_mps", "is_xpu"):
             return self.device.type == name.removeprefix("is_")
+        if name == "is_meta":
+            return False  # its values are, while it is traced
         first = self.values[0]
         if name in UNKNOWN and isinstance(first, torch.Tensor):
             raise TraceError(f"the trunk's own code reads `{name}` of a tensor", "a graph has no tensors yet to ask")
@@ -223,22 +248,39 @@ class MetaProxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
 
 
+def type_of(value: MetaProxy) -> type:
+    """The type of what a proxy stands for, if it is a tensor or a plain value; else the proxy's own."""
+    first = value.values[0]
+    return type(first) if isinstance(first, (torch.Tensor, *PLAIN)) else MetaProxy
+
+
 def is_instance(value: Any, classes: Any) -> bool:
-    """`isinstance` for traced code: a proxy of a tensor is a tensor.
+    """`isinstance` for traced code: a proxy of a tensor is a tensor, one of a number is a number.
 
     (A proxy with torch.Tensor as its `__class__` would crash torch, which takes it for one in C++ too.)
     """
-    if isinstance(value, MetaProxy) and isinstance(value.values[0], torch.Tensor):
-        return isinstance(value.values[0], classes) or isinstance(value, classes)
-    return isinstance(value, classes)
+    if not isinstance(value, MetaProxy) or type_of(value) is MetaProxy:
+        return isinstance(value, classes)
+    asked = classes if isinstance(classes, tuple) else (classes,)
+    if any(isinstance(cls, type(torch.FloatTensor)) for cls in asked):
+        help = "compare its `dtype`, which the graph follows"
+        raise TraceError(
+            f"the trunk's own code asks if `{value.node.name}` is of a type such as torch.FloatTensor", help
+        )
+    return isinstance(value.values[0], classes) or any(cls in MetaProxy.__mro__[:-1] for cls in asked)
+
+
+def is_callable(value: Any) -> bool:
+    """`callable` for traced code: tensors and numbers are not, although their proxies are."""
+    return callable(value.values[0] if isinstance(value, MetaProxy) and type_of(value) is not MetaProxy else value)
 
 
 class _TypeOf(type):
     """What makes `Type` answer as `type` does."""
 
     def __call__(cls, *args: Any, **options: Any) -> Any:
-        if len(args) == 1 and is_instance(args[0], torch.Tensor) and isinstance(args[0], MetaProxy):
-            return type(args[0].values[0])
+        if len(args) == 1 and type(args[0]) is MetaProxy:
+            return type_of(args[0])
         return type(*args, **options)
 
     def __instancecheck__(cls, value: Any) -> bool:
@@ -249,7 +291,23 @@ class _TypeOf(type):
 
 
 class Type(type, metaclass=_TypeOf):
-    """`type` for traced code: the type of a tensor's proxy is the tensor's."""
+    """`type` for traced code: the type of a proxy is that of what it stands for."""
+
+
+BUILTINS: Mapping[str, Callable[..., Any]] = {"isinstance": is_instance, "type": Type, "callable": is_callable}
+"""What traced code gets for built-in functions that would see a proxy."""
+
+_OF_FX = ("torch.fx.proxy", "torch.fx.node", "torch.fx.graph", __name__)
+
+
+@cache
+def _reads_class(code: CodeType) -> dict[int, bool]:
+    """Offsets of the instructions that read `__class__` or match a class."""
+    return {
+        i.offset: True
+        for i in dis.get_instructions(code)
+        if i.opname == "MATCH_CLASS" or (i.opname in ("LOAD_ATTR", "LOAD_METHOD") and i.argval == "__class__")
+    }
 
 
 def known(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx._symbolic_trace import is_fx_tracing
 from torch.overrides import handle_torch_function, has_torch_function
 
 _is_autocast_enabled = torch.is_autocast_enabled  # as it is when nothing is traced
@@ -105,13 +106,14 @@ def recorded_states(
 
     new = {reader: replacement(reader, torch_state, name) for name, reader in _READERS.items()}
     new[_is_autocast_enabled] = replacement(_is_autocast_enabled, autocast_enabled)
+    new[is_fx_tracing] = lambda: False  # what runs is the trunk as it is, not the trace
     new[torch.is_tensor] = lambda value: builtin["isinstance"](value, torch.Tensor)
     changed: list[tuple[dict[str, Any], str, Any]] = []
     shadowed = [(scope, name) for scope in _scopes(trunk.modules()) for name in builtin if name not in scope]
     try:
         for scope, name in shadowed:
             scope[name] = builtin[name]
-        for scope in (vars(torch), *_scopes(trunk.modules())):
+        for scope in (vars(torch), vars(torch.fx._symbolic_trace), *_scopes(trunk.modules())):
             for name, value in list(scope.items()):
                 found = new.get(value) if isinstance(value, _FUNCTIONS) else None
                 if found is not None:

@@ -26,15 +26,14 @@ from graphmodel.tracing.layout import (
 )
 from graphmodel.tracing.meta_runs import MetaRuns, version
 from graphmodel.tracing.proxy import (
+    BUILTINS,
     FACTORIES,
     AnySize,
     Failed,
     MetaProxy,
     SizeDecision,
     TraceError,
-    Type,
     differs_by_size,
-    is_instance,
     same_calls,
     unpacked,
 )
@@ -267,7 +266,7 @@ class StageTracer(fx.Tracer):
         with (
             _Factories(self),
             recorded_builtins(self.record),
-            recorded_states(self.record, self.root, {"isinstance": is_instance, "type": Type}),
+            recorded_states(self.record, self.root, BUILTINS),
             refused_contexts(lambda: self.runs.active, TraceError),
             self._recorded_tensors(),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -36,6 +37,23 @@ class Asking(nn.Module):
         return out
 
 
+def matches_tensor(x: Any) -> bool:
+    match x:
+        case torch.Tensor():
+            return True
+    return False
+
+
+@functools.singledispatch
+def dispatched(x: Any) -> bool:
+    return False
+
+
+@dispatched.register
+def _(x: torch.Tensor) -> bool:
+    return True
+
+
 CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "plain": nullcontext,
     "no gradients": torch.no_grad,
@@ -51,6 +69,15 @@ RULES: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "isinstance": (lambda m, x: 2 if isinstance(x, torch.Tensor) else 3, ()),
     "type": (lambda m, x: 2 if type(x) is torch.Tensor and isinstance(type(x), type) else 3, ()),
     "is_tensor": (lambda m, x: 2 if torch.is_tensor(x) else 3, ()),
+    "class": (lambda m, x: 2 if x.__class__ is torch.Tensor and x.__class__.__name__ == "Tensor" else 3, ()),
+    "match": (lambda m, x: 2 if matches_tensor(x) else 3, ()),
+    "dispatch": (lambda m, x: 2 if dispatched(x) else 3, ()),
+    "callable": (lambda m, x: 2 if callable(x) or hasattr(x, "__call__") or hasattr(x, "keys") else 3, ()),  # noqa: B004
+    "abstract": (lambda m, x: 2 if isinstance(x, Callable) or not isinstance(x.shape[1], int) else 3, ()),
+    "batch": (lambda m, x: 2 if isinstance(x.shape[0], int) and type(x.shape[0]) is int else 3, ()),
+    "class of the batch": (lambda m, x: 2 if x.shape[0].__class__ is int else 3, ()),
+    "is_meta": (lambda m, x: 2 if x.is_meta or m.stem.weight.is_meta else 3, ()),
+    "fx": (lambda m, x: 2 if torch.fx._symbolic_trace.is_fx_tracing() else 3, ()),
     "hasattr": (lambda m, x: 2 if hasattr(x, "tensors") else 3, ()),
     "torch.Size": (lambda m, x: x.new_full(torch.Size(x.shape), 2).reshape(torch.Size([*x.shape])), ()),
     "parameters": (lambda m, x: next(m.parameters()).sum() + 2, ()),
@@ -121,7 +148,7 @@ def test_code_that_turns_gradients_off_is_refused(context: Callable[[], Any]) ->
     assert module.head.weight.grad is not None
 
 
-@pytest.mark.parametrize("name", ["grad_fn", "data_ptr"])
+@pytest.mark.parametrize("name", ["grad_fn", "data_ptr", "_base", "_version"])
 def test_what_a_tensor_says_of_its_memory_is_refused(name: str) -> None:
     with pytest.raises(graphmodel.CompileError, match=f"reads `{name}` of a tensor"):
         both(lambda m, x: 2 if getattr(x, name) is None else 3)
