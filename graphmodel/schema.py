@@ -47,9 +47,10 @@ def native_schema() -> Schema:
         "anyOf": [{"$ref": "#/$defs/ResizeYaml"}, size, _NOTHING],
     }
     defs["Output"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/Output"}}]}
-    for part in ("EdgeYaml", "FeatureYaml", "SourceYaml"):
+    for part in ("EdgeYaml", "FeatureYaml", "SourceYaml", "GridLayerYaml"):
         defs[part]["properties"]["pool"] = {"$ref": "#/$defs/Pool"}
         defs[part]["properties"]["resize"] = {"$ref": "#/$defs/Resize"}
+    _describe_grid(defs, module)
     properties: Schema = schema["properties"]
     properties["extends"] = _EXTENDS
     properties["trunk"] = {"description": "The trunk; use `trunks` for several.", **trunk}
@@ -60,7 +61,7 @@ def native_schema() -> Schema:
         "additionalProperties": {"$ref": "#/$defs/Head"},
     }
     properties["outputs"]["anyOf"][0]["items"] = {"$ref": "#/$defs/Output"}
-    schema["anyOf"] = [{"required": [key]} for key in ("trunk", "trunks", "heads", "extends")]
+    schema["anyOf"] = [{"required": [key]} for key in ("trunk", "trunks", "heads", "grid", "extends")]
     schema["not"] = {"required": ["trunk", "trunks"]}
     return _finished(schema, params, "native", "graphmodel's native format")
 
@@ -259,6 +260,21 @@ def _module(params: _Params) -> Schema:
         "maxProperties": 1,
     }
     return {"anyOf": [named, {"enum": bare}, {"type": "string", "pattern": _LAYER}]}
+
+
+def _describe_grid(defs: Schema, module: Schema) -> None:
+    """Says what the head and the pooling of a grid may be."""
+    properties = defs["GridYaml"]["properties"]
+    properties["head"] = {
+        "description": properties["head"]["description"],
+        "anyOf": [module, {"type": "array", "items": module, "minItems": 1}],
+    }
+    pool: Schema = {"$ref": "#/$defs/Pool"}
+    several = [
+        {"type": "array", "items": pool, "minItems": 1},
+        {"type": "object", "additionalProperties": pool, "minProperties": 1},
+    ]
+    properties["pool"] = {"description": properties["pool"]["description"], "anyOf": [pool, *several]}
 
 
 def _pool() -> Schema:

@@ -9,7 +9,17 @@ from graphmodel.dialects.native.dump import header, to_yaml
 from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import ModelSpec
 
-DEEPEST = {"trunk": 2, "inputs": 2, "heads": 2, "mapping": 2, "freeze": 2, "head_defaults": 2, "weights": 2}
+DEEPEST = {
+    "trunk": 2,
+    "inputs": 2,
+    "heads": 2,
+    "grid": 2,
+    "head_settings": 2,
+    "mapping": 2,
+    "freeze": 2,
+    "head_defaults": 2,
+    "weights": 2,
+}
 """How deep comments go under a top-level key: deeper values come from the same lines."""
 
 

@@ -101,6 +101,22 @@ class ModuleCall(Part):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
+class HeadSettings(FrozenModel):
+    """What belongs to a head and not to its modules.
+
+    Attributes:
+        lr: its learning rate; None for that of the optimizer.
+        weight_decay: the weight decay of its matrices and kernels; None for that of the optimizer.
+        grid: the grid that it comes from; empty if it was written by itself.
+        labels: its value on each axis of the grid, as in its name: `{"layers": "last4", "lr": "0.01"}`.
+    """
+
+    lr: float | None = None
+    weight_decay: float | None = None
+    grid: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
 class HeadSpec(Part):
     """A head: one module, or several in a chain.
 
@@ -109,12 +125,14 @@ class HeadSpec(Part):
         chain: its modules in order.
         copy_of: the head whose modules and weights this one starts with; empty if it is not a copy.
         freeze: it does not train.
+        settings: how it trains, and its place in a grid.
     """
 
     name: str
     chain: tuple[ModuleCall, ...]
     copy_of: str = ""
     freeze: bool = False
+    settings: HeadSettings = Field(default_factory=HeadSettings)
 
 
 class PoolSpec(Part):

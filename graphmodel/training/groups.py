@@ -40,6 +40,9 @@ def param_groups(
     trunk's rate, the one before it `layer_decay` squared, and so on down to the stem. Layers are the blocks that the
     graph runs, residual or transformer blocks, of each trunk. Heads keep their rate.
 
+    A head whose rate or weight decay is in the spec (`grid`, `head_settings`) gets that one. A head without weight
+    decay is one group.
+
     Example:
         >>> import graphmodel, torch
         >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
@@ -56,10 +59,10 @@ def param_groups(
     Args:
         module: a compiled model, or a module that wraps or holds one (DDP, `torch.compile`, a LightningModule). What it
             holds besides forms groups of its own, with `lr`.
-        lr: the learning rate of heads.
-        weight_decay: the weight decay of matrices and kernels.
+        lr: the learning rate of heads that have none in the spec.
+        weight_decay: the weight decay of matrices and kernels, except for heads that have their own in the spec.
         trunk_lr: the learning rate of trunks (of the last layer's successor if `layer_decay` is given); `lr` if None.
-        head_lr: learning rates of single heads by name, over `lr`.
+        head_lr: learning rates of single heads by name, over `lr` and over those in the spec.
         layer_decay: the factor between a layer and the next one, in (0, 1]; None for one rate for all layers.
 
     Returns:
@@ -85,15 +88,13 @@ def param_groups(
     groups: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
 
-    def put(name: str, rate: float, decays: bool, parameter: nn.Parameter) -> None:
+    def put(name: str, rate: float, decay: float | None, parameter: nn.Parameter) -> None:
         if not parameter.requires_grad or id(parameter) in seen:
             return
         seen.add(id(parameter))
-        name = name if decays else f"{name}, no decay"
-        decay = weight_decay if decays else 0.0
-        groups.setdefault(name, {"params": [], "lr": rate, "weight_decay": decay, "name": name})["params"].append(
-            parameter
-        )
+        name = name if decay is not None else f"{name}, no decay"
+        group = groups.setdefault(name, {"params": [], "lr": rate, "weight_decay": decay or 0.0, "name": name})
+        group["params"].append(parameter)
 
     for path, model in models.items():
         labels = _Labels(model.model_graph, layer_decay)
@@ -101,13 +102,17 @@ def param_groups(
         prefix = f"{path}: " if len(models) > 1 else ""
         for name, parameter in model.named_parameters():
             part, depth = labels.of(name)
-            rate = trunk_rate if depth is not None else heads.get(_head_of(part), lr)
+            decay = weight_decay if name not in undecayed and parameter.dim() > 1 else None
+            rate = trunk_rate
+            if depth is None:
+                rate, head_decay = _of_head(model.model_graph, part, heads, lr, weight_decay)
+                decay = head_decay if decay is not None or not head_decay else None
             if depth is not None and layer_decay is not None:
                 rate *= layer_decay ** (labels.layers[part] - depth)
                 part = f"{part}, layer {depth}"
-            put(prefix + part, rate, name not in undecayed and parameter.dim() > 1, parameter)
+            put(prefix + part, rate, decay, parameter)
     for name, parameter in module.named_parameters():
-        put("other", lr, parameter.dim() > 1 and not UNDECAYED.search(name), parameter)
+        put("other", lr, weight_decay if parameter.dim() > 1 and not UNDECAYED.search(name) else None, parameter)
     if not groups:
         raise fail("GM591", "every parameter is frozen, so there is nothing to train", help="freeze less of the model")
     return list(groups.values())
@@ -144,8 +149,17 @@ class _Labels:
         return self.depths[name]
 
 
-def _head_of(part: str) -> str:
-    return head_name(part) if part.startswith("heads.") else ""
+def _of_head(
+    graph: ModelGraph, part: str, given: Mapping[str, float], lr: float, weight_decay: float
+) -> tuple[float, float]:
+    """The learning rate and weight decay of a head: those of the caller, of the spec, or of the others."""
+    name = head_name(part) if part.startswith("heads.") else ""
+    head = graph.spec.heads.get(name)
+    if head is None:
+        return lr, weight_decay
+    own = head.settings
+    rate = given.get(name, lr if own.lr is None else own.lr)
+    return rate, weight_decay if own.weight_decay is None else own.weight_decay
 
 
 def _undecayed(model: CompiledModel, graph: ModelGraph) -> set[str]:

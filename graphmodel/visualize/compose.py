@@ -13,6 +13,7 @@ from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph, Node, Ref, head_name, tensor_infos
 from graphmodel.profiling.flops import count_flops, rows_text
 from graphmodel.profiling.parameters import Parameters
+from graphmodel.spec.grids import axes_text, grid_of
 from graphmodel.visualize import cards, labels
 from graphmodel.visualize.group import QUIET, Group, Grouping, grouped, operation_name
 from graphmodel.visualize.picture import Arrow, Box, Frame, Options, Picture
@@ -165,6 +166,9 @@ class _Composer:
         heads = list(dict.fromkeys(head_name(n.component) for n in nodes if n.component))
         written = cards.written(self.graph.spec, component.name)
         settings = labels.settings(written, component.params)
+        grid = grid_of(self.graph.spec, heads)
+        if grid and not group.frame:
+            return labels.cut(grid), labels.wrap(f"{component.family} · {axes_text(self.graph.spec, heads)}")
         if group.frame:
             return labels.cut(component.family), labels.wrap(settings)
         about = [f"copy of {head_name(component.copy_of)}"] if component.copy_of else [component.family, settings]
@@ -221,7 +225,7 @@ class _Composer:
         flops = sum(self.flops.get(n.name, 0) for n in nodes)
         if id.startswith("head:"):
             names = list(dict.fromkeys(head_name(n.component) for n in nodes if n.component))
-            title = labels.cut(labels.names(names))
+            title = labels.cut(grid_of(self.graph.spec, names) or labels.names(names))
             lines: tuple[str, ...] = ()
             components = [n.component for n in nodes]
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import networkx as nx
 from torch import nn
@@ -270,24 +271,28 @@ def fold_repeats(grouping: Grouping) -> None:
 
 
 def stack_heads(grouping: Grouping, at_least: int) -> None:
-    """Stacks heads of equal shapes that read the same value, if there are `at_least` of them."""
+    """Stacks the heads of a grid, and `at_least` heads of equal shapes that read the same value."""
     if at_least < 2:
         return
     heads: dict[str, list[Group]] = defaultdict(list)
     for group in grouping.groups.values():
         if group.kind == "head" and grouping.nodes(group)[0].component:
             heads[head_name(grouping.nodes(group)[0].component)].append(group)
-    alike: dict[Hashable, list[list[str]]] = defaultdict(list)
-    for chain in heads.values():
+    alike: dict[tuple[tuple[Any, ...], int], list[list[str]]] = defaultdict(list)
+    spec = grouping.graph.spec
+    for name, chain in heads.items():
         ids = [g.id for g in chain]
         outputs = [r for g in ids for r in grouping.readers(g) if grouping.groups[r].kind == "output"]
         inside = {*ids, *outputs}
         if not outputs or not inside.issuperset(r for g in inside for r in grouping.readers(g)):
             continue  # something else reads it, so it keeps its own box
         sources = frozenset(s for g in ids for s in grouping.sources(g)) - inside
-        alike[sources, tuple(_head_key(grouping, g) for g in chain), len(outputs)].append([*ids, *outputs])
-    for units in alike.values():
-        if len(units) >= at_least:
+        key: tuple[Any, ...] = sources, tuple(_head_key(grouping, g) for g in chain)
+        if name in spec.heads and spec.heads[name].settings.grid:
+            key = spec.heads[name].settings.grid, len(chain)
+        alike[key, len(outputs)].append([*ids, *outputs])
+    for (key, _), units in alike.items():
+        if len(units) >= (2 if isinstance(key[0], str) else at_least):
             for first, *others in zip(*units, strict=True):
                 for other in others:
                     grouping.fold(first, other)

@@ -10,6 +10,7 @@ from graphmodel.diagnostics.codes import (
     exporting,
     features,
     frozen,
+    grids,
     inputs,
     losses,
     names,
@@ -45,6 +46,7 @@ CODES: dict[str, Code] = dict(
         for group in (
             reading,
             names,
+            grids,
             wiring,
             passes,
             batching,

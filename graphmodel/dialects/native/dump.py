@@ -11,7 +11,7 @@ import yaml
 from graphmodel.diagnostics import printable
 from graphmodel.dialects.native.dialect import views_of
 from graphmodel.spec.document import KeyPath, plain_value
-from graphmodel.spec.model import Edge, HeadSpec, InputSpec, ModelSpec, Source, TrunkSpec
+from graphmodel.spec.model import Edge, HeadSettings, HeadSpec, InputSpec, ModelSpec, Source, TrunkSpec
 from graphmodel.spec.names import name_problem
 
 _WIDTH = 110
@@ -33,6 +33,9 @@ def dump(spec: ModelSpec) -> dict[str, Any]:
     elif spec.trunks:
         out["trunks"] = {name: _trunk(trunk, spec.trunks.get(trunk.copy_of)) for name, trunk in spec.trunks.items()}
     out["heads"] = {name: _head(head) for name, head in spec.heads.items()}
+    settings = {name: _settings(head.settings) for name, head in spec.heads.items()}
+    if any(settings.values()):
+        out["head_settings"] = {name: item for name, item in settings.items() if item}
     if spec.head_defaults:
         out["head_defaults"] = _plain(spec.head_defaults)
     out["mapping"] = [_edge(edge, spec) for edge in spec.edges]
@@ -87,6 +90,10 @@ def _head(head: HeadSpec) -> Any:
     # An empty name, which compiling refuses, can be text and not a key.
     chain = [{call.name: _plain(call.params)} if call.name else "" for call in head.chain]
     return chain[0] if len(chain) == 1 else chain
+
+
+def _settings(settings: HeadSettings) -> dict[str, Any]:
+    return settings.model_dump(exclude_defaults=True)
 
 
 def _edge(edge: Edge, spec: ModelSpec) -> dict[str, Any]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, Tag, field_validator, model_validator
 
+from graphmodel.dialects.native.grid_format import GridYaml
+from graphmodel.dialects.native.head_format import HeadSettingsYaml, HeadYaml
 from graphmodel.dialects.native.resize_format import Resize
 from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
 from graphmodel.spec.sizes import parse_size
 from graphmodel.spec.validate import (
     BOOL,
     BY_SHAPE,
-    COPY,
     LIST,
     MAP,
     NONE,
@@ -25,7 +26,6 @@ from graphmodel.spec.validate import (
     PositiveInt,
     ShapeField,
     YamlModel,
-    shape_of,
 )
 
 MAX_VIEWS = 1000
@@ -224,49 +224,6 @@ Mapping_ = Annotated[
     Annotated[dict[str, Features], Tag(MAP)] | Annotated[list[EdgeYaml], Tag(LIST)] | Annotated[None, Tag(NONE)],
     BY_SHAPE,
 ]
-ModuleYaml = Annotated[
-    Annotated[str, Tag(TEXT)]
-    | Annotated[
-        Annotated[
-            dict[
-                str,
-                Annotated[
-                    Annotated[dict[str, Any], Tag(MAP)] | Annotated[None, Tag(NONE)],
-                    BY_SHAPE,
-                ],
-            ],
-            Field(min_length=1, max_length=1),
-        ],
-        Tag(MAP),
-    ],
-    BY_SHAPE,
-]
-
-
-class HeadCopyYaml(YamlModel):
-    """A copy of another head: the same modules and initial weights."""
-
-    copy_: str = Field(alias="copy", description="The other head.")
-    freeze: Bool = Field(True, description="The copy does not train.")
-
-
-def _head_form(value: Any) -> str | None:
-    return COPY if isinstance(value, Mapping) and "copy" in value else shape_of(value)
-
-
-HeadYaml = Annotated[
-    Annotated[str, Tag(TEXT)]
-    | Annotated[
-        Annotated[
-            dict[str, Annotated[Annotated[dict[str, Any], Tag(MAP)] | Annotated[None, Tag(NONE)], BY_SHAPE]],
-            Field(min_length=1, max_length=1),
-        ],
-        Tag(MAP),
-    ]
-    | Annotated[HeadCopyYaml, Tag(COPY)]
-    | Annotated[Annotated[list[ModuleYaml], Field(min_length=1)], Tag(LIST)],
-    Discriminator(_head_form),
-]
 TrunkField = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TrunkYaml, Tag(MAP)], BY_SHAPE]
 
 
@@ -347,6 +304,14 @@ class NativeSpec(YamlModel):
     trunk: TrunkField | None = None
     trunks: dict[str, TrunkField] | None = Field(None, min_length=1)
     heads: dict[str, HeadYaml] = Field(default_factory=dict)
+    grid: dict[str, GridYaml] = Field(
+        default_factory=dict,
+        description="Heads by the dozen: each entry is one head for every combination of layers, pooling, tokens, "
+        "parameters and learning rates.",
+    )
+    head_settings: dict[str, HeadSettingsYaml] = Field(
+        default_factory=dict, description="Learning rates and weight decay of single heads, by the head's name."
+    )
     head_defaults: dict[str, Any] = Field(
         default_factory=dict,
         description="Parameters for every head that has them and does not set them, such as `bn_momentum`.",
@@ -396,6 +361,6 @@ class NativeSpec(YamlModel):
     def one_trunk_key(self) -> NativeSpec:
         if self.trunk is not None and self.trunks is not None:
             raise ValueError("has both `trunk` and `trunks`; help: name them all under `trunks`")
-        if self.trunk is None and self.trunks is None and not self.heads:
+        if self.trunk is None and self.trunks is None and not self.heads and not self.grid:
             raise ValueError("has no trunk; help: add for example `trunk: {name: resnet, depth: 50}`")
         return self

@@ -60,6 +60,7 @@ class MappingResolver:
         trunks: the names of its trunks, those with mistakes included.
         heads: its heads.
         written_heads: the names of all heads, those with mistakes included.
+        grid_heads: the names of the heads of grids, whose outputs other heads may read.
         any_layout: features are read in any layout.
         report: where findings go.
     """
@@ -69,13 +70,14 @@ class MappingResolver:
     trunks: Sequence[str]
     heads: Mapping[str, HeadSpec]
     written_heads: list[str]
+    grid_heads: list[str]
     any_layout: bool
     report: LocatedReport
 
     def edges(self) -> list[Edge]:
         """The edges in the order of the mapping; sources that are outputs have the names that the mapping uses."""
         if self.mapping is None:
-            return self.default_edges()
+            return [] if self.grid_heads and not self.heads else self.default_edges()
         edges: list[Edge] = []
         if isinstance(self.mapping, list):
             for i, item in enumerate(self.mapping):
@@ -161,7 +163,7 @@ class MappingResolver:
     @cached_property
     def outputs(self) -> dict[str, None]:
         """The names of outputs that sources may read, in the order of the mapping."""
-        return dict.fromkeys(named_outputs(self.mapping))
+        return dict.fromkeys([*named_outputs(self.mapping), *self.grid_heads])
 
     # -- sources ------------------------------------------------------------------------------------------------------
 

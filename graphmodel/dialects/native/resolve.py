@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from graphmodel.diagnostics import Collector
 from graphmodel.dialects import Dialect
+from graphmodel.dialects.native.chains import resolve_chain, with_settings
 from graphmodel.dialects.native.copies import copied_trunk, find_originals, with_originals
 from graphmodel.dialects.native.format import (
     CheckpointYaml,
-    HeadCopyYaml,
     InputYaml,
     NativeSpec,
     TrunkYaml,
 )
+from graphmodel.dialects.native.grids import GridEdges, expand_grids
+from graphmodel.dialects.native.head_format import HeadCopyYaml
 from graphmodel.dialects.native.located_report import LocatedReport
 from graphmodel.dialects.native.mapping import MappingResolver, named_outputs, named_sources
 from graphmodel.dialects.native.outputs import link_outputs, name_outputs, select_outputs
@@ -25,7 +25,6 @@ from graphmodel.spec.model import (
     HeadSpec,
     InputSpec,
     ModelSpec,
-    ModuleCall,
     TrunkSpec,
     VisslNaming,
     WeightsSpec,
@@ -56,16 +55,23 @@ class _Resolver:
         contents = self.contents
         self.trunks = self.resolve_trunks()
         self.heads = self.resolve_heads()
+        self.grid_heads = expand_grids(contents.grid, list(contents.heads), self.report)
         self.inputs = self.resolve_inputs()
-        edges = MappingResolver(
+        mapping = MappingResolver(
             contents.mapping,
             self.inputs,
             ["trunk"] if contents.trunk is not None else list(contents.trunks or {}),
             self.heads,
             list(contents.heads),
+            list(self.grid_heads),
             self.dialect.any_layout,
             self.report,
-        ).edges()
+        )
+        in_grids = GridEdges(mapping, self.report)
+        edges = [*mapping.edges(), *in_grids.edges(self.grid_heads.values())]
+        self.heads |= {name: head.spec for name, head in self.grid_heads.items()}
+        known = [*contents.heads, *self.grid_heads]
+        self.heads = with_settings(self.heads, contents.head_settings, known, self.report)
         self.check_companions()
         self.report.found.raise_errors()
         named = name_outputs(edges, self.report)
@@ -158,27 +164,20 @@ class _Resolver:
         chains = find_originals("head", list(written), links, self.report)
         heads: dict[str, HeadSpec] = {}
         for name, value in written.items():
-            self.report.check_name(name, "a head", ("heads", name))
+            path: KeyPath = ("heads", name)
+            self.report.check_name(name, "a head", path)
             if name not in links:
-                heads[name] = self.resolve_head(name, value)
+                heads[name] = HeadSpec(name=name, chain=resolve_chain(value, path), at=path)
         for name, chain in chains.items():
             update = {"name": name, "copy_of": chain[-1], "freeze": copies[name].freeze, "at": ("heads", name)}
             heads[name] = heads[chain[-1]].model_copy(update=update)
         return {name: heads[name] for name in written if name in heads}
 
-    def resolve_head(self, name: str, value: Any) -> HeadSpec:
-        path: KeyPath = ("heads", name)
-        items = [((*path, i), item) for i, item in enumerate(value)] if isinstance(value, list) else [(path, value)]
-        chain = []
-        for at, item in items:
-            call, params = (item, {}) if isinstance(item, str) else next(iter(item.items()))
-            chain.append(ModuleCall(name=call, params=params or {}, at=at if isinstance(item, str) else (*at, call)))
-        return HeadSpec(name=name, chain=tuple(chain), at=path)
-
     def resolve_inputs(self) -> dict[str, InputSpec]:
         declared = self.contents.inputs
         if declared is None:
-            names, outputs = list(named_sources(self.contents.mapping)), named_outputs(self.contents.mapping)
+            names = [*named_sources(self.contents.mapping), *(g.input for g in self.contents.grid.values() if g.input)]
+            outputs = [*named_outputs(self.contents.mapping), *self.grid_heads]
             declared = dict.fromkeys([n for n in names if n not in outputs] or names or ["images"])
         inputs: dict[str, InputSpec] = {}
         for name, value in declared.items():

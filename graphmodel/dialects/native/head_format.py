@@ -1,0 +1,66 @@
+"""The native format: heads, and the settings that they train with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag
+
+from graphmodel.spec.validate import BY_SHAPE, COPY, LIST, MAP, NONE, TEXT, Bool, YamlModel, shape_of
+
+Rate = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+"""A learning rate or a weight decay."""
+
+ModuleYaml = Annotated[
+    Annotated[str, Tag(TEXT)]
+    | Annotated[
+        Annotated[
+            dict[
+                str,
+                Annotated[
+                    Annotated[dict[str, Any], Tag(MAP)] | Annotated[None, Tag(NONE)],
+                    BY_SHAPE,
+                ],
+            ],
+            Field(min_length=1, max_length=1),
+        ],
+        Tag(MAP),
+    ],
+    BY_SHAPE,
+]
+
+
+class HeadCopyYaml(YamlModel):
+    """A copy of another head: the same modules and initial weights."""
+
+    copy_: str = Field(alias="copy", description="The other head.")
+    freeze: Bool = Field(True, description="The copy does not train.")
+
+
+def _head_form(value: Any) -> str | None:
+    return COPY if isinstance(value, Mapping) and "copy" in value else shape_of(value)
+
+
+HeadYaml = Annotated[
+    Annotated[str, Tag(TEXT)]
+    | Annotated[
+        Annotated[
+            dict[str, Annotated[Annotated[dict[str, Any], Tag(MAP)] | Annotated[None, Tag(NONE)], BY_SHAPE]],
+            Field(min_length=1, max_length=1),
+        ],
+        Tag(MAP),
+    ]
+    | Annotated[HeadCopyYaml, Tag(COPY)]
+    | Annotated[Annotated[list[ModuleYaml], Field(min_length=1)], Tag(LIST)],
+    Discriminator(_head_form),
+]
+
+
+class HeadSettingsYaml(YamlModel):
+    """How one head trains, and its place in a grid."""
+
+    lr: Rate | None = Field(None, description="Its learning rate, instead of the optimizer's.")
+    weight_decay: Rate | None = Field(None, description="Its weight decay, instead of the optimizer's.")
+    grid: str = Field("", description="The grid that the head comes from.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Its value on each axis of the grid.")
