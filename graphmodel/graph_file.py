@@ -62,6 +62,7 @@ def graph_document(module: CompiledModel) -> dict[str, Any]:
         "nodes": [_node(node) for node in graph.nodes.values()],
         "edges": edges,
         "components": [_component(component, graph) for component in graph.components.values()],
+        "head_settings": {name: item for name, item in _settings(graph).items() if item},
         "passes": {
             "ran": list(graph.history),
             "optimizations": list(module.passes),
@@ -88,6 +89,11 @@ def _node(node: Node) -> dict[str, Any]:
 def _component(component: Component, graph: ModelGraph) -> dict[str, Any]:
     calls = [node.name for node in graph.nodes.values() if node.component == component.name]
     return {"name": component.name, "kind": component.kind, "family": component.family, "nodes": calls}
+
+
+def _settings(graph: ModelGraph) -> dict[str, Any]:
+    """How heads train, and their places in grids."""
+    return {name: head.settings.model_dump(exclude_defaults=True) for name, head in graph.spec.heads.items()}
 
 
 def _tensors(info: Any) -> list[dict[str, Any]]:

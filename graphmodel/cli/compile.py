@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -46,6 +46,7 @@ def compile_command(
     standalone: Annotated[
         bool, typer.Option("--standalone", help="With -o: write a model.py that runs without graphmodel.")
     ] = False,
+    expand: Annotated[bool, typer.Option("--expand", help="List every head of a grid in a row of its own.")] = False,
     form: options.FindingsOption = options.FindingsFormat.text,
 ) -> None:
     """Compile a spec: print its graph, write the model."""
@@ -64,7 +65,7 @@ def compile_command(
         console.print_json({**data, "seed": weights.seed, "files": [str(f) for f in made.files]})
         return
     if form is options.FindingsFormat.text:
-        print_report(made.report)
+        print_report(made.report, expand)
         if loaded is not None:
             console.print_text(f"\nweights     {loaded.summary}")
     console.print_diagnostics(notes, form.value)
@@ -115,13 +116,13 @@ def _compile(
     return Compiled(done, loaded, files)
 
 
-def print_report(result: Report) -> None:
+def print_report(result: Report, expand: bool = False) -> None:
     """The table and the totals."""
     from graphmodel.cli import console
 
     console.print_table(
         ("node", "calls", "feature", "output shape", "parameters", "frozen", "FLOPs"),
-        table(result),
+        table(result, expand),
         right=("parameters", "FLOPs"),
         title=f"{result.name} ({result.dialect})",
     )
@@ -130,11 +131,11 @@ def print_report(result: Report) -> None:
         console.print_text(line)
 
 
-def table(result: Report) -> Iterator[tuple[str, ...]]:
+def table(result: Report, expand: bool = False) -> Iterator[tuple[str, ...]]:
     """The rows as text, without those that only take a view out of a list."""
     from graphmodel.profiling.units import count, si
 
-    for row in result.rows:
+    for row in result.rows if expand else without_grids(result.rows):
         if row.kind == "input" and row.calls:
             continue
         yield (
@@ -146,6 +147,29 @@ def table(result: Report) -> Iterator[tuple[str, ...]]:
             _frozen(row),
             si(row.flops) if row.flops else "",
         )
+
+
+def without_grids(rows: Sequence[Row]) -> list[Row]:
+    """The rows with one for the heads of each grid, in the place of the first."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(f"grid {row.grid}" if row.grid else f"node {row.node}", []).append(row)
+    return [together[0] if len(together) == 1 else _as_one(together) for together in found.values()]
+
+
+def _as_one(rows: list[Row]) -> Row:
+    grid, heads = rows[0].grid, {row.calls.split(".")[1] for row in rows if row.calls.startswith("heads.")}
+    last = {row.calls.split(".")[1]: row.shape for row in rows if row.calls.startswith("heads.")}
+    shapes = list(dict.fromkeys(last.values()))
+    return replace(
+        rows[0],
+        node=f"{grid} ({len(heads)} heads)",
+        calls=f"heads.{grid}_*",
+        shape=shapes[0] if len(shapes) == 1 else f"{len(shapes)} shapes",
+        parameters=sum(row.parameters for row in rows),
+        frozen=sum(row.frozen for row in rows),
+        flops=sum(row.flops for row in rows),
+    )
 
 
 def runs(shape: str) -> str:

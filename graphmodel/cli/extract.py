@@ -64,12 +64,18 @@ def extract_command(
     device: Annotated[str, typer.Option(help="The device of the model, such as cuda.")] = "cpu",
     dtype: Annotated[Dtype | None, typer.Option(help="The dtype of floating features; the model's own.")] = None,
     compression: Annotated[Compress | None, typer.Option(help="Compress the features.")] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Samples written at once, the most that a kill loses; about 64 MiB.")
-    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Samples in a shard of the store; about 64 MiB.")] = None,
     on_error: Annotated[
         OnError, typer.Option(help="Skip and list an image that cannot be read, or fail.")
     ] = OnError.skip,
+    storage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--storage-options",
+            metavar="KEY=VALUE",
+            help="Options of fsspec for a URL: `key=value`, or all as JSON; repeatable.",
+        ),
+    ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not read the store back at the end.")] = False,
     form: options.FormatOption = options.Format.text,
 ) -> None:
@@ -84,6 +90,10 @@ def extract_command(
         from graphmodel.extraction.packages import need
 
         need("zarr")
+        from graphmodel.extraction.ranks import of_environment
+
+        rank, _ = of_environment()
+        fsspec_options = storage_options(storage)
         module, notes = on_device(source, weights, outputs, device)
         if frozen:
             from graphmodel.lower.splitting import split_frozen
@@ -97,7 +107,7 @@ def extract_command(
         notes += default_notes(module.model_graph, transforms)
         if form is options.Format.text:
             console.print_diagnostics(notes)
-        with _progress(form) as progress:
+        with _progress(form, rank) as progress:
             report = extract(
                 module,
                 ImageDataset(images_at(data), transforms),
@@ -109,9 +119,10 @@ def extract_command(
                 rows=rows,
                 on_error=on_error.value,
                 verify=not no_verify,
+                storage_options=fsspec_options,
                 progress=progress,
             )
-    if _rank() > 0:
+    if rank > 0:
         return
     if form is options.Format.json:
         _event({"event": "report", "ok": True, **asdict(report), "diagnostics": [d.to_dict() for d in notes]})
@@ -124,6 +135,42 @@ def extract_command(
         f"wrote {report.store}: {report.extracted} samples in {report.seconds:.1f} s"
         f" ({report.images_per_second:g} images/s), {report.found} found, {report.skipped} unreadable"
     )
+
+
+def storage_options(items: list[str] | None) -> dict[str, Any] | None:
+    """Options of fsspec: `endpoint_url=http://…`, `client_kwargs.region_name=eu-1`, or a mapping as JSON.
+
+    Values that are JSON (`true`, `3`, `{"a": 1}`) are read as such, others are text.
+
+    Raises:
+        typer.BadParameter: if an item has neither form.
+    """
+    import json
+
+    found: dict[str, Any] = {}
+    for item in items or ():
+        if item.lstrip().startswith("{"):
+            try:
+                found |= json.loads(item)
+            except ValueError as error:
+                raise typer.BadParameter(f"not valid JSON: {error}", param_hint="--storage-options") from None
+            continue
+        path, equals, text = item.partition("=")
+        *above, last = path.split(".")
+        if not equals or not all([*above, last]):
+            hint = f"`{item}` is neither `key=value` nor a mapping as JSON"
+            raise typer.BadParameter(hint, param_hint="--storage-options")
+        inside = found
+        for key in above:
+            inner = inside.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise typer.BadParameter(f"`{key}` has a value already", param_hint="--storage-options")
+            inside = inner
+        try:
+            inside[last] = json.loads(text)
+        except ValueError:
+            inside[last] = text
+    return found or None
 
 
 def on_device(
@@ -146,11 +193,11 @@ def on_device(
 
 
 @contextmanager
-def _progress(form: options.Format) -> Iterator[Callable[[Any], None] | None]:
+def _progress(form: options.Format, rank: int) -> Iterator[Callable[[Any], None] | None]:
     """A bar on stderr, or events on stdout; only the first process shows one."""
     import sys
 
-    if _rank() > 0:
+    if rank > 0:
         yield None
         return
     if form is options.Format.json:
@@ -196,9 +243,3 @@ def _event(data: dict[str, Any]) -> None:
     import json
 
     typer.echo(json.dumps(data, ensure_ascii=False))
-
-
-def _rank() -> int:
-    import os
-
-    return int(os.environ.get("RANK", "0"))

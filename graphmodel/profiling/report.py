@@ -11,9 +11,10 @@ from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import Diagnostic
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.text import info_text, target_text
-from graphmodel.graph.types import ModelGraph
+from graphmodel.graph.types import ModelGraph, head_name
 from graphmodel.profiling.flops import count_flops
 from graphmodel.profiling.parameters import Parameters, joined, total
+from graphmodel.spec.grids import grid_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Row:
         shared: it has parameters that an earlier row counts.
         flops: floating-point operations at batch size 1, a multiply-add counted as two.
         line: where the spec asks for it, `file:line:column`.
+        grid: the grid whose head it belongs to.
     """
 
     node: str
@@ -43,6 +45,7 @@ class Row:
     shared: bool
     flops: int
     line: str
+    grid: str = ""
 
     @property
     def is_frozen(self) -> bool:
@@ -105,6 +108,7 @@ class Report:
                     "shared": r.shared,
                     "flops": r.flops,
                     "source": r.line or None,
+                    "grid": r.grid or None,
                 }
                 for r in self.rows
             ],
@@ -148,6 +152,7 @@ def report(graph: ModelGraph) -> Report:
                 shared=shared,
                 flops=flops[node.name],
                 line=str(node.span) if node.span else "",
+                grid=grid_of(graph.spec, [head_name(node.component)]) if node.kind == "head" and node.component else "",
             )
         )
     built = parameters.of(graph.nodes.values())

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from graphmodel import FeatureDataset
 from graphmodel.cli import app
+from graphmodel.cli.extract import storage_options
 from tests.extraction.helpers import SPEC, TRUNK, write_images
 
 pytest.importorskip("zarr")
@@ -64,3 +65,32 @@ def test_mistakes(place, more, code, text):
     result = call(place, *more)
     assert result.exit_code == code
     assert text in result.output
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "first"}, {"WORLD_SIZE": "2.5"}, {"RANK": "2", "WORLD_SIZE": "2"}])
+def test_invalid_rank_is_one_diagnostic(place, monkeypatch, variables):
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    result = call(place)
+    assert result.exit_code == 2
+    assert result.output.count("error[GM620]") == 1
+
+
+def test_storage_options_of_a_url(place):
+    """`memory://` keeps files in this process; its options come as text, as JSON, and nested."""
+    import fsspec
+
+    options = ("--storage-options", "asynchronous=true", "--storage-options", '{"a": {"b": 1}}')
+    result = call(place, "-o", "memory://features", *options)
+    assert result.exit_code == 0, result.output
+    assert fsspec.filesystem("memory").exists("/features/zarr.json")
+    found = storage_options(["a.b=1", "a.c=x=y", '{"d": [true]}', "e="])
+    assert found == {"a": {"b": 1, "c": "x=y"}, "d": [True], "e": ""}
+    assert storage_options(None) is None
+
+
+@pytest.mark.parametrize("wrong", ["key", "=value", "{not json", "a..b=1"])
+def test_storage_options_that_are_not_valid(place, wrong):
+    result = call(place, "--storage-options", wrong)
+    assert result.exit_code == 2
+    assert "--storage-options" in result.output
