@@ -4,6 +4,7 @@ from benchmarks.workloads import (  # noqa: F401
     checkpoints,
     compilation,
     evaluation,
+    extraction,
     frozen,
     heads,
     inputs,

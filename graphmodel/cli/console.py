@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 WRONG_SPEC = 1
 WRONG_USAGE = 2
-USAGE_CODES = frozenset(
-    {"GM100", "GM108", "GM520", "GM530", "GM580", "GM581", "GM600", "GM601", "GM614", "GM620"}
-)
+USAGE_CODES = frozenset({"GM100", "GM108", "GM520", "GM530", "GM580", "GM581", "GM600", "GM601", "GM614", "GM620"})
 """Findings about the command line and not the spec: no such file, a bad `--set`, an output in use, an export format."""
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.data import (
 )
 
 from graphmodel.diagnostics import fail, first_line
+from graphmodel.extraction.fingerprints import digest_of_names, digest_of_samples, digest_of_value
 
 _LABELS = ("label", "labels", "target", "targets")
 _IDS = ("id", "ids", "__key__")
@@ -51,6 +53,15 @@ class Batch:
     failures: list[tuple[int, str]] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
 
+    def repeated(self, times: int) -> Batch:
+        """The inputs of a single sample, several times."""
+
+        def repeat(value: Any) -> Any:
+            return [repeat(v) for v in value] if isinstance(value, (tuple, list)) else torch.cat([value] * times)
+
+        inputs = {name: repeat(value) for name, value in self.inputs.items()}
+        return replace(self, rows=self.rows * times, inputs=inputs)
+
 
 @dataclass
 class Source:
@@ -75,28 +86,54 @@ class Source:
     transform: str = ""
 
     def fingerprint(self) -> str:
-        """A checksum of the samples' names if they have any, else of their number and the indices of a subset."""
+        """A checksum of the samples: of all names, or of a few values; of the first batch of a stream."""
         if self.length is None:
-            return "stream"
+            first = self.first_of_stream()
+            return f"stream {digest_of_value(first).hex()}"
         found = sha256(str(self.length).encode())
         inner = self.dataset
         while isinstance(inner, Subset):
             found.update(f"\n{[int(i) for i in inner.indices]}".encode())
             inner = inner.dataset
         if sample_path(self.dataset, 0) is not None:
-            for i in range(self.length):
-                found.update(f"\n{sample_path(self.dataset, i)}".encode(errors="surrogateescape"))
+            found.update(digest_of_names(str(sample_path(self.dataset, i)) for i in range(self.length)))
+        else:
+            found.update(digest_of_samples(self.dataset, self.length))
         return found.hexdigest()
 
-    def batches(self, starts: Sequence[int], rows: int) -> Iterator[Batch]:
+    def first_of_stream(self) -> Any:
+        """The first batch of a stream, which still gives it.
+
+        Raises:
+            CompileError: GM601 if there is none.
+        """
+        stream = iter(self.dataset)
+        raw = next(stream, None)
+        if raw is None:
+            raise fail("GM601", "the data has no samples")
+        self.dataset = self.dataset if stream is not self.dataset else chain([raw], stream)
+        return raw
+
+    def sample(self) -> Batch | None:
+        """A batch of the first sample that can be read; None if none of the first hundred can."""
+        if self.length is None:
+            raw = self.first_of_stream()
+            batch = read_batch(raw, self.names, [])
+            batch.rows = list(range(count_of(batch.inputs)))
+            return batch
+        one_by_one = replace(self, batch_size=1, loader={"collate_fn": self.loader.get("collate_fn")})
+        return next((b for b in islice(one_by_one.batches([0], self.length), 100) if b.rows), None)
+
+    def batches(self, starts: Sequence[int], rows: int, begun: Mapping[int, int] | None = None) -> Iterator[Batch]:
         """The batches of some commits, in order; none crosses the border of a commit.
 
         Args:
             starts: first rows.
             rows: the number of rows of a commit.
+            begun: the first row that is missing, by the first row of a commit of which some are there.
         """
         length = self.length or 0
-        plan = _Plan(starts, rows, length, self.batch_size)
+        plan = _Plan(starts, rows, length, self.batch_size, begun or {})
         collate = _Collate(self.loader.get("collate_fn") or default_collate)
         settings = self.loader | {"collate_fn": collate, "batch_sampler": plan}
         paths = sample_path(self.dataset, 0) is not None if length else False
@@ -191,6 +228,11 @@ def _check_order(loader: DataLoader[Any]) -> None:
     shuffles = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
     plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
     if plain and (type(sampler) is SequentialSampler or shuffles):
+        if shuffles:
+            message = (
+                "the DataLoader shuffles; the store has the samples in the order of its dataset, row i is sample i"
+            )
+            warnings.warn(message, stacklevel=4)
         return
     name = type(sampler if plain else loader.batch_sampler).__name__
     message = f"the DataLoader chooses its samples with `{name}`, and a store has every sample of the dataset once"
@@ -208,11 +250,12 @@ class _Plan:
     rows: int
     length: int
     batch_size: int
+    begun: Mapping[int, int]
 
     def __iter__(self) -> Iterator[list[int]]:
         for start in self.starts:
             stop = min(start + self.rows, self.length)
-            for first in range(start, stop, self.batch_size):
+            for first in range(self.begun.get(start, start), stop, self.batch_size):
                 yield list(range(first, min(first + self.batch_size, stop)))
 
     def __len__(self) -> int:
@@ -350,8 +393,3 @@ def sample_path(dataset: Any, row: int) -> str | None:
     if not isinstance(path, (str, Path)):
         return None
     return str(path).removeprefix(f"{root}{os.sep}") if root else str(path)
-
-
-def peek(batches: Iterator[Batch], most: int = 100) -> Batch | None:
-    """The first batch with a readable sample."""
-    return next((batch for batch in islice(batches, most) if batch.rows), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from graphmodel.diagnostics import fail
 from graphmodel.extraction.batches import Batch
-from graphmodel.extraction.layout import EXTRACTED, MISSING, UNREADABLE, Block, Column
+from graphmodel.extraction.layout import EXTRACTED, MISSING, PART_BYTES, UNREADABLE, Block, Column
 from graphmodel.extraction.store import Store
 
 LISTED = 1000
@@ -25,21 +25,35 @@ class Filling:
         done: rows that have come.
         extracted: those of them that could be read.
         failures: names of unreadable samples, and why.
+        restored: the parts of blocks that an earlier run has saved, by the first row of the block.
     """
 
-    def __init__(self, store: Store, *, length: int | None, on_error: str, pinned: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        length: int | None,
+        on_error: str,
+        pinned: bool,
+        restored: dict[int, list[Block]] | None = None,
+    ) -> None:
         self.layout, self.on_error, self.pinned = store.layout, on_error, pinned
         self.length = length or 0
         self.done = self.extracted = 0
         self.failures: list[tuple[str, str]] = []
-        self._begin = time.monotonic()
+        self.restored = dict(restored or {})
+        self._begin, self._end = time.monotonic(), 0.0
         self._start: int | None = None
         self._bad: dict[str, torch.Tensor] = {}
 
     @property
     def seconds(self) -> float:
-        """Since the first batch was asked for."""
-        return time.monotonic() - self._begin
+        """Since the first batch was asked for, until the last block was written."""
+        return (self._end or time.monotonic()) - self._begin
+
+    def stop(self) -> None:
+        """Everything is written."""
+        self._end = time.monotonic()
 
     def add(self, batch: Batch, outputs: dict[str, torch.Tensor]) -> Iterator[Block]:
         """Takes a batch, and hands out the blocks that it fills; a batch of a stream may fill several.
@@ -55,7 +69,7 @@ class Filling:
             if self._start is not None and start != self._start:
                 yield self._finished()
             if self._start is None:
-                self._open(start)
+                self.open(start)
             here = [i for i, row in enumerate(batch.rows) if start <= row < start + rows]
             if here:
                 self._copy(batch, columns, slice(here[0], here[-1] + 1), start)
@@ -64,8 +78,17 @@ class Filling:
                     self._status[row - start] = UNREADABLE
                     if self._paths:
                         self._paths[row - start] = batch.names.get(row, "")
+            last = max((*batch.rows, *(row for row, _ in batch.failures)))
+            self._filled = min(last + 1 - start, len(self._status))
             if (self._status != MISSING).all():
                 yield self._finished()
+
+    def part(self) -> tuple[Block, Callable[[], None]] | None:
+        """The rows of a block that is not full since its last part, if they are worth a file, and what to wait for."""
+        if self._start is None or (self._filled - self._saved) * self.layout.row_bytes < PART_BYTES:
+            return None
+        rows, self._saved = slice(self._saved, self._filled), self._filled
+        return self._block(rows), self._ready()
 
     def rest(self) -> Iterator[Block]:
         """The last block, which a stream may leave short."""
@@ -97,7 +120,8 @@ class Filling:
             raise fail("GM604", f"the store has no output `{name}`")
         return self.layout.outputs[name]
 
-    def _open(self, start: int) -> None:
+    def open(self, start: int) -> None:
+        """Begins a block, with the parts of it that are there."""
         rows = self.layout.rows
         count = min(rows, self.length - start) if self.length > start else rows
         self._start = start
@@ -110,6 +134,21 @@ class Filling:
         self._label = None if label is None else torch.zeros((count, *label.shape), dtype=getattr(torch, label.dtype))
         self._ids: list[Any] = ["" if self.layout.text_ids else start + i for i in range(count)]
         self._paths = [""] * count if self.layout.paths else []
+        self._saved = self._filled = 0
+        for part in self.restored.pop(start, ()):
+            self._restore(part, start)
+
+    def _restore(self, part: Block, start: int) -> None:
+        rows = slice(part.start - start, part.start - start + len(part.status))
+        for name, values in part.columns.items():
+            as_numpy(self._tensors[name])[rows] = values
+        if self._label is not None and part.label is not None:
+            as_numpy(self._label)[rows] = part.label
+        self._status[rows] = part.status
+        self._ids[rows] = part.ids
+        if self._paths:
+            self._paths[rows] = part.paths
+        self._saved = self._filled = rows.stop
 
     def _copy(self, batch: Batch, columns: dict[str, torch.Tensor], part: slice, start: int) -> None:
         rows = [row - start for row in batch.rows[part]]
@@ -135,25 +174,45 @@ class Filling:
                 self._paths[row] = batch.paths[i]
 
     def _finished(self) -> Block:
-        assert self._start is not None
-        if self.pinned:
-            torch.cuda.synchronize()
-        for name, bad in self._bad.items():
-            if bool(bad):
-                message = f"the output `{name}` has values that float16 cannot hold"
-                raise fail("GM609", message, help="store it as bfloat16 or float32 (`--dtype`)")
+        self._ready()()
         count = len(self._status)
         while count and self._status[count - 1] == MISSING:  # the end of a stream
             count -= 1
-        start, self._start = self._start, None
+        block = self._block(slice(0, count))
+        self._start = None
+        return block
+
+    def _block(self, rows: slice) -> Block:
+        assert self._start is not None
         return Block(
-            start,
-            {name: as_numpy(tensor[:count]) for name, tensor in self._tensors.items()},
-            self._status[:count],
-            None if self._label is None else as_numpy(self._label[:count]),
-            self._ids[:count],
-            self._paths[:count],
+            self._start + rows.start,
+            {name: as_numpy(tensor[rows]) for name, tensor in self._tensors.items()},
+            self._status[rows],
+            None if self._label is None else as_numpy(self._label[rows]),
+            self._ids[rows],
+            self._paths[rows],
         )
+
+    def _ready(self) -> Callable[[], None]:
+        """Waits for copies from the device, and checks the values that have come so far.
+
+        Raises:
+            CompileError: GM609.
+        """
+        event = torch.cuda.Event() if self.pinned else None
+        if event is not None:
+            event.record()
+        bad = dict(self._bad)
+
+        def wait() -> None:
+            if event is not None:
+                event.synchronize()
+            for name, found in bad.items():
+                if bool(found):
+                    message = f"the output `{name}` has values that float16 cannot hold"
+                    raise fail("GM609", message, help="store it as bfloat16 or float32 (`--dtype`)")
+
+        return wait
 
 
 def as_numpy(tensor: torch.Tensor) -> Any:

@@ -21,6 +21,9 @@ COMMIT_BYTES = 64 << 20
 MOST_ROWS = 4096
 CHUNK_BYTES = 1 << 20
 """About how many bytes a chunk has, which is what zarr reads at once."""
+PART_BYTES = CHUNK_BYTES // 2
+"""From how many bytes on the rows of a block that is not full are saved: one part may be in the making while the one
+before it is being written, so that a run which is killed loses at most a chunk."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class Layout:
     text_ids: bool = False
     paths: bool = False
 
+    @property
+    def row_bytes(self) -> int:
+        """The size of a row of all outputs."""
+        return sum(column.row_bytes for column in self.outputs.values())
+
     def chunk(self, column: Column) -> int:
         """Rows of a chunk, of which a shard holds several."""
         chunk = self.rows
@@ -96,7 +104,7 @@ class Identity:
         model: a SHA-256 of the graph and the parameters of its trunks and heads.
         weights: a SHA-256 of all parameters and buffers.
         transform: what happens to an image before the module.
-        data: a SHA-256 of the names of the samples, or their number.
+        data: a SHA-256 of the names of the samples, or of their number and a few of them.
         dtype: the dtype of floating features; empty for the module's own.
         compression: the codec, or empty.
     """

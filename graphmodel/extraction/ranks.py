@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from graphmodel.diagnostics import fail
+
 _T = TypeVar("_T")
 _PATIENCE = timedelta(days=7)
 """How long a process waits for one that has more to do."""
@@ -52,6 +54,26 @@ class Ranks:
         return self.gather(value)[0]  # type: ignore[return-value]
 
 
+def of_environment() -> tuple[int, int]:
+    """The number of this process, and how many there are, as `torchrun` sets them.
+
+    Raises:
+        CompileError: GM620 if `RANK` or `WORLD_SIZE` is not valid.
+    """
+    found = {}
+    for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")):
+        text = os.environ.get(name, default)
+        if not text.isascii() or not text.isdigit():
+            message = f"the environment variable `{name}` is {text!r}, not a whole number"
+            raise fail("GM620", message, help=f"unset it, or start the processes with torchrun, which sets `{name}`")
+        found[name] = int(text)
+    rank, world = found["RANK"], found["WORLD_SIZE"]
+    if world > 1 and rank >= world:
+        message = f"the environment variable `RANK` is {rank}, and `WORLD_SIZE` {world}"
+        raise fail("GM620", message, help="ranks go from 0 to WORLD_SIZE - 1; torchrun sets both")
+    return (rank, world) if world > 1 else (0, 1)
+
+
 @contextmanager
 def ranks() -> Iterator[Ranks]:
     """This process and its siblings: of the process group that there is, or as `torchrun` says."""
@@ -60,7 +82,7 @@ def ranks() -> Iterator[Ranks]:
         yield Ranks()
         return
     if not dist.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        if of_environment()[1] < 2:
             yield Ranks()
             return
         dist.init_process_group("gloo", timeout=_PATIENCE)

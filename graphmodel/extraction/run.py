@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,14 @@ from torch.utils import _pytree as pytree
 
 from graphmodel.diagnostics import choices_help, fail
 from graphmodel.dialects.native.dump import dump, to_yaml
-from graphmodel.extraction.batches import Batch, Source, count_of, peek, read_batch, source_of
+from graphmodel.extraction.batches import Batch, Source, source_of
 from graphmodel.extraction.digests import model_digest, output_digests, weights_digest
 from graphmodel.extraction.filling import LISTED, Filling
 from graphmodel.extraction.images import ImageDataset, images_at
 from graphmodel.extraction.layout import (
     DTYPES,
     UNREADABLE,
+    Block,
     Column,
     Compression,
     Identity,
@@ -35,6 +36,8 @@ from graphmodel.extraction.packages import need
 from graphmodel.extraction.ranks import Ranks, ranks
 from graphmodel.extraction.store import Store, check_identity, create_store, open_store
 from graphmodel.extraction.transforms import transforms_of
+from graphmodel.extraction.writer import Writer
+from graphmodel.graph.types import head_name
 from graphmodel.lower.emit import ordered
 from graphmodel.lower.module import CompiledModel
 from graphmodel.lower.random_inputs import weights_of
@@ -129,8 +132,8 @@ def extract(
         num_workers: processes that load images; the DataLoader's own, or 0.
         dtype: the dtype of floating features; the module's own if None.
         compression: `zstd` or None.
-        rows: samples that are committed together, which is the most that a kill loses; about 64 MiB of features if
-            None.
+        rows: samples that are committed together, in one shard; about 64 MiB of features if None. A kill loses less:
+            parts of about half a chunk are saved while a shard is filled.
         on_error: whether a sample that cannot be read is skipped and listed, or fails the run.
         verify: whether to read back what was written and to compare checksums.
         storage_options: options of fsspec, such as `{"endpoint_url": …}`.
@@ -171,7 +174,7 @@ def extract(
         found = int((store.status() != 0).sum())
         here.gather(None)  # before somebody writes
         run.fill(store)
-        written = here.gather((run.filling.extracted, run.filling.failures))
+        written = here.gather((run.filling.extracted, run.restored, run.filling.failures))
         if verify:
             store.verify(here.share(range(0, store.length, store.layout.rows)))
         if here.is_first:
@@ -179,13 +182,14 @@ def extract(
         here.gather(None)
     status = store.status()
     seconds = run.filling.seconds
-    done = sum(number for number, _ in written)
+    done = sum(number for number, _, _ in written)
+    found += sum(number for _, number, _ in written)
     return ExtractReport(
         store=str(out),
         samples=store.length,
         extracted=done,
         found=found,
-        unreadable=[item for _, failures in written for item in failures][:LISTED],
+        unreadable=[item for _, _, failures in written for item in failures][:LISTED],
         skipped=int((status == UNREADABLE).sum()),
         outputs={name: list(column.shape) for name, column in store.layout.outputs.items()},
         transform=source.transform,
@@ -206,6 +210,7 @@ class _Run:
     progress: Callable[[Progress], None] | None
     ranks: Ranks
     filling: Filling = field(init=False)
+    restored: int = 0
 
     def open(self) -> Store:
         """The store, which the first process makes if there is none."""
@@ -223,15 +228,13 @@ class _Run:
         return store
 
     def create(self) -> Store:
-        """An empty store with the shapes of the first batch."""
-        length = self.source.length
-        if length is None:
-            first, self.source.dataset = _first_of_stream(self.source)
-        else:
-            first = peek(self.source.batches([0], length))
+        """An empty store with the shapes that the first sample has."""
+        first = self.source.sample()
         if first is None:
             message = "none of the first samples can be read"
             raise fail("GM605", message, help="check the folder or the dataset; its first sample raises an error")
+        if self.source.length is not None:
+            first = first.repeated(_least_batch(self.module))
         outputs = named_outputs(self.module, first)
         columns = {name: Column(tuple(v.shape[1:]), self._dtype(v)) for name, v in outputs.items()}
         label = None if first.label is None else Column(tuple(first.label.shape[1:]), _name(first.label.dtype))
@@ -247,7 +250,7 @@ class _Run:
             layout,
             self.identity,
             spec=to_yaml(dump(self.module.model_graph.spec)),
-            length=length or 0,
+            length=self.source.length or 0,
             digests=output_digests(self.module),
             classes=self.source.classes,
             options=self.options,
@@ -259,53 +262,65 @@ class _Run:
     def fill(self, store: Store) -> None:
         """Computes and writes what is missing."""
         length, rows = self.source.length, store.layout.rows
-        pinned = weights_of(self.module).is_cuda
-        self.filling = Filling(store, length=length, on_error=self.on_error, pinned=pinned)
+        done = store.status()
         if length is None:
-            if store.is_complete:
-                return
-            skip = int((store.status() != 0).sum()) // rows * rows
-            batches, total, starts = self.source.stream(skip), None, None
+            starts = [] if store.is_complete else [int((done != 0).sum()) // rows * rows]
         else:
             starts = self.ranks.share(store.missing(length))
-            batches, total = self.source.batches(starts, rows), sum(min(rows, length - s) for s in starts)
-        with ThreadPoolExecutor(1) as writer:
-            pending: Future[None] | None = None
-            for batch in batches if starts is None or starts else ():
+        restored = _restored(store, starts) if starts else {}
+        begun = {start: start + sum(len(part.status) for part in parts) for start, parts in restored.items()}
+        self.restored = sum(begun.values()) - sum(begun)
+        pinned = weights_of(self.module).is_cuda
+        self.filling = Filling(store, length=length, on_error=self.on_error, pinned=pinned, restored=restored)
+        if not starts:
+            return
+        total = None
+        if length is None:
+            batches = self.source.stream(begun.get(starts[0], starts[0]))
+            if starts[0] in restored:
+                self.filling.open(starts[0])
+        else:
+            batches = self.source.batches(starts, rows, begun)
+            total = sum(min(rows, length - s) for s in starts) - self.restored
+        writer = Writer(store, grow=length is None)
+        for start, parts in restored.items():
+            writer.saved[start] = [(part.start, part.start + len(part.status)) for part in parts]
+        with writer:
+            for batch in batches:
                 outputs = named_outputs(self.module, batch) if batch.rows else {}
                 for block in self.filling.add(batch, outputs):
-                    pending = _after(pending, writer, store, block, grow=length is None)
+                    writer.write(block)
+                if writer.is_idle and (part := self.filling.part()) is not None:
+                    writer.save(*part)
                 if self.progress is not None:
                     self.progress(Progress(self.filling.done, total, self.filling.seconds))
             for block in self.filling.rest():
-                pending = _after(pending, writer, store, block, grow=length is None)
-            if pending is not None:
-                pending.result()
+                writer.write(block)
+            writer.wait()
+        self.filling.stop()
 
 
-def _after(pending: Future[None] | None, writer: ThreadPoolExecutor, store: Store, block: Any, *, grow: bool) -> Any:
-    """Writes a block while the next one is computed; no more than one waits."""
-    if pending is not None:
-        pending.result()
+def _restored(store: Store, starts: list[int]) -> dict[int, list[Block]]:
+    """The parts of blocks that an earlier run has saved, up to the first that is damaged."""
+    from graphmodel.extraction.parts import chains
 
-    def write() -> None:
-        if grow:
-            store.grow(block.start + len(block.status))
-        store.write(block)
+    found: dict[int, list[Block]] = {}
+    for start, ranges in chains(store.parts.found(), starts, store.layout.rows).items():
+        parts = [store.parts.read(*each) for each in ranges]
+        intact = list(takewhile(lambda part: part is not None, parts))
+        if intact:
+            found[start] = [part for part in intact if part is not None]
+    return found
 
-    return writer.submit(write)
 
-
-def _first_of_stream(source: Source) -> tuple[Batch | None, Any]:
-    """The first batch of a stream, and the stream from its beginning."""
-    stream = iter(source.dataset)
-    raw = next(stream, None)
-    if raw is None:
-        raise fail("GM601", "the data has no samples")
-    again = source.dataset if iter(source.dataset) is not source.dataset else chain([raw], stream)
-    batch = read_batch(raw, source.names, [])
-    batch.rows = list(range(count_of(batch.inputs)))
-    return batch, again
+def _least_batch(module: CompiledModel) -> int:
+    """The fewest samples that every head accepts."""
+    multiples: dict[str, int] = {}
+    for component in module.model_graph.components.values():
+        if component.kind == "head":
+            name = head_name(component.name)
+            multiples[name] = multiples.get(name, 1) * component.params.batch_multiple()
+    return math.lcm(*multiples.values())
 
 
 def named_outputs(module: CompiledModel, batch: Batch) -> dict[str, torch.Tensor]:

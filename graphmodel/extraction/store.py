@@ -21,6 +21,8 @@ from graphmodel.extraction.packages import need
 if TYPE_CHECKING:
     import zarr
 
+    from graphmodel.extraction.parts import Parts
+
 VERSIONS = ("graphmodel", "torch", "torchvision", "timm", "zarr", "numpy")
 _KEY = "graphmodel"
 _BEGUN = {"format": FORMAT, "created": False}
@@ -106,6 +108,24 @@ class Store:
             self.array(SAMPLES, names.PATH)[rows] = np.array(block.paths, dtype=object)
         self.array(SAMPLES, names.STATUS)[rows] = block.status
 
+    @property
+    def parts(self) -> Parts:
+        """The parts of blocks that are not full."""
+        from graphmodel.extraction.parts import Parts
+
+        return Parts(self.group.store_path, self.layout.text_ids)
+
+    def save(self, part: Block) -> None:
+        """Saves rows of a block that is not full.
+
+        Raises:
+            CompileError: GM607 if the disk is full or cannot be written to.
+        """
+        try:
+            self.parts.write(part)
+        except OSError as error:
+            raise _cannot_write(self.location, error) from error
+
     def grow(self, length: int) -> None:
         """Makes room for a stream, whose length is not known in advance; the status comes last."""
         try:
@@ -121,6 +141,7 @@ class Store:
             if "://" not in self.location:
                 for left in Path(self.location).rglob(f"*{_PARTIAL}"):
                     left.unlink(missing_ok=True)
+            self.parts.clear()
             self.group.attrs[_KEY] = self.record | {"complete": complete}
         except OSError as error:
             raise _cannot_write(self.location, error) from error

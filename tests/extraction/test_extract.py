@@ -7,10 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
 
 import graphmodel
 from graphmodel import CompileError, FeatureDataset, extract
+from graphmodel.extraction.fingerprints import digest_of_value
+from graphmodel.extraction.layout import CHUNK_BYTES
 from tests.extraction.helpers import SPEC, TRUNK, data, expected, model
 
 zarr = pytest.importorskip("zarr")
@@ -152,8 +155,78 @@ def test_images_without_labels(module, tmp_path):
 
 
 def test_shuffling_loader_is_read_in_the_order_of_its_dataset(module, tmp_path):
-    extract(module, DataLoader(data(), batch_size=3, shuffle=True, drop_last=True), tmp_path / "out")
+    with pytest.warns(UserWarning, match="the DataLoader shuffles; the store has the samples in the order"):
+        extract(module, DataLoader(data(), batch_size=3, shuffle=True, drop_last=True), tmp_path / "out")
     assert FeatureDataset(tmp_path / "out").labels.tolist() == [i * 10 for i in range(8)]
+
+
+def reversed_data():
+    images, labels = data().tensors
+    return TensorDataset(images.flip(0), labels.flip(0))
+
+
+def replaced_data():
+    images, labels = data().tensors
+    return TensorDataset(images + 1, labels)
+
+
+def relabelled_data():
+    images, labels = data().tensors
+    return TensorDataset(images, labels + 1)
+
+
+@pytest.mark.parametrize("other", [reversed_data, replaced_data, relabelled_data])
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_data_without_names_that_has_changed_is_refused(module, tmp_path, other, as_stream):
+    def given(samples):
+        return DataLoader(Stream(samples), batch_size=4) if as_stream else samples
+
+    extract(module, given(data()), tmp_path / "out")
+    with pytest.raises(CompileError) as error:
+        extract(module, given(other()), tmp_path / "out")
+    assert codes(error) == ["GM602"]
+    assert "another `data`" in str(error.value)
+    assert extract(module, given(data()), tmp_path / "out").found == 8
+
+
+def test_data_that_depends_on_chance_is_noted(module, tmp_path):
+    images, labels = data().tensors
+
+    class Random(TensorDataset):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image + torch.rand(()), label
+
+    with pytest.warns(UserWarning, match="sample 0 of the data is another one each time it is read"):
+        extract(module, Random(images, labels), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.tensor([1, 2]), torch.tensor([[1, 2]])),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        ({"a": 1}, {"b": 1}),
+        ([1, [2]], [[1], 2]),
+        (Image.new("RGB", (2, 3)), Image.new("RGB", (3, 2))),
+        (np.zeros(2, np.float32), np.zeros(2, np.int32)),
+        ("1", 1),
+    ],
+)
+def test_digests_tell_values_apart(one, other):
+    assert digest_of_value(one) == digest_of_value(one)
+    assert digest_of_value(one) != digest_of_value(other)
+
+
+def test_shapes_are_learnt_from_one_sample(module, tmp_path, monkeypatch):
+    """No second pass over a batch: the module sees one sample more than there are."""
+    seen = []
+    handle = module.trunk.conv1.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    try:
+        extract(module, data(), tmp_path / "out", batch_size=8)
+    finally:
+        handle.remove()
+    assert seen == [1, 8]
 
 
 def test_loader_that_repeats_samples_is_refused(module, tmp_path):
@@ -437,3 +510,72 @@ def test_chunks_of_nan_are_read_as_they_are(tmp_path):
     values, _ = FeatureDataset(tmp_path / "out").tensors()
     assert values["flatten"].isnan().all()
     torch.testing.assert_close(values["res2"], expected(broken, data().tensors[0])["res2"])
+
+
+class Stopping(TensorDataset):
+    """Fails with an error that is not the sample's, as a process that is killed would end."""
+
+    stop = 10**9
+
+    def __getitem__(self, index):
+        if index == self.stop:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+WIDE = {**SPEC, "mapping": {"images": {"conv1": None, "flatten": None}}}
+"""18,432 bytes of features for a 16 pixel image: 29 rows make a part."""
+
+
+@pytest.mark.parametrize("stop", [33, 70, 126])
+def test_stopped_run_loses_at_most_a_chunk(tmp_path, stop):
+    """One shard takes all samples; rows that were computed before are not computed again."""
+    module = model(spec=WIDE)
+    samples = Stopping(*data(128).tensors)
+    samples.stop = stop
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        extract(module, samples, tmp_path / "out", batch_size=4, rows=128, progress=lambda p: done.append(p.done))
+    samples.stop = 10**9
+    seen = []
+    handle = module.trunk.conv1.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    report = extract(module, samples, tmp_path / "out", batch_size=4, rows=128)
+    handle.remove()
+    assert report.found + report.extracted == report.samples == 128
+    assert sum(seen) == report.extracted
+    assert report.found >= done[-1] - CHUNK_BYTES // 18432
+    extract(module, samples, tmp_path / "whole", batch_size=4, rows=128)
+    values, labels = FeatureDataset(tmp_path / "out").tensors()
+    wanted, wanted_labels = FeatureDataset(tmp_path / "whole").tensors()
+    assert all(torch.equal(values[name], wanted[name]) for name in wanted)
+    assert torch.equal(labels, wanted_labels)
+    assert not (tmp_path / "out" / "pending").exists()
+
+
+def test_damaged_part_is_computed_again(tmp_path):
+    module = model(spec=WIDE)
+    samples = Stopping(*data(128).tensors)
+    samples.stop = 126
+    with pytest.raises(KeyboardInterrupt):
+        extract(module, samples, tmp_path / "out", batch_size=4, rows=128)
+    parts = sorted((tmp_path / "out" / "pending").iterdir(), key=lambda p: int(p.name.partition("-")[0]))
+    assert len(parts) >= 2
+    parts[1].write_bytes(parts[1].read_bytes()[:-100])
+    samples.stop = 10**9
+    report = extract(module, samples, tmp_path / "out", batch_size=4, rows=128)
+    assert report.found == int(parts[1].name.partition("-")[0])
+    values, _ = FeatureDataset(tmp_path / "out").tensors()
+    torch.testing.assert_close(values["flatten"], expected(module, samples.tensors[0])["flatten"])
+
+
+def test_stopped_stream_goes_on_from_a_part(tmp_path):
+    module = model(spec=WIDE)
+    samples = data(128)
+    with pytest.raises(RuntimeError, match="stopped"):
+        extract(module, DataLoader(Stream(samples, 101), batch_size=4), tmp_path / "out", rows=96)
+    report = extract(module, DataLoader(Stream(samples), batch_size=4), tmp_path / "out", rows=96)
+    assert report.samples == 128
+    assert report.found >= 96
+    values, labels = FeatureDataset(tmp_path / "out").tensors()
+    torch.testing.assert_close(values["flatten"], expected(module, samples.tensors[0])["flatten"])
+    assert torch.equal(labels, samples.tensors[1])

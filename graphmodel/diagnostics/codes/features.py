@@ -117,4 +117,13 @@ ENTRIES = (
         "inputs: {images: {shape: [3, 224, 224], transform: [{resize: 256}, {center_crop: 224}, to_tensor]}}",
         "shell",
     ),
+    code(
+        "GM620",
+        "not a valid rank",
+        """`RANK` and `WORLD_SIZE` are whole numbers that torchrun sets for each process of a run. Something else has
+            set them, or only one of them.""",
+        "RANK=first graphmodel extract spec.yaml --data images -o features",
+        "torchrun --nproc-per-node 2 -m graphmodel extract spec.yaml --data images -o features",
+        "shell",
+    ),
 )
