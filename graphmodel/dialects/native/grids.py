@@ -222,8 +222,8 @@ def label_of(value: Any) -> str | None:
         return "".join(c if c.isalnum() or c == "_" else "_" for c in value)
     if isinstance(value, Mapping) and len(value) == 1:
         ((key, inner),) = value.items()
-        text = "" if inner is None else label_of(inner)
-        return None if text is None or isinstance(inner, Mapping) else f"{label_of(key)}_{text}".rstrip("_")
+        below = "" if inner is None else label_of(inner)
+        return None if below is None or isinstance(inner, Mapping) else f"{label_of(key)}_{below}".rstrip("_")
     return None
 
 
