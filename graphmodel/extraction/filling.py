@@ -44,6 +44,7 @@ class Filling:
         self.restored = dict(restored or {})
         self._begin, self._end = time.monotonic(), 0.0
         self._start: int | None = None
+        self._saved = self._filled = 0
         self._bad: dict[str, torch.Tensor] = {}
 
     @property
@@ -199,7 +200,7 @@ class Filling:
         Raises:
             CompileError: GM609.
         """
-        event = torch.cuda.Event() if self.pinned else None
+        event = torch.cuda.Event() if self.pinned else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()
         bad = dict(self._bad)
