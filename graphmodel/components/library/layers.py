@@ -40,6 +40,10 @@ CHANNELS = ("in_channels", "in_chs", "in_chans", "num_channels", "num_features",
 """Arguments that are the number of channels: the dimension after the batch."""
 WIDTHS = ("in_features", "in_dim", "embed_dim", "d_model", "dim", "input_size", "normalized_shape")
 """Arguments that are the width of vectors and tokens: the last dimension; of maps the channels."""
+COUNTS = ("num_layers", "depth")
+"""Arguments that are a number of layers, which a constructor makes one by one."""
+MAX_COUNT = 1000
+"""The most that one of them may be: building a billion layers would take hours."""
 LISTS = ("in_channels_list",)
 """Arguments that are the channels of each of several features."""
 
@@ -195,6 +199,8 @@ def _params(name: str) -> type[LayerParams]:
         if each.kind is each.VAR_KEYWORD or each.name in _not_given(layer):
             continue
         annotation = _readable(hints.get(each.name, Any))
+        if each.name in COUNTS and annotation is not None:
+            annotation = Annotated[annotation, Field(le=MAX_COUNT)]
         if each.default is not each.empty:
             fields[each.name] = _optional(annotation, each.default)
         elif annotation is None:

@@ -215,6 +215,7 @@ def conv(**values: Any) -> dict[str, Any]:
         (conv(bias=3), "GM202", ["bias"]),
         (conv(kernel_size="3"), "GM202", ["kernel_size"]),
         (conv(groups=True), "GM202", ["groups"]),
+        ({"torch.nn:GRU": {"hidden_size": 4, "num_layers": 10**9}}, "GM202", ["less than or equal to 1000"]),
         (conv(in_channels=9), "GM304", ["wants 9 features", "which has 512"]),
         (conv(groups=3), "GM304", ["cannot be built: ValueError", "divisible by groups"]),
         (conv(kernel_size=99), "GM304", ["cannot read `images.res5`", "Kernel size can't be greater"]),
