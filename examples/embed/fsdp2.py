@@ -8,16 +8,15 @@ Started without torchrun, it trains in one process on the same batches; with `--
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-import ddp
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
+from digits import digits
+from processes import SPEC, batches, mean_over_processes, parser, rank_and_world, start, synchronize_norms
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -26,7 +25,7 @@ import graphmodel
 
 # A frozen trunk and a head with BatchNorm, whose statistics are those of both processes.
 FROZEN: dict[str, Any] = {
-    **ddp.SPEC,
+    **SPEC,
     "freeze": ["trunk"],
     "heads": {"digit": {"mlp": {"dims": ["auto", 128, 10], "use_bn": True, "use_relu": True}}},
 }
@@ -34,11 +33,11 @@ FROZEN: dict[str, Any] = {
 
 def build(arguments: argparse.Namespace, seed: int = 0) -> graphmodel.CompiledModel:
     """The model: whole in one process; in several, each builds the shards that it holds and no more."""
-    spec = FROZEN if arguments.freeze else ddp.SPEC
+    spec = FROZEN if arguments.freeze else SPEC
     if not dist.is_initialized():
         model = graphmodel.compile(spec, seed=seed)
         return model.double() if arguments.double else model
-    model = ddp.synchronize_norms(graphmodel.compile(spec, device="meta"))
+    model = synchronize_norms(graphmodel.compile(spec, device="meta"))
     if arguments.double:
         model = model.double()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
@@ -53,29 +52,25 @@ def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def evaluate(model: torch.nn.Module) -> dict[str, float]:
-    images, labels = ddp.digits()
+    _, _, images, labels = digits()
     model.eval()
     with torch.no_grad():
-        logits = model(images[1500:].to(next(model.parameters()).dtype))["digit"]
-    accuracy = (logits.argmax(1) == labels[1500:]).float().mean()
-    return {"accuracy": accuracy.item(), "test_loss": F.cross_entropy(logits, labels[1500:]).item()}
+        logits = model(images.to(next(model.parameters()).dtype))["digit"]
+    accuracy = (logits.argmax(1) == labels).float().mean()
+    return {"accuracy": accuracy.item(), "test_loss": F.cross_entropy(logits, labels).item()}
 
 
 def train(arguments: argparse.Namespace) -> dict[str, Any]:
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = rank_and_world()
     model = build(arguments)
     optimizer = optimizer_of(model)
-    images, labels = ddp.digits()
-    images = images.double() if arguments.double else images
-    generator = torch.Generator().manual_seed(0)
     losses = []
-    for step in range(arguments.steps):
-        batch = torch.randint(0, 1500, (ddp.BATCH,), generator=generator)[rank::world]
-        loss = F.cross_entropy(model(images[batch])["digit"], labels[batch])
+    for step, (images, labels) in enumerate(batches(arguments.steps, dtype=next(model.parameters()).dtype)):
+        loss = F.cross_entropy(model(images[rank::world])["digit"], labels[rank::world])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(ddp.mean_over_processes(loss))
+        losses.append(mean_over_processes(loss))
         if rank == 0 and step % 10 == 0:
             print(f"step {step}: loss {losses[-1]:.4f}")
     report: dict[str, Any] = {"losses": losses, **evaluate(model)}
@@ -100,30 +95,26 @@ def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--freeze", action="store_true")
-    parser.add_argument("--double", action="store_true", help="double precision, to compare runs")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--load", type=Path)
-    parser.add_argument("--report", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.load:
         model = build(arguments, seed=2)
         load(arguments.load, model, optimizer_of(model))
         report: dict[str, Any] = evaluate(model)
     else:
         report = train(arguments)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        print(f"accuracy {report['accuracy']:.3f}")
-        if arguments.report:
-            arguments.report.write_text(json.dumps(report), "utf-8")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if rank_and_world()[0] > 0:
+        return {}
+    print(f"accuracy {report['accuracy']:.3f}")
+    return report
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parser(steps=50)
+    options.add_argument("--freeze", action="store_true")
+    options.add_argument("--double", action="store_true", help="double precision, to compare runs")
+    options.add_argument("--checkpoint", type=Path)
+    options.add_argument("--load", type=Path)
+    start(options.parse_args(argv), run)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ computes BatchNorm for each small batch, too.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-from pathlib import Path
+from typing import Any
 
-import ddp
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from processes import SPEC, batches, parser, rank_and_world, start
 from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
 import graphmodel
@@ -29,53 +27,41 @@ def loss_of(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Ten
     return F.cross_entropy(outputs["digit"], labels)
 
 
-def train(arguments: argparse.Namespace) -> list[float]:
-    """The loss of every step, in the process of the last stage."""
-    model = graphmodel.compile(ddp.SPEC, seed=0).double()
-    images, labels = ddp.digits()
-    generator = torch.Generator().manual_seed(0)
-    batches = [torch.randint(0, 1500, (ddp.BATCH,), generator=generator) for _ in range(arguments.steps)]
-    rank = dist.get_rank() if dist.is_initialized() else 0
+def train(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The loss of every step, in the process of the last stage; nothing in the others."""
+    model = graphmodel.compile(SPEC, seed=0).double()
+    rank, world = rank_and_world()
     if dist.is_initialized():
-        split = graphmodel.split_pipeline(model, stages=dist.get_world_size())
+        split = graphmodel.split_pipeline(model, stages=world)
         stage = split.stage(rank)
         schedule = SCHEDULES[arguments.schedule](stage, n_microbatches=PARTS, loss_fn=split.loss(loss_of))
         model = split.modules[rank]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     found = []
-    for batch in batches:
+    for images, labels in batches(arguments.steps, dtype=torch.double):
         optimizer.zero_grad()
         losses: list[torch.Tensor] = []
         if not dist.is_initialized():
-            for part in batch.chunk(PARTS):
-                loss = loss_of(model(images[part].double()), labels[part])
+            for x, y in zip(images.chunk(PARTS), labels.chunk(PARTS), strict=True):
+                loss = loss_of(model(x), y)
                 (loss / PARTS).backward()
                 losses.append(loss.detach())
         elif rank == 0:
-            schedule.step(images[batch].double())
+            schedule.step(images)
         else:
-            schedule.step(target=labels[batch], losses=losses)
+            schedule.step(target=labels, losses=losses)
         optimizer.step()
         found.append(sum(loss.item() for loss in losses) / PARTS)
-    return found
+    if rank < world - 1:
+        return {}
+    print(f"loss {found[0]:.4f} -> {found[-1]:.4f}")
+    return {"losses": found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--schedule", choices=SCHEDULES, default="1f1b")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--report", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
-    losses = train(arguments)
-    if not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1:
-        print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f}")
-        if arguments.report:
-            arguments.report.write_text(json.dumps({"losses": losses}), "utf-8")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def main(argv: list[str] | None = None) -> None:
+    options = parser(steps=25)
+    options.add_argument("--schedule", choices=SCHEDULES, default="1f1b")
+    start(options.parse_args(argv), train)
 
 
 if __name__ == "__main__":

@@ -5,34 +5,45 @@ python examples/embed/plain_loop.py
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from digits import TRUNK, digits, nearest_neighbours, summary, view
 
 import graphmodel
 
-SPEC = Path(__file__).parent.parent / "native" / "pirl.yaml"
+SPEC: dict[str, Any] = {
+    "inputs": {"images": [3, 16, 16]},
+    "trunk": TRUNK,
+    "heads": {"digit": {"mlp": {"dims": ["auto", 10]}}, "even": {"mlp": {"dims": ["auto", 2]}}},
+}
 
 
-def main(steps: int = 5) -> list[float]:
-    model = graphmodel.compile(
-        SPEC, seed=0, inputs={"images": (3, 64, 64), "patches": (3, 32, 32)}, overrides=["trunk.depth=18"]
-    )
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 3, 64, 64, generator=generator)
-    patches = torch.randn(36, 3, 32, 32, generator=generator)
+def main(steps: int = 150) -> tuple[list[float], float, float]:
+    torch.manual_seed(0)
+    data = digits()
+    images, labels, test_images, test_labels = data
+    model = graphmodel.compile(SPEC, seed=0)
+    groups = graphmodel.param_groups(model, lr=5e-3, weight_decay=0.05, layer_decay=0.8)
+    optimizer = torch.optim.AdamW(groups)
     losses = []
     for step in range(steps):
-        out = model(images, patches)
-        image, jigsaw = (torch.nn.functional.normalize(v, dim=1) for v in out.values())
-        loss = torch.nn.functional.cross_entropy(image @ jigsaw.T / 0.1, torch.arange(4))
-        optimizer.zero_grad()
+        batch = torch.randint(len(images), (64,))
+        out = model(view(images[batch]))
+        loss = F.cross_entropy(out["digit"], labels[batch]) + F.cross_entropy(out["even"], labels[batch] % 2)
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
         losses.append(loss.item())
-        print(f"step {step}: loss {losses[-1]:.3f}")
-    return losses
+        if step % 25 == 0:
+            print(f"step {step}: loss {losses[-1]:.3f}")
+    model.eval()
+    with torch.no_grad():
+        accuracy = (model(test_images)["digit"].argmax(1) == test_labels).float().mean().item()
+    untrained = nearest_neighbours(data)
+    summary(losses, accuracy, untrained)
+    return losses, accuracy, untrained
 
 
 if __name__ == "__main__":
