@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from graphmodel.probing import ProbeReport, ProbeResult, probe
     from graphmodel.sharding.materialise import materialise
     from graphmodel.sharding.plan import shard_plan
+    from graphmodel.sharding.table import shard_table
     from graphmodel.spec.model import ModelSpec
     from graphmodel.stage_profile import profile
     from graphmodel.training.freeze_until import FreezeUntil
@@ -77,6 +78,7 @@ _LAZY = {
     "optimize_for_inference": "graphmodel.lower.inference",
     "materialise": "graphmodel.sharding.materialise",
     "shard_plan": "graphmodel.sharding.plan",
+    "shard_table": "graphmodel.sharding.table",
     "split_frozen": "graphmodel.lower.splitting",
     "ProbeReport": "graphmodel.probing",
     "ProbeResult": "graphmodel.probing",
@@ -129,6 +131,7 @@ __all__ = [
     "register_trunk",
     "save",
     "shard_plan",
+    "shard_table",
     "split_frozen",
     "split_pipeline",
     "torch_compile",

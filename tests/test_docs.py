@@ -17,9 +17,9 @@ from graphmodel.dialects.native.format import NativeSpec
 from graphmodel.spec.document import read_text
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HAND_WRITTEN = [p for p in PAGES if p.name != "diagnostics.md"]  # tests/diagnostics runs what the generated page shows
-SLOW_PAGES = ("compiling.md", "export.md", "inference.md")  # compile and export models
+SLOW_PAGES = ("compiling.md", "export.md", "pt2.md", "onnx.md", "aoti.md", "fsdp2.md", "inference.md")  # compile and export models
 COMMANDS_BY_NAME: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 
 

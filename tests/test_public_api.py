@@ -51,6 +51,7 @@ PUBLIC = {
     "register_trunk",
     "save",
     "shard_plan",
+    "shard_table",
     "split_frozen",
     "split_pipeline",
     "torch_compile",

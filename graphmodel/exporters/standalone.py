@@ -17,7 +17,7 @@ from graphmodel.exporters.bundle import OWN, Bundle, NotBundled
 from graphmodel.exporters.module_code import ModuleWriter
 from graphmodel.exporters.standalone_check import not_standalone
 from graphmodel.lower.containers import Container, HeadsContainer
-from graphmodel.lower.freezing import Keeper, _keep, is_kept
+from graphmodel.lower.freezing import Keeper, add_keepers, is_kept
 from graphmodel.manifest import CONSTANTS, WEIGHTS
 from graphmodel.model_file import forward_source, in_docstring, shape_lines
 from graphmodel.passes.folding import FoldedForward
@@ -270,7 +270,7 @@ def _frozen(module: nn.Module, bundle: Bundle) -> list[str]:
         f"frozen = {{name for name, _ in self.named_modules() if {chosen}}}",
         "for name in frozen:",
         "    self.get_submodule(name).eval()",
-        f'{bundle.use(_keep)}(self, "", frozen)',
+        f'{bundle.use(add_keepers)}(self, "", frozen)',
     ]
 
 

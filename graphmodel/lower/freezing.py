@@ -57,7 +57,7 @@ class Keeper:
                 parameter.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in child.parameters()):
             child.eval()
-            _keep(child, "", {path for path, _ in child.named_modules()})
+            add_keepers(child, "", {path for path, _ in child.named_modules()})
 
 
 def is_kept(module: nn.Module) -> bool:
@@ -101,16 +101,16 @@ def keep_frozen(root: nn.Module, patterns: Iterable[str]) -> None:
     """Makes everything that the patterns cover stay frozen, without freezing it now."""
     names = {name for name, _ in frozen_modules(root, tuple(patterns))}
     if names:
-        _keep(root, "", names)
+        add_keepers(root, "", names)
 
 
-def _keep(module: nn.Module, path: str, frozen: set[str]) -> bool:
+def add_keepers(module: nn.Module, path: str, frozen: set[str]) -> bool:
     """Gives keepers to the frozen modules and to their ancestors; whether there is one in here."""
     children: dict[str, frozenset[str]] = {}
     found = path in frozen
     for name, child in module.named_children():
         inner = f"{path}.{name}" if path else name
-        found = _keep(child, inner, frozen) or found
+        found = add_keepers(child, inner, frozen) or found
         if inner in frozen:
             children[name] = frozenset(n for n, p in child.named_parameters() if not p.requires_grad)
     if found:

@@ -199,9 +199,8 @@ def _second(graph: ModelGraph, names: dict[str, str]) -> ModelGraph:
             if old in graph.accepts:
                 accepts[old] = graph.accepts[old]
             continue
+        nodes[name], inputs[name] = as_input(node, name)
         shape = tuple(node.info.shape[1:])
-        nodes[name] = Node(name, "input", "placeholder", name, info=node.info, span=node.span)
-        inputs[name] = InputSpec(name=name, shape=shape, dtype=node.info.dtype)
         accepts[name] = (tuple(None for _ in shape) if free else shape,)
     rest = [node for name, node in graph.nodes.items() if name not in names and node.call != "placeholder"]
     nodes.update({node.name: node.reading(names) for node in rest})
@@ -212,6 +211,17 @@ def _second(graph: ModelGraph, names: dict[str, str]) -> ModelGraph:
     made = _pruned(replace(graph, nodes=nodes, inputs=inputs, accepts=accepts, outputs=outputs))
     changed = changed_inputs(made)
     return with_copies(made, changed) if changed else made
+
+
+def as_input(node: Node, name: str) -> tuple[Node, InputSpec]:
+    """An input in the place of a call whose value comes from another graph.
+
+    Args:
+        node: the call, of which `can_cross` is true.
+        name: the name of the input.
+    """
+    placeholder = Node(name, "input", "placeholder", name, info=node.info, span=node.span)
+    return placeholder, InputSpec(name=name, shape=tuple(node.info.shape[1:]), dtype=node.info.dtype)
 
 
 def _pruned(graph: ModelGraph) -> ModelGraph:

@@ -15,7 +15,7 @@ from graphmodel.graph.types import ModelGraph, Node, Output
 from graphmodel.lower.emit import ordered
 from graphmodel.lower.module import CompiledModel, check_unedited
 from graphmodel.lower.slicing import part_of
-from graphmodel.lower.splitting import can_cross, changed_inputs, with_copies
+from graphmodel.lower.splitting import as_input, can_cross, changed_inputs, with_copies
 from graphmodel.passes.on_meta import batch_size
 from graphmodel.pipelining.cuts import blocks_of, cut
 from graphmodel.profiling.flops import count_flops
@@ -168,11 +168,8 @@ def _part(
     inputs: dict[str, InputSpec] = {}
     accepts: dict[str, tuple[tuple[int | None, ...], ...]] = {}
     for name in taken:
-        node = graph.nodes[name]
-        shape = tuple(node.info.shape[1:])
-        nodes[name] = Node(name, "input", "placeholder", name, info=node.info, span=node.span)
-        inputs[name] = InputSpec(name=name, shape=shape, dtype=node.info.dtype)
-        accepts[name] = (tuple(None for _ in shape),)
+        nodes[name], inputs[name] = as_input(graph.nodes[name], name)
+        accepts[name] = (tuple(None for _ in inputs[name].shape),)
     if not before:
         inputs, accepts = dict(graph.inputs), dict(graph.accepts)
     own = {name for name in behind if name not in before}

@@ -81,6 +81,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive: dict[int, Any] = {}
         self.empty: set[int] = set()
         self.replaced: dict[int, tuple[Callable[[], Any], nn.Parameter | None]] = {}
+        self.scratch = torch.empty(0, dtype=torch.uint8)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -129,8 +130,22 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             func(*args, **{**kwargs, "device": torch.device("cpu")})
             return state
         first = args[0]
-        func(torch.empty_strided(first.size(), first.stride(), dtype=first.dtype), *args[1:], **kwargs)
+        func(self.blank(first), *args[1:], **kwargs)
         return state
+
+    def blank(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Real memory in the form of a tensor, for numbers that are thrown away.
+
+        It is the same memory each time. If each draw had its own, what is kept between two draws would keep the C
+        library from returning it, and the process would grow by more than the whole model.
+        """
+        if not tensor.numel():
+            return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+        last = sum((size - 1) * stride for size, stride in zip(tensor.size(), tensor.stride(), strict=True))
+        needed = (last + 1) * tensor.element_size()
+        if needed > self.scratch.numel():
+            self.scratch = torch.empty(needed, dtype=torch.uint8)
+        return self.scratch[:needed].view(tensor.dtype).as_strided(tensor.size(), tensor.stride())
 
     def initialiser(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         """Replaces a function of `torch.nn.init` by one that records it as one step."""
@@ -141,7 +156,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
                 raise CannotRecord(f"`{function.__name__}` draws from a generator of its own")
             state = torch.get_rng_state()
-            function(torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype), *args, **kwargs)
+            function(self.blank(tensor), *args, **kwargs)
             key = _key(tensor)
             fills = key if _is_whole(tensor) else 0
             kept = tensor.detach()
@@ -252,22 +267,24 @@ class _Replay:
 
 
 class _HiddenMeta(TorchFunctionMode):
-    """Answers code that asks whether a tensor is on the meta device that it is not.
+    """Answers code that asks whether a tensor is on the meta device that it is not, but on the CPU.
 
     Initialisers skip such tensors (`orthogonal_`, `dirac_` and `sparse_` of `torch.nn.init`), whether a library calls
     them as `nn.init.orthogonal_` or imports them by name. Torch's other code and our own get the true answer.
     """
 
     IS_META = torch.Tensor.is_meta.__get__  # type: ignore[attr-defined]
+    DEVICE = torch.Tensor.device.__get__  # type: ignore[attr-defined]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func == self.IS_META:
+        result = func(*args, **(kwargs or {}))
+        if func in (self.IS_META, self.DEVICE):
             asking = str(sys._getframe(1).f_globals.get("__name__"))
             if asking == "torch.nn.init" or asking.partition(".")[0] not in ("torch", "graphmodel"):
-                return False
-        return func(*args, **(kwargs or {}))
+                return False if func == self.IS_META else torch.device("cpu") if result.type == "meta" else result
+        return result
 
 
 def record(build: Callable[[], nn.Module]) -> tuple[nn.Module, Recording]:

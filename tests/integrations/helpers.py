@@ -33,13 +33,16 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(graphmodel.param_groups(model, lr=RATE, weight_decay=DECAY))
 
 
-def plain_loop(model: nn.Module, names: tuple[str, ...] = ("digit",), clip: float | None = None) -> list[float]:
+def plain_loop(
+    model: nn.Module, names: tuple[str, ...] = ("digit",), clip: float | None = None, bf16: bool = False
+) -> list[float]:
     """Trains for an epoch and returns the losses."""
     optimizer = optimizer_of(model)
     losses = []
     for x, y in zip(IMAGES.split(BATCH), LABELS.split(BATCH), strict=True):
-        out = model(x)
-        loss = torch.stack([F.cross_entropy(out[name], y % out[name].shape[1]) for name in names]).sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = model(x)
+            loss = torch.stack([F.cross_entropy(out[name], y % out[name].shape[1]) for name in names]).sum()
         optimizer.zero_grad()
         loss.backward()
         if clip is not None:

@@ -101,6 +101,8 @@ def test_trunks_of_every_library(trunk: Any, size: int) -> None:
         lambda w: dirac_(w, groups=2),
         lambda w: sparse_(w.flatten(1), 0.5),
         lambda w: None if w.is_meta else nn.init.zeros_(w),
+        lambda w: None if w.device.type == "meta" else nn.init.ones_(w),
+        lambda w: w.data.copy_(torch.full(w.shape, 2.0, device=w.device)),
         lambda w: w.data.copy_(w.data.flatten(1).clone().normal_().t_().reshape(w.shape)),
         lambda w: w.data.copy_(torch.randn(w.shape)),
         lambda w: w.data.mul_(2).add_(torch.ones(w.shape)),

@@ -1,4 +1,4 @@
-"""Codes GM575 to GM579: sharding and pipelines."""
+"""Codes GM575 to GM579 and GM585: sharding and pipelines."""
 
 from __future__ import annotations
 
@@ -76,6 +76,21 @@ ENTRIES = (
         """
             spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
             graphmodel.split_pipeline(graphmodel.compile(spec), stages=4)
+            """,
+        language="python",
+    ),
+    code(
+        "GM585",
+        "not a valid number of processes, or optimizer",
+        """`shard_table` computes costs for numbers of processes, for an optimizer that it knows, and for a number of
+            samples.""",
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.shard_table(graphmodel.compile(spec, device="meta"), world_sizes=(8, 0))
+            """,
+        """
+            spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+            graphmodel.shard_table(graphmodel.compile(spec, device="meta"), world_sizes=(8, 16))
             """,
         language="python",
     ),
