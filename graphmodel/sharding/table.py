@@ -101,8 +101,10 @@ def shard_table(
     FSDP2 cuts each parameter along its first dimension into equal shards, the last ones padded: a process never holds
     less than one row of a parameter, which is why many processes save less than their number suggests.
 
-    A unit is gathered for each call, and again for its backward pass; then the shards of its gradient are summed. The
-    root stays gathered in between. What one process receives is `(world - 1) / world` of what is gathered.
+    A unit is gathered for each call, and again for its backward pass; then the shards of its gradient are summed, once.
+    The root stays gathered in between. What one process receives is `(world - 1) / world` of what is gathered. FSDP2
+    differs from this a little if a unit is called several times or follows something frozen: it keeps the first unit
+    that trains, and prefetches one that it does not need.
 
     Example:
         >>> import graphmodel
@@ -161,7 +163,7 @@ class _Costs:
             together = whole[i] + (0 if root or i + 2 >= len(whole) else whole[i + 1]) + trained[i] * world
             gathered = max(gathered, together + (0 if root else whole[-1]))
             times = 1 if root else unit.calls * (2 if self.backward[i] else 1)
-            received += (world - 1) * (shards[i] * times + trained[i] * (1 if root else unit.calls))
+            received += (world - 1) * (shards[i] * times + trained[i])
         parameters = sum(p.numel() * p.element_size() for own in self.own for p in own)
         gradients = sum(p.numel() * p.element_size() for own in self.own for p in own if p.requires_grad)
         held = parameters + gradients * (2 + self.states) + self.steps + self.buffers + self.activations
@@ -196,24 +198,18 @@ def _shard(parameter: nn.Parameter, world: int) -> int:
 
 def _with_backward(graph: ModelGraph, units: Sequence[ShardUnit]) -> list[bool]:
     """Whether the backward pass runs through each unit: it, or something before it, trains."""
-    trained = {
-        name
-        for name, node in graph.nodes.items()
-        if node.call in ("module", "attribute") and _trains(graph, str(node.target), units)
-    }
-    reached = trained.union(*(nx.descendants(graph.network, name) for name in trained))
+    targets = {name: str(node.target) for name, node in graph.nodes.items() if node.call in ("module", "attribute")}
+    trains = [name for name, p in units[-1].module.named_parameters(remove_duplicate=False) if p.requires_grad]
+    trained = {n for n, target in targets.items() if any(f"{name}.".startswith(f"{target}.") for name in trains)}
+    behind: set[str] = set().union(*(nx.descendants(graph.network, name) for name in trained))
     found = []
-    for unit in units:
-        targets = [str(graph.nodes[n].target) for n in reached if graph.nodes[n].call == "module"]
-        found.append(any(f"{unit.path}.".startswith(f"{t}.") or f"{t}.".startswith(f"{unit.path}.") for t in targets))
+    for i, unit in enumerate(units):
+        calls = {n: t for n, t in targets.items() if _nested(t, unit.path)}
+        before = [u for u in units[: i + 1] if u.trained and any(_nested(t, u.path) for t in calls.values())]
+        found.append(not calls.keys().isdisjoint(behind) or bool(before and not calls.keys().isdisjoint(trained)))
     return found
 
 
-def _trains(graph: ModelGraph, path: str, units: Sequence[ShardUnit]) -> bool:
-    """Whether a parameter at or below a path requires a gradient."""
-    root = units[-1].module
-    return any(
-        p.requires_grad
-        for name, p in root.named_parameters(remove_duplicate=False)
-        if f"{name}.".startswith(f"{path}.")
-    )
+def _nested(one: str, other: str) -> bool:
+    """Whether one path is the other, or inside of it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
