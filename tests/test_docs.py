@@ -19,7 +19,8 @@ from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HAND_WRITTEN = [p for p in PAGES if p.name != "diagnostics.md"]  # tests/diagnostics runs what the generated page shows
-SLOW_PAGES = ("compiling.md", "export.md", "pt2.md", "onnx.md", "aoti.md", "fsdp2.md", "inference.md")  # compile and export models
+# These compile and export models.
+SLOW_PAGES = ("compiling.md", "export.md", "pt2.md", "onnx.md", "aoti.md", "fsdp2.md", "inference.md")
 COMMANDS_BY_NAME: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 
 
