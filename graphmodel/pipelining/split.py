@@ -169,7 +169,7 @@ def _part(
     accepts: dict[str, tuple[tuple[int | None, ...], ...]] = {}
     for name in taken:
         nodes[name], inputs[name] = as_input(graph.nodes[name], name)
-        accepts[name] = (tuple(None for _ in inputs[name].shape),)
+        accepts[name] = (tuple(None for _ in graph.nodes[name].info.shape[1:]),)
     if not before:
         inputs, accepts = dict(graph.inputs), dict(graph.accepts)
     own = {name for name in behind if name not in before}

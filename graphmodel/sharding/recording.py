@@ -274,7 +274,7 @@ class _HiddenMeta(TorchFunctionMode):
     """
 
     IS_META = torch.Tensor.is_meta.__get__  # type: ignore[attr-defined]
-    DEVICE = torch.Tensor.device.__get__  # type: ignore[attr-defined]
+    DEVICE = torch.Tensor.device.__get__
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -80,7 +80,7 @@ class ShardTable:
 
     def __str__(self) -> str:
         names = ("parameters", "gradients", "optimizer", "gathered", "activations", "total", "received", "ddp")
-        lines = [("processes", *names, "received by ddp")]
+        lines: list[tuple[str, ...]] = [("processes", *names, "received by ddp")]
         for row in self.rows:
             sizes = [memory(getattr(row, name)) for name in names]
             lines.append((str(row.world), *sizes, memory(row.ddp_received)))
