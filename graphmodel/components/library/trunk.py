@@ -168,7 +168,9 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
             kind = "clips of channels, frames, height and width" if len(size) == 4 else "images"
             return f"it takes {kind}, such as {list(size)}"
         if len(shape) != 3:
-            return f"it takes {size[0]} channels" if shape[0] != size[0] else ""
+            return (
+                f"it takes {size[0]} channels" if shape[0] != size[0] else f"it is made for clips such as {list(size)}"
+            )
         helps = []
         if shape[0] != size[0]:
             helps.append(

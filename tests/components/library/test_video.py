@@ -177,6 +177,9 @@ def test_an_image_for_a_video_trunk_is_one_finding_with_the_shape_of_clips() -> 
     found = finding("torchvision:r3d_18", [3, 64, 64], {"feature": "flatten"}, device="meta")
     assert (found.code, found.path) == ("GM305", "inputs.clips")
     assert "[3, 16, 112, 112]" in found.help
+    found = finding("torchvision:mvit_v2_s", [3, 4, 64, 64], {"feature": "block3"}, device="meta")
+    assert (found.code, found.path) == ("GM305", "inputs.clips")
+    assert "[3, 16, 224, 224]" in found.help
     found = finding("torchvision:resnet18", [3, 8, 64, 64], {"feature": "flatten"}, device="meta")
     assert (found.code, found.path) == ("GM305", "inputs.clips")
     assert "[3, 224, 224]" in found.help
