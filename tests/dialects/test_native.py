@@ -34,6 +34,15 @@ def test_without_a_mapping_every_head_reads_the_default_feature(small: dict[str,
     assert [(e.head, e.sources[0].feature) for e in spec.edges] == [("a", None), ("b", None)]
 
 
+@pytest.mark.parametrize(("key", "value"), [("outputs", "[]"), ("mapping", "{}"), ("mapping", "[]")])
+def test_a_model_without_an_output_is_refused(key: str, value: str, tmp_path: Path) -> None:
+    all_findings = findings(f"inputs: {{images: [3, 32, 32]}}\ntrunk: resnet\n{key}: {value}\n", tmp_path)
+    [found] = [d for d in all_findings if d.severity == "error"]
+    assert (found.code, found.message, found.path) == ("GM209", "the model has no output", key)
+    assert found.span is not None
+    assert found.span.line == 3
+
+
 def test_without_heads_the_feature_is_the_output(small: dict[str, Any]) -> None:
     spec = load_spec({**small, "heads": {}, "mapping": {"images": {"res4": None, "layer1.0.conv1": None}}})
     assert list(spec.outputs) == ["res4", "layer1_0_conv1"]
