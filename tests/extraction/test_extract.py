@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 import graphmodel
 from graphmodel import CompileError, FeatureDataset, extract
+from graphmodel.extraction.filling import Filling
 from graphmodel.extraction.fingerprints import digest_of_value
 from graphmodel.extraction.layout import CHUNK_BYTES
 from tests.extraction.helpers import SPEC, TRUNK, data, expected, model
@@ -579,3 +582,26 @@ def test_stopped_stream_goes_on_from_a_part(tmp_path):
     values, labels = FeatureDataset(tmp_path / "out").tensors()
     torch.testing.assert_close(values["flatten"], expected(module, samples.tensors[0])["flatten"])
     assert torch.equal(labels, samples.tensors[1])
+
+
+@pytest.mark.parametrize("count", [16, 96])
+def test_memory_does_not_grow_with_the_number_of_images(module, tmp_path, monkeypatch, count):
+    """However many blocks there are: one is written while the next one is filled, and the others are gone."""
+    blocks = []
+    finished = Filling._finished
+
+    def recorded(self):
+        block = finished(self)
+        blocks.append(weakref.ref(block))
+        return block
+
+    monkeypatch.setattr(Filling, "_finished", recorded)
+    alive = []
+
+    def progress(_):
+        gc.collect()
+        alive.append(sum(block() is not None for block in blocks))
+
+    extract(module, data(count), tmp_path / "out", batch_size=4, rows=4, progress=progress)
+    assert len(blocks) == count // 4
+    assert max(alive) <= 2
