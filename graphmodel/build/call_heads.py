@@ -6,11 +6,14 @@ import dis
 import os
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from graphmodel.build import edge_ops as ops
 from graphmodel.build.bind import BoundEdge, BoundModule
@@ -169,7 +172,8 @@ class _HeadCall:
         label = self.edge.spec.output if last else f"{self.edge.spec.output}_{component.name.rsplit('.', 1)[-1]}"
         before = version(value)
         try:
-            result = writer.module(label, component.meta, component.name, value, component.span)
+            with _same_dtypes(value):
+                result = writer.module(label, component.meta, component.name, value, component.span)
         except HeadMismatch as error:
             self.report_mismatch(error)
             return None
@@ -217,6 +221,32 @@ class _HeadCall:
         else:
             message = f"fails in its own code on {self.sources} of shape {value.text}: {_described(error)}"
         self.error(f"the head `{module.call.name}` {message}", module.call.at, self.layout_help(), key=True)
+
+
+# -- dtypes, which torch does not compare on the meta device -----------------------------------------------------------
+
+_PRODUCTS = {F.linear, F.bilinear, torch.matmul, torch.mm, torch.addmm, torch.bmm, torch.Tensor.matmul}
+_PRODUCTS |= {F.conv1d, F.conv2d, F.conv3d, F.batch_norm, F.layer_norm, F.group_norm}
+
+
+class _Products(TorchFunctionMode):
+    """Refuses products of integers with floating-point weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _PRODUCTS:
+            dtypes = {t.dtype for t in (*args, *(kwargs or {}).values()) if isinstance(t, torch.Tensor)}
+            whole = [d for d in dtypes if not (d.is_floating_point or d.is_complex)]
+            if whole and len(dtypes) > 1:
+                text = str(whole[0]).removeprefix("torch.")
+                help = "give the input a floating-point `dtype`, or read it with an `embedding` first"
+                raise HeadMismatch(f"has floating-point weights and reads numbers of type {text}", help=help)
+        return func(*args, **(kwargs or {}))
+
+
+def _same_dtypes(value: Value) -> AbstractContextManager[Any]:
+    """Inside, a head that reads integers may not multiply them by its weights."""
+    integers = any(not info.dtype.startswith(("float", "bfloat", "complex")) for info in tensor_infos(value.info))
+    return _Products() if integers else nullcontext()
 
 
 # -- exceptions of other people's code ---------------------------------------------------------------------------------

@@ -188,10 +188,15 @@ class _Wirer:
                 following.setdefault(source.spec.resize.size, []).extend(found.values)
         references: dict[str, Reference] = {}
         for how, maps in following.items():
+            at = next(r.at for s in edge.sources if (r := s.spec.resize) is not None and r.size == how)
+            if len(maps) == 1:
+                message = f"`resize: {how}` has one map to choose from, which would keep its size"
+                self.error(message, at, "write a size, or `resize` beside the list of maps that are joined")
+                yield None
+                return
             try:
                 references[how] = ops.reference_size(self.writer, maps, how)
             except FeatureError as error:
-                at = next(r.at for s in edge.sources if (r := s.spec.resize) is not None and r.size == how)
                 self.error(str(error), at, error.help)
                 yield None
                 return

@@ -172,3 +172,12 @@ def test_one_width_cannot_be_inferred_from_a_list(small: dict[str, Any]) -> None
 def test_auto_cannot_be_inferred_from_a_list(small: dict[str, Any]) -> None:
     mapping = [{"from": ["images.res3", "images.res4"], "combine": "list", "head": "head"}]
     assert "`dims` cannot be `auto`" in finding({**small, "mapping": mapping}).message
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
+def test_weights_do_not_multiply_integers(dtype: str) -> None:
+    inputs = {"ids": {"shape": [6], "dtype": dtype, "trunk": "none"}}
+    heads = {"h": {"mlp": {"dims": ["auto", 8]}}}
+    mapping = [{"from": "ids", "head": "h", "as": "o"}]
+    with pytest.raises(graphmodel.CompileError, match=f"floating-point weights and reads numbers of type {dtype}"):
+        graphmodel.compile({"inputs": inputs, "heads": heads, "mapping": mapping}, device="meta")
