@@ -98,7 +98,7 @@ def groups_of(heads: CompiledModel, lr: Mapping[str, float], weight_decay: Mappi
         weight_decay: the weight decay of each head's matrices and kernels; `param_groups` says what has none.
     """
     found: dict[str, dict[str, Any]] = {}
-    for group in param_groups(heads, lr=min(lr.values()), head_lr=dict(lr)):
+    for group in param_groups(heads, lr=min(lr.values()), head_lr=dict(lr), weight_decay=1.0):
         part, _, undecayed = group["name"].partition(", ")
         head = part.removeprefix("heads.")
         decay = weight_decay.get(head, min(weight_decay.values()))

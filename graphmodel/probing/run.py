@@ -151,7 +151,7 @@ class _Work:
 
     def _rates(self, what: str, default: float) -> dict[str, float]:
         specs = self.module.model_graph.spec.heads
-        own = {n: getattr(getattr(specs[n], "settings", None), what, None) for h in self.outputs for n in h.heads}
+        own = {n: getattr(specs[n].settings, what) for h in self.outputs for n in h.heads}
         return rates_of(self.report, what, getattr(self.options, what), own, default)
 
     def run(self, out: str | Path | None, progress: Report | None) -> ProbeReport:
