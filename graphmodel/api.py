@@ -13,7 +13,7 @@ from graphmodel.build import build as graph_build
 from graphmodel.components.library.guard import foreign_sources, weights_follow
 from graphmodel.diagnostics import fail
 from graphmodel.dialects import InputShapes
-from graphmodel.dialects.loading import load_spec
+from graphmodel.dialects.loading import load_spec, read_spec
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower import CompiledModel, lower
 from graphmodel.lower.emit import FORMS
@@ -113,7 +113,7 @@ def compile(
         CompileError: everything that is wrong with the spec, at once.
     """
     _check_outputs(outputs)
-    spec = load_spec(spec_or_path, overrides, inputs=inputs, allow_extends_outside=allow_extends_outside)
+    spec = read_spec(spec_or_path, overrides, inputs=inputs, allow_extends_outside=allow_extends_outside)
     with foreign_sources(allow_downloads):
         graph = build_graph(spec, outputs=outputs, passes=passes, trunks=trunks, allow_imports=allow_imports)
         return lower(

@@ -15,6 +15,7 @@ from graphmodel.components.registry import HeadEntry, find_head, unknown_head
 from graphmodel.diagnostics import Collector
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import Edge, HeadSpec, ModelSpec, ModuleCall, Source
+from graphmodel.spec.recovery import LOST, Findings
 from graphmodel.tracing.layout import FeatureRequest
 
 FeatureKey = tuple[str, str, str]
@@ -155,8 +156,7 @@ def bind(spec: ModelSpec, report: Collector, given: Mapping[str, nn.Module], all
         given: modules to use for trunks of these names, as they are.
         allow_imports: whether a spec's `module:` may import code.
 
-    Raises:
-        CompileError: GM2xx, GM301 to GM303 and GM306; all of them at once.
+    Findings are GM2xx, GM301 to GM303 and GM306; what has one is bound in part or not at all.
     """
     _check_shapes(spec, report)
     trunks = TrunkBinder(spec, report, given, allow_imports).bind()
@@ -166,7 +166,6 @@ def bind(spec: ModelSpec, report: Collector, given: Mapping[str, nn.Module], all
     for edge in spec.edges:
         sources = [bound for s in edge.sources if (bound := _bind_source(s, trunks, spec, report)) is not None]
         edges.append(BoundEdge(edge, tuple(sources), heads.get(edge.head or "", ())))
-    report.raise_errors()
     return BoundModel(spec, trunks, tuple(edges))
 
 
@@ -177,7 +176,10 @@ def place_of(source: Source) -> tuple[KeyPath, bool]:
 
 def _check_shapes(spec: ModelSpec, report: Collector) -> None:
     through_trunks = {s.input for edge in spec.edges for s in edge.sources if s.trunk is not None}
+    written = Findings(report.errors)
     for name, item in spec.inputs.items():
+        if written.concern(item.at):
+            continue  # its shape may be what is wrong
         if item.shape == () and name in through_trunks:
             message = f"the input `{name}` has no dimensions beside the batch, and a trunk reads it"
             help = f"write the shape of one sample, such as `{name}: {{shape: [3, 224, 224]}}`"
@@ -197,6 +199,8 @@ def _bind_head(head: HeadSpec, spec: ModelSpec, report: Collector) -> tuple[Boun
     bound = []
     for call in head.chain:
         entry = find_head(call.name)
+        if entry is None and call.name == LOST:
+            continue
         if entry is None:
             message, help = unknown_head(call.name)
             report.error("GM206", message, spec.span(call.at, key=True), help, dotted(call.at))

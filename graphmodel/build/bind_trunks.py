@@ -21,10 +21,11 @@ from graphmodel.components.library.guard import do_weights_follow
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
 from graphmodel.components.registry import find_trunk, trunk_names
 from graphmodel.components.signature import PlainTrunk
-from graphmodel.diagnostics import Collector, choices_help, did_you_mean, fail, first_line
+from graphmodel.diagnostics import Collector, choices_help, did_you_mean, fail, first_line, nearest
 from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.document import dotted
 from graphmodel.spec.model import ModelSpec, Source, TrunkSpec
+from graphmodel.spec.recovery import LOST
 from graphmodel.tracing.layout import FeatureRequest
 
 
@@ -152,7 +153,7 @@ class TrunkBinder:
         family = self.imported(trunk) if trunk.imports else find_trunk(trunk.family)
         span = self.spec.span((*trunk.at, "name")) or self.spec.span(trunk.at)
         if family is None:
-            if not trunk.imports:
+            if not trunk.imports and trunk.family != LOST:
                 self.report.error(
                     "GM205", f"unknown trunk `{trunk.family}`", span, unknown_help(trunk.family), dotted(trunk.at)
                 )
@@ -287,6 +288,17 @@ def unknown_help(name: str) -> str:
     library, colon, variant = name.partition(":")
     family = find_trunk(library) if colon else None
     variants = family.variants() if family is not None else None
+    if variants is None and not colon:
+        libraries = {library: find_trunk(library) for library in ("timm", "torchvision")}
+        models = {f"{n}:{v}": v for n, f in libraries.items() if f is not None for v in f.variants() or ()}
+        same = [full for full, model in models.items() if model == name.partition(".")[0]]
+        if same:
+            suffix = name[len(name.partition(".")[0]) :]
+            return f"write {' or '.join(f'`{full}{suffix}`' for full in same)}"
+        near = nearest(name, [*trunk_names(), *models.values()])
+        full = next((f for f, model in models.items() if model == near), near)
+        listed = "`graphmodel trunks` lists all names, `graphmodel trunks timm:` those of timm's models"
+        return f"did you mean `{full}`? {listed}" if near is not None else listed
     if variants is None:
         return choices_help(name, trunk_names(), "`graphmodel trunks` lists them all; some are")
     names = [f"{library}:{v}" for v in variants]

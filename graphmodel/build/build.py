@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from torch import nn
 
 from graphmodel.build.accepted_shapes import with_accepted_shapes
-from graphmodel.build.bind import bind
+from graphmodel.build.bind import BoundModel, bind
 from graphmodel.build.freeze_patterns import resolve_patterns
 from graphmodel.build.graph_writer import GraphWriter
 from graphmodel.build.open import open_trunks
+from graphmodel.build.recovery import check_patterns, sound_part
 from graphmodel.build.wire import select_outputs, wire
-from graphmodel.diagnostics import Collector
+from graphmodel.diagnostics import Collector, CompileError
 from graphmodel.graph.types import ModelGraph
 from graphmodel.graph.verify import verify
 from graphmodel.spec.model import ModelSpec
@@ -36,8 +37,42 @@ def build_graph(
     Raises:
         CompileError: GM2xx and GM3xx; all that can be found at once.
     """
-    report = Collector()
-    bound = bind(spec, report, trunks or {}, allow_imports)
+    found = Collector(list(spec.errors.found), spec.errors.omitted)
+    bound = bind(spec, found, trunks or {}, allow_imports)
+    if not found.errors:
+        try:
+            return _graph_of(bound)
+        except CompileError as error:
+            _take(found, error)
+    _check_rest(bound, found)
+    raise CompileError(found.found, found.omitted)
+
+
+def _take(found: Collector, error: CompileError) -> None:
+    """Adds what an error carries."""
+    found.found += error.diagnostics
+    found.omitted += error.omitted
+
+
+def _check_rest(bound: BoundModel, found: Collector) -> None:
+    """Adds what else is wrong: step by step, what depends on an error is left out, and the rest is built."""
+    if bound.spec.is_only_named:
+        return
+    if not any(error.code == "GM211" for error in found.errors):
+        check_patterns(bound, found)
+    rest = sound_part(bound, found.errors)
+    while rest is not None:
+        try:
+            _graph_of(rest)
+            return
+        except CompileError as error:
+            _take(found, error)
+            rest = sound_part(rest, error.diagnostics)
+
+
+def _graph_of(bound: BoundModel) -> ModelGraph:
+    """The graph of a spec whose names are all bound."""
+    spec, report = bound.spec, Collector()
     writer = GraphWriter(bound.batches(), list(spec.inputs))
     opened = open_trunks(bound, writer, report)
     wired = wire(bound, opened, writer, report)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from graphmodel.build.vissl_state_dict_keys import VisslKeys
-from graphmodel.diagnostics import Collector, choices_help
+from graphmodel.diagnostics import Collector, choices_help, did_you_mean
 from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.model import ModelSpec
 
@@ -60,15 +60,18 @@ def resolve_patterns(spec: ModelSpec, components: Mapping[str, Component], repor
         if pattern.startswith("vissl:"):
             pattern = vissl.translate(pattern.removeprefix("vissl:")) or pattern
         if not any(matches(n, pattern) for n in names):
-            report.error(
-                "GM211",
-                f"`freeze: {pattern}` covers nothing",
-                spec.span(("freeze", i)) or spec.span(("freeze",)),
-                choices_help(pattern, names, "names start with"),
-                f"freeze[{i}]",
-            )
+            report_uncovered(spec, i, pattern, names, report)
         resolved.append(pattern)
     return tuple(resolved)
+
+
+def report_uncovered(spec: ModelSpec, i: int, pattern: str, names: list[str], report: Collector) -> None:
+    """Reports that the pattern at a position of `freeze` covers none of these names."""
+    span = spec.span(("freeze", i)) or spec.span(("freeze",))
+    near, roots = did_you_mean(pattern, names), [n for n in names if n.startswith("heads.") or "." not in n]
+    listed = choices_help("", [n for n in roots if n.count(".") < 2], "names begin with")
+    help = near or listed
+    report.error("GM211", f"`freeze: {pattern}` covers nothing", span, help, f"freeze[{i}]")
 
 
 def frozen_modules(root: nn.Module, frozen: Iterable[str], path: str = "") -> list[tuple[str, nn.Module]]:

@@ -213,8 +213,10 @@ class _TrunkRun:
         """Reports a trunk that cannot run on an input."""
         trunk = self.trunk
         size = "×".join(str(d) for d in group.shape)
-        size_help = self.channels_help() or trunk.family.input_help(
-            trunk.params, group.shape, trunk.module, trunk.shapes
+        size_help = (
+            self.channels_help()
+            or _shape_help(group.shape)
+            or trunk.family.input_help(trunk.params, group.shape, trunk.module, trunk.shapes)
         )
         self.error(
             "GM305" if size_help else "GM303",
@@ -242,6 +244,18 @@ class _TrunkRun:
         facts = Facts(grouped_views=count) if count > 1 else NO_FACTS
         span = self.spec.span(self.trunk.spec.at)
         return self.writer.embed(opened, inputs, self.trunk.component.name, prefix, scope, span, facts)
+
+
+def _shape_help(shape: Sequence[int]) -> str:
+    """What to write instead of a shape with the batch in it, or with its channels last; empty for other shapes."""
+    counts = (1, 3, 4)
+    if len(shape) == 4 and shape[1] in counts and shape[2] > 4:
+        return f"a shape is that of one sample, without the batch: `[{', '.join(map(str, shape[1:]))}]`"
+    if len(shape) == 3 and shape[2] in counts and shape[0] not in counts:
+        return f"a shape has the channels first: `[{shape[2]}, {shape[0]}, {shape[1]}]`"
+    if len(shape) == 1:
+        return f"a shape of images has channels, height and width: `[3, {shape[0]}, {shape[0]}]`"
+    return ""
 
 
 def _with_extras(component: Component, opened: TracedTrunk) -> Component:

@@ -194,9 +194,9 @@ def load(
         typer.BadParameter: if `--input` cannot be read.
     """
     given = shapes(inputs)
-    from graphmodel.dialects.loading import load_spec
+    from graphmodel.dialects.loading import read_spec
 
-    return load_spec(specs, overrides or (), inputs=given or None, allow_extends_outside=allow_extends_outside)
+    return read_spec(specs, overrides or (), inputs=given or None, allow_extends_outside=allow_extends_outside)
 
 
 def shapes(items: Sequence[str] | None) -> InputShapes:

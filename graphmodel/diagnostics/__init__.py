@@ -15,6 +15,7 @@ from graphmodel.diagnostics.findings import (
     in_source_order,
     json_text,
     more,
+    nearest,
     printable,
     to_json,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "in_source_order",
     "json_text",
     "more",
+    "nearest",
     "printable",
     "to_json",
 ]

@@ -212,13 +212,19 @@ LONGEST_NAME = 100
 """Longer names are neither compared nor listed: comparing two takes time quadratic in their lengths."""
 
 
-def did_you_mean(word: object, choices: Iterable[object]) -> str:
-    """`did you mean `res5`?`, or an empty string if no name is similar."""
+def nearest(word: object, choices: Iterable[object]) -> str | None:
+    """The name that is most similar to a word, or None if none is similar."""
     by_key = {str(c).lower(): str(c) for c in choices if len(str(c)) <= LONGEST_NAME}
     if len(str(word)) > LONGEST_NAME:
-        return ""
+        return None
     near = difflib.get_close_matches(str(word).lower(), by_key, n=1, cutoff=0.6)
-    return f"did you mean `{by_key[near[0]]}`?" if near else ""
+    return by_key[near[0]] if near else None
+
+
+def did_you_mean(word: object, choices: Iterable[object]) -> str:
+    """`did you mean `res5`?`, or an empty string if no name is similar."""
+    near = nearest(word, choices)
+    return f"did you mean `{near}`?" if near is not None else ""
 
 
 def choices_help(word: object, choices: Sequence[object], what: str = "one of") -> str:

@@ -27,6 +27,9 @@ class Dialect(Protocol):
         """Whether the document is written in this dialect."""
         ...
 
+    named_sections: Sequence[str]
+    """Keys of the document whose own keys are names that the user chose."""
+
     def override_prefixes(self, document: Document) -> Sequence[KeyPath]:
         """Where `--set` paths may start."""
         ...

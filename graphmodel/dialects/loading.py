@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from graphmodel.spec.model import ModelSpec
 
 
+NATIVE_KEYS = ("graphmodel", "trunk", "trunks", "heads", "mapping", "inputs", "outputs")
+"""Keys that only the native format has."""
+
+
 def read(
     source: str | Path | Sequence[str | Path] | Mapping[str, Any],
     report: Collector | None = None,
@@ -50,6 +54,16 @@ def _refuse_text(path: str | Path) -> None:
         )
 
 
+def _refuse_two_formats(document: Document) -> None:
+    """Refuses a file with the keys of two formats: those of one would be ignored."""
+    native = [key for key in NATIVE_KEYS if key in document.data]
+    if "MODEL" in document.data and native:
+        written = ", ".join(f"`{key}`" for key in native)
+        message = f"the file has VISSL's `MODEL` and keys of the native format: {written}"
+        help = "keep one of them; `graphmodel convert` writes a VISSL file in the native format"
+        raise fail("GM110", message, document.span((native[0],), key=True), help, native[0])
+
+
 def _followed(document: Document, path: str | Path, report: Collector, reader: FileReader) -> Document:
     if "defaults" not in document.data:
         return document
@@ -79,6 +93,23 @@ def load_spec(
     Raises:
         CompileError: everything that is wrong with the YAML, its structure and its names, at once.
     """
+    spec = read_spec(source, overrides, inputs=inputs, allow_extends_outside=allow_extends_outside)
+    spec.errors.raise_errors()
+    return spec
+
+
+def read_spec(
+    source: str | Path | Sequence[str | Path] | Mapping[str, Any] | ModelSpec,
+    overrides: Sequence[str] = (),
+    *,
+    inputs: InputShapes | None = None,
+    allow_extends_outside: bool = False,
+) -> ModelSpec:
+    """`load_spec` for a caller that builds: mistakes are kept in `spec.errors`, and the build raises them with its own.
+
+    Raises:
+        CompileError: if so much is wrong that nothing else can be checked.
+    """
     report = Collector()
     if not isinstance(source, (str, Path, Mapping, Sequence)):
         from graphmodel.spec.model import ModelSpec
@@ -92,10 +123,12 @@ def load_spec(
     else:
         document = read(source, report, allow_extends_outside=allow_extends_outside)
     dialect = dialect_of(document)
+    _refuse_two_formats(document)
     if overrides:
-        document = apply_overrides(document, overrides, dialect.override_prefixes(document))
+        document = apply_overrides(document, overrides, dialect.override_prefixes(document), dialect.named_sections)
     # Importing a module of Pydantic models builds them: each is imported only after the step before it succeeded.
     native = dialect.to_native(document, dict(inputs or {}), report)
+    is_only_named = dialect.name != "native" and bool(report.errors)
     from graphmodel.dialects.native.format import NativeSpec
     from graphmodel.spec.validate import validate
 
@@ -104,4 +137,5 @@ def load_spec(
 
     spec = resolve(native, contents, report, dialect)
     spec._origin = document
+    spec._is_only_named = is_only_named
     return spec

@@ -9,7 +9,7 @@ read the batch size. `torch.fx` records each as one call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.overrides import handle_torch_function, has_torch_function, has_torch
 
 from graphmodel.build.view_groups import groups_of
 from graphmodel.diagnostics.input_error import InputError
-from graphmodel.graph.types import ModelGraph
+from graphmodel.graph.types import ModelGraph, head_name
 from graphmodel.lower.shared_stages import SHARED_STAGES
 
 Accepts = tuple[int | None, ...]
@@ -100,6 +100,32 @@ def check_views(
 
 
 @has_side_effect
+def check_multiple(x: Any, name: str, multiple: int, head: str) -> None:
+    """Checks the batch of an input of which a head joins several samples into one.
+
+    Args:
+        x: what was given.
+        name: the input's name.
+        multiple: how many samples the head joins.
+        head: the head's name.
+
+    Raises:
+        InputError: GM541 if the batch is not a multiple of that.
+    """
+    if has_torch_function_unary(x):
+        handle_torch_function(check_multiple, (x,), x, name, multiple, head)
+        return
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined, no-untyped-call]
+        return
+    if x.shape[0] % multiple:
+        raise InputError(
+            "GM541",
+            f"the input `{name}` has {x.shape[0]} samples and the head `{head}` joins {multiple} into one",
+            f"pass a multiple of {multiple}",
+        )
+
+
+@has_side_effect
 def check_one_batch(inputs: tuple[tuple[Any, str, int | None], ...]) -> None:
     """Checks that inputs which are joined into one batch have one size and dtype.
 
@@ -161,6 +187,9 @@ def _wrong_shape(x: torch.Tensor, name: str, view: int | None, shape: Accepts) -
         return InputError("GM541", message, "the first dimension is the batch")
     sizes = [f"{size}" for size in x.shape][1:]
     channels = len(shape) > 2 and x.shape[1] != shape[0]
+    if channels and shape[0] is not None and x.shape[-1] == shape[0]:
+        dims = ", ".join(str(d) for d in (0, x.ndim - 1, *range(1, x.ndim - 1)))
+        return InputError("GM541", message, f"the channels come first: `{name}.permute({dims})`")
     reason = "compile" if channels else "its graph depends on the image size: compile"
     if view is not None:
         return InputError("GM541", message, f"{reason} for views of this shape: `inputs: {{{name}: {{views: …}}}}`")
@@ -202,12 +231,27 @@ def add_guards(out: fx.Graph, graph: ModelGraph, placeholders: Mapping[str, fx.N
         dtype = () if item.dtype in FLOATS else (getattr(torch, item.dtype),)
         check = check_input if item.views is None else check_views
         out.call_function(check, (placeholders[name], name, checked, *dtype))
+    for name, multiple, head in _multiples(graph):
+        out.call_function(check_multiple, (placeholders[name], name, multiple, head))
     if graph.shared_stages:
         holders = dict.fromkeys(path.partition(".")[0] for path in graph.shared_stages)
         parts = tuple(out.create_node("get_attr", name, name=f"{name}_stages") for name in holders)
         out.call_module(SHARED_STAGES, parts)
     for group in graph.one_batch:
         out.call_function(check_one_batch, (tuple((placeholders[name], name, view) for name, view in group),))
+
+
+def _multiples(graph: ModelGraph) -> Iterator[tuple[str, int, str]]:
+    """Inputs of one tensor of which a head joins several samples: the name, how many, and the head's."""
+    for node in graph.nodes.values():
+        component = graph.components.get(node.component)
+        joins = component is not None and component.kind == "head" and hasattr(component.params, "batch_multiple")
+        multiple = component.params.batch_multiple() if component is not None and joins else 1
+        if multiple > 1:
+            needed = graph.needed_by([node.name])
+            inputs = [name for name in graph.inputs if name in needed]
+            if len(inputs) == 1 and graph.inputs[inputs[0]].views is None and inputs[0] in graph.accepts:
+                yield inputs[0], multiple, head_name(node.component)
 
 
 def _groups(graph: ModelGraph, name: str, shapes: Sequence[Accepts]) -> tuple[tuple[tuple[int, ...], Accepts], ...]:

@@ -397,6 +397,12 @@ def _syntax(error: yaml.MarkedYAMLError, name: str, lines: list[str]) -> tuple[s
     if mark is not None and mark.line >= len(lines) and error.context_mark is not None:
         mark = error.context_mark  # at the end of the file: where the unclosed bracket or quote was opened
     problem = (error.problem or "unreadable").strip()
+    if problem == "could not find expected ':'" and error.context_mark is not None:
+        mark = error.context_mark  # the key: the parser notices on the next line
+        end = len(lines[mark.line].rstrip()) if mark.line < len(lines) else mark.column + 1
+        span = Span(name, mark.line + 1, mark.column + 1, max(1, end - mark.column), lines[mark.line])
+        key = lines[mark.line][mark.column : end]
+        return "YAML syntax: a key without a colon", span, f"write `{key.split(' ')[0][:60]}:`, or quote the text"
     message = f"YAML syntax: {problem}" + (f" {error.context}" if error.context else "")
     hint = "check brackets, quotes, colons and indentation at and just above this line"
     if mark is not None and mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:

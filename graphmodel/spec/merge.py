@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from graphmodel.diagnostics import CompileError, Span, fail
+from graphmodel.diagnostics import CompileError, Span, choices_help, fail
 from graphmodel.spec.document import MAX_DEPTH, MAX_DIGITS, Document, KeyPath, Place, dotted, read_text, surrogate_in
 
 SET_SOURCE = "<--set>"
@@ -107,13 +107,16 @@ def parse_path(text: str) -> KeyPath:
     return tuple(int(part) if _NUMBER.fullmatch(part) else part for part in spread.split("."))
 
 
-def apply_overrides(document: Document, overrides: Sequence[str], prefixes: Sequence[KeyPath] = ((),)) -> Document:
+def apply_overrides(
+    document: Document, overrides: Sequence[str], prefixes: Sequence[KeyPath] = ((),), named: Sequence[str] = ()
+) -> Document:
     """Sets `path=value` items; the value is YAML. The result is a new document.
 
     Args:
         document: the merged files.
         overrides: `a.b.c=value` items, applied in order.
         prefixes: where a path may start, tried in order: VISSL's own form starts at `config.`.
+        named: sections whose keys are the user's own names; a new one is an error without a `+` before the path.
 
     Raises:
         CompileError: GM108 if an item has no `=`, its value is not valid YAML, or its path goes through a value that is
@@ -123,7 +126,7 @@ def apply_overrides(document: Document, overrides: Sequence[str], prefixes: Sequ
     problems = []
     for item in overrides:
         try:
-            _override(out, item, prefixes)
+            _override(out, item, prefixes, named)
         except CompileError as error:
             problems += error.diagnostics
     if problems:
@@ -131,9 +134,10 @@ def apply_overrides(document: Document, overrides: Sequence[str], prefixes: Sequ
     return out
 
 
-def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> None:
+def _override(document: Document, item: str, prefixes: Sequence[KeyPath], named: Sequence[str]) -> None:
     span = Span(SET_SOURCE, 1, 1, max(len(item), 1), item)
     name, equals, text = item.partition("=")
+    adds = name.strip().startswith("+")
     name = name.strip().lstrip("+")
     if not equals or not name:
         raise fail("GM108", f"`{item}` is not of the form path=value", span, "for example trunk.depth=101")
@@ -154,6 +158,11 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
         if prefix and path[: len(prefix)] != prefix and document.get((*prefix, path[0])) is not None:
             path = (*prefix, *path)
             break
+    section = document.get(path[:1])
+    if not adds and len(path) > 1 and path[0] in named and isinstance(section, dict) and path[1] not in section:
+        message = f"`{dotted(path)}` cannot be set: `{path[0]}` has no `{path[1]}`"
+        known = choices_help(path[1], list(section), str(path[0]))
+        raise fail("GM108", message, span, f"{known}; to add one, write `+{item[:100]}`")
     target = document.data
     for i, part in enumerate(path[:-1]):
         if isinstance(target, list) and isinstance(part, int) and part < len(target):
@@ -173,7 +182,10 @@ def _override(document: Document, item: str, prefixes: Sequence[KeyPath]) -> Non
     elif isinstance(target, dict):
         old, target[str(last)] = target.get(str(last)), value
     else:
-        raise fail("GM108", f"`{dotted(path[:-1])}` is not a mapping, so `{last}` cannot be set in it", span)
+        message = f"`{dotted(path[:-1])}` is not a mapping, so `{last}` cannot be set in it"
+        raise fail(
+            "GM108", message, span, f"set the whole value, such as `{dotted(path[:-1])}={{name: resnet, depth: 18}}`"
+        )
     _drop_places(document, path, old)
     column = len(item) - len(text) + 1
     document.places[path] = Place(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
 
-from graphmodel.diagnostics import Diagnostic, Span
+from graphmodel.diagnostics import Collector, Diagnostic, Span
 from graphmodel.spec.display import Displayed
 from graphmodel.spec.document import Document, KeyPath
 from graphmodel.spec.validate import FrozenModel
@@ -272,6 +272,8 @@ class ModelSpec(Part, Displayed):
 
     _document: Document = PrivateAttr(default_factory=lambda: Document({}))
     _notes: tuple[Diagnostic, ...] = PrivateAttr(default=())
+    _errors: Collector = PrivateAttr(default_factory=Collector)
+    _is_only_named: bool = PrivateAttr(default=False)
     _origin: Document = PrivateAttr(default_factory=lambda: Document({}))
 
     @property
@@ -283,6 +285,16 @@ class ModelSpec(Part, Displayed):
     def notes(self) -> tuple[Diagnostic, ...]:
         """Warnings and notes of the dialect."""
         return self._notes
+
+    @property
+    def errors(self) -> Collector:
+        """What is wrong with it so far, if `read_spec` went on after mistakes; a build raises them with its own."""
+        return self._errors
+
+    @property
+    def is_only_named(self) -> bool:
+        """Whether mistakes leave only its names and parameters to be checked, and no shapes."""
+        return self._is_only_named
 
     @property
     def origin(self) -> Document:

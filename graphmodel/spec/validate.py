@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from graphmodel.diagnostics import LIMIT, Collector, CompileError, Diagnostic, choices_help
-from graphmodel.spec.document import Document, KeyPath, dotted, kind_of
+from graphmodel.diagnostics import LIMIT, Collector, CompileError, Diagnostic, choices_help, nearest
+from graphmodel.spec.document import Document, KeyPath, Place, dotted, kind_of
+from graphmodel.spec.recovery import MAX_ROUNDS, offending, respelled, without
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -57,6 +59,10 @@ MAX_NUMBERS = 2**40
 
 
 def _shape(value: Any) -> Any:
+    if isinstance(value, str):
+        sizes = re.split(r"\s*[xX×*,]\s*", value.strip("()[] "))
+        example = ", ".join(sizes) if all(re.fullmatch(r"[0-9]{1,9}", size) for size in sizes) else "3, 224, 224"
+        raise ValueError(f"`{value[:60]}` is text, not a shape; help: write a list: `[{example}]`")
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -87,29 +93,73 @@ class YamlModel(FrozenModel):
 
     Attributes:
         renamed: keys of earlier versions and their present names; a diagnostic names the new key.
+        example: how one is written, for those who write something else.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+    example: ClassVar[str] = ""
 
 
 def validate(model: type[ModelT], document: Document, report: Collector, data: Any = None, at: KeyPath = ()) -> ModelT:
     """Validates `data`, or the whole document, and returns the model.
 
+    What is not valid is reported and left out, so that the rest can be checked: the caller raises the findings.
+
     Args:
         model: the Pydantic model.
         document: where positions are looked up.
-        report: where findings go.
+        report: where findings go: GM201, GM202 and GM203 for everything wrong in it.
         data: the value at the path `at`; the whole document if None.
         at: its path in the document.
 
     Raises:
-        CompileError: GM201, GM202 or GM203 for everything wrong in it.
+        CompileError: if nothing of it is valid.
     """
-    try:
-        return model.model_validate(document.data if data is None else data)
-    except ValidationError as error:
-        report_invalid(error, model, document, report, at)
-        raise CompileError(report.found, report.omitted) from None
+    value = document.data if data is None else data
+    places = document.places
+    for turn in range(MAX_ROUNDS):
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            if turn == 0:
+                report_invalid(error, model, document, report, at)
+                value, document.places = _respelled(error, model, value, at, places)
+                continue
+            partial = Document(_nested(value, at))
+
+            def real(location: tuple[str | int, ...], partial: Document = partial) -> KeyPath:
+                return real_path(location, partial, at)[len(at) :]
+
+            value = without(value, offending(error, real))
+            if value is None:
+                break
+    raise CompileError(report.found, report.omitted) from None
+
+
+def _respelled(
+    error: ValidationError, model: type[BaseModel], value: Any, at: KeyPath, places: Mapping[KeyPath, Place]
+) -> tuple[Any, dict[KeyPath, Place]]:
+    """The value and its locations with unknown keys spelled like those they resemble: what they hold is checked too."""
+    found = dict(places)
+    unknown = [e["loc"] for e in error.errors(include_url=False) if e["type"] == "extra_forbidden"]
+    for location in unknown[:LIMIT]:
+        path = real_path(tuple(location), Document(_nested(value, at)), at)
+        owner = model_at(model, location[:-1])
+        meant = getattr(owner, "renamed", {}).get(path[-1]) or nearest(path[-1], keys_of(owner))
+        parent = Document(_nested(value, at)).get(path[:-1])
+        if meant is None or not isinstance(parent, Mapping) or meant in parent:
+            continue
+        value = respelled(value, path[len(at) :], meant)
+        below = len(path)
+        found |= {(*path[:-1], meant, *p[below:]): place for p, place in places.items() if p[:below] == path}
+    return value, found
+
+
+def _nested(value: Any, at: KeyPath) -> Any:
+    """A document that has the value at a path."""
+    for key in reversed(at):
+        value = {key: value}
+    return value
 
 
 def report_invalid(
@@ -147,6 +197,22 @@ def _one_per_union(found: list[Any], document: Document, at: KeyPath) -> list[An
     return kept
 
 
+_KINDS = {TEXT: "text", MAP: "a mapping", LIST: "a list", NUMBER: "a number", BOOL: "true or false"}
+_WANTED = {
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+}
+"""Kinds of findings about the type of a value, and what was wanted."""
+
+
 def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: KeyPath = ()) -> Diagnostic:
     """One Pydantic finding as a diagnostic."""
     location = tuple(finding["loc"])
@@ -182,9 +248,17 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
         )
     context = finding.get("ctx", {})
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        expected = str(context.get("expected_tags", "")).replace("~", "").replace("'", "")
+        tags = [tag.strip().strip("'") for tag in str(context.get("expected_tags", "")).split(",")]
+        expected = " or ".join(_KINDS[tag] for tag in tags if tag in _KINDS)
         message = f"`{where}` takes {expected or 'another kind of value'}, not {kind_of(value)}"
         return Diagnostic("GM202", message, document.span(path), "", path=where)
+    if kind in _WANTED or kind == "model_type":
+        owner = model_at(model, location) if kind == "model_type" else None
+        wanted = "a mapping" if kind == "model_type" else _WANTED[kind]
+        example = getattr(owner, "example", "")
+        example = f"for example `{example}`" if example else finding.get("help", "")
+        message = f"`{where}` takes {wanted}, not {_shown(value)}" if where else f"the spec takes {wanted}"
+        return Diagnostic("GM202", message, document.span(path), example, path=where)
     text = str(finding["msg"])
     for prefix in ("Value error, ", "Assertion failed, ", "Input should be "):
         if text.startswith(prefix):

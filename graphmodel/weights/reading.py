@@ -110,6 +110,12 @@ def _not_plain(path: Path, text: str) -> CompileError:
         why = f"it asks for `{_cut(asked[1])}`"
     elif said is not None and said[1].startswith("Unsupported operand"):
         why = "it was pickled with another protocol than `torch.save`'s"
+        if path.suffix in (".yaml", ".yml"):
+            return _unreadable(
+                path,
+                "it is a YAML file, and weights are a checkpoint",
+                "pass a checkpoint (`.pth`, `.safetensors`); an overlay goes after the first spec on the command line",
+            )
     else:
         why = _cut(said[1] if said is not None else next(iter(text.split("\n")), ""))
     return _unreadable(path, f"it holds more than tensors and plain values ({why})", _SAVE_AGAIN)

@@ -38,13 +38,13 @@ def test_check_builds_no_weights(run, write, monkeypatch, small):
 
 
 def test_github_annotations_point_at_the_line(run, write):
-    path = write("trunk: {name: resnet}\nheds: {}\n")
+    path = write("inputs: {images: [3, 64, 64]}\nheds: {}\ntrunk: {name: resnet}\n")
     line = run("check", path, "--format", "github", code=1).stdout
     assert line.startswith(f"::error file={path},line=2,col=1,title=GM201::unknown key `heds` in the spec%0Ahelp: ")
 
 
 def test_sarif_names_rule_and_place(run, write):
-    path = write("trunk: {name: resnet}\nheds: {}\n")
+    path = write("inputs: {images: [3, 64, 64]}\nheds: {}\ntrunk: {name: resnet}\n")
     log = json.loads(run("check", path, "--format", "sarif", code=1).stdout)
     result = log["runs"][0]["results"][0]
     assert result["ruleId"] == log["runs"][0]["tool"]["driver"]["rules"][0]["id"] == "GM201"

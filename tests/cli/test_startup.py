@@ -40,8 +40,6 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     [
         "trunk: {name: resnet\n",  # not YAML
         "trunk: {name: resnet}\ntrunk: {name: regnet}\ninputs: {x: [3, 64, 64]}\n",  # a duplicate key
-        "trunk: {name: resnet}\ninputs: {x: [3, 64, 64]}\nheds: {}\n",  # an unknown key
-        "MODEL: {TRUNK: {NAME: resnet}, HEADS: {}}\n",  # the same in VISSL's format
     ],
 )
 def test_a_malformed_file_imports_nothing_heavy(tmp_path: Path, text: str) -> None:

@@ -93,7 +93,8 @@ def test_lines_of_files_that_a_defaults_list_finds_above_are_not_quoted(tmp_path
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "a.yaml").write_text("defaults: [found]\nconfig: {MODEL: {TRUNK: {NAME: resnet}}}\n")
     error = steps(lambda: load_spec(tmp_path / "inside" / "a.yaml"))[1]
-    assert single(error)[0] == "GM201"
+    assert error is not None
+    assert "GM201" in {d.code for d in error.diagnostics}
     assert "hunter2" not in str(error)
 
 

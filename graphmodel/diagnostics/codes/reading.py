@@ -122,4 +122,17 @@ ENTRIES = (
               MODEL: {TRUNK: {NAME: resnet}, HEAD: {PARAMS: [[mlp, {dims: [2048, 10]}]]}}
             """,
     ),
+    code(
+        "GM110",
+        "two formats in one file",
+        """A file is in VISSL's format, with a `MODEL` block, or in the native one, with `trunk`, `heads` and `mapping`.
+            In a file with both, one would be ignored. `graphmodel convert` turns a VISSL file into a native one.""",
+        """
+            MODEL: {TRUNK: {NAME: resnet}, HEAD: {PARAMS: [[mlp, {dims: [2048, 10]}]]}}
+            trunk: resnet
+            """,
+        """
+            MODEL: {TRUNK: {NAME: resnet}, HEAD: {PARAMS: [[mlp, {dims: [2048, 10]}]]}}
+            """,
+    ),
 )

@@ -61,6 +61,7 @@ class NativeDialect:
 
     name = "native"
     any_layout = False
+    named_sections = ("inputs", "trunks", "heads")
 
     def recognises(self, document: Document) -> bool:
         return True

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, Tag, field_validator, model_validator
 
+from graphmodel.diagnostics import nearest
 from graphmodel.dialects.native.grid_format import GridYaml
 from graphmodel.dialects.native.head_format import HeadSettingsYaml, HeadYaml
 from graphmodel.dialects.native.resize_format import Resize
@@ -41,6 +42,8 @@ def _with_unit(value: Any) -> Any:
 class ViewYaml(YamlModel):
     """`count` views of one shape."""
 
+    example: ClassVar[str] = "{count: 2, shape: [3, 224, 224]}"
+
     count: PositiveInt = Field(1, le=MAX_VIEWS, description="How many tensors of this shape, in a row.")
     shape: ShapeField = Field(description="Per-sample shape, such as [3, 96, 96].")
 
@@ -49,6 +52,7 @@ class InputYaml(YamlModel):
     """One input: a tensor (`shape`) or a list of tensors (`views`)."""
 
     renamed: ClassVar[Mapping[str, str]] = {"passes": "grouping"}
+    example: ClassVar[str] = "{shape: [3, 224, 224]}"
 
     shape: AnyShape | None = Field(None, description="Per-sample shape, (C, H, W) for images.")
     views: list[ViewYaml] | None = Field(
@@ -114,6 +118,10 @@ class TrunkYaml(YamlModel):
 
     @model_validator(mode="after")
     def one_source(self) -> TrunkYaml:
+        written = [key for key in self.model_extra or {} if nearest(key, ("name", "module", "copy"))]
+        if not (self.name or self.module or self.copy_) and written:
+            meant = nearest(written[0], ("name", "module", "copy"))
+            raise ValueError(f"has no `name`, and the unknown key `{written[0]}`; help: did you mean `{meant}`?")
         if [self.name, self.module, self.copy_].count(None) != 2:
             raise ValueError(
                 "needs one of `name`, `module` and `copy`; help: for example `name: resnet` or `name: "

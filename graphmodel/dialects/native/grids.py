@@ -19,6 +19,7 @@ from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import Edge, HeadSettings, HeadSpec, ModuleCall, Source
 from graphmodel.spec.names import name_problem
 from graphmodel.spec.pools import POOLS
+from graphmodel.spec.recovery import LOST
 
 
 @dataclass(frozen=True)
@@ -245,17 +246,17 @@ class GridEdges:
     sources: dict[tuple[KeyPath, KeyPath, KeyPath], tuple[Source, ...] | None] = field(default_factory=dict)
 
     def edges(self, heads: Iterable[GridHead]) -> list[Edge]:
-        """The edges of all heads that have no mistake."""
-        return [edge for head in heads if (edge := self.edge(head)) is not None]
+        """The edges of all heads."""
+        return [self.edge(head) for head in heads]
 
-    def edge(self, head: GridHead) -> Edge | None:
-        """What a head reads; None with the reason reported."""
+    def edge(self, head: GridHead) -> Edge:
+        """What a head reads; `LOST` stands for sources with a mistake, which is reported."""
         key = head.layer.at, head.pool.at, head.tokens.at
         if key not in self.sources:
             self.sources[key] = self.resolve(head)
         sources = self.sources[key]
         if sources is None:
-            return None
+            sources = (Source(input=LOST, trunk=None, at=head.layer.at),)
         combine = head.layer.value.combine if isinstance(head.layer.value, GridLayerYaml) else "concat"
         return Edge(sources=sources, combine=combine, head=head.spec.name, output=head.spec.name, at=head.layer.at)
 
@@ -285,8 +286,6 @@ class GridEdges:
         resolved = resolve_pool(pool, pool_at, self.report)
         for feature, at, kind in with_tokens(features, tokens):
             source = self.mapping.source(f"{name}.{feature}" if feature else name, None, at, at, key=at == layer.at)
-            if source is None:
-                return None
             update = {**common, **written, "pool": resolved, "tokens": kind}
             update["any_layout"] = source.any_layout or bool(written.get("any_layout"))
             update["resize"] = resolve_resize(written.get("resize"), (*layer.at, "resize"))

@@ -12,6 +12,7 @@ from graphmodel.dialects.native.located_report import LocatedReport
 from graphmodel.dialects.native.operations import resolve_pool, resolve_resize
 from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import Edge, HeadSpec, InputSpec, Source
+from graphmodel.spec.recovery import LOST
 
 Options = SourceYaml | EdgeYaml | FeatureYaml | None
 
@@ -47,7 +48,9 @@ def named_sources(mapping: Any) -> Iterator[str]:
     for edge in mapping if isinstance(mapping, list) else ():
         items = edge.from_ if isinstance(edge.from_, list) else [edge.from_]
         for item in items:
-            yield (item if isinstance(item, str) else item.from_).partition(".")[0]
+            text = item if isinstance(item, str) else item.from_
+            if text != LOST:
+                yield text.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class MappingResolver:
         inputs: the spec's inputs.
         trunks: the names of its trunks, those with mistakes included.
         heads: its heads.
-        written_heads: the names of all heads, those with mistakes included.
+        written_heads: the names of all heads, those with mistakes included; None if they could not be read.
         grid_heads: the names of the heads of grids, whose outputs other heads may read.
         any_layout: features are read in any layout.
         report: where findings go.
@@ -69,7 +72,7 @@ class MappingResolver:
     inputs: Mapping[str, InputSpec]
     trunks: Sequence[str]
     heads: Mapping[str, HeadSpec]
-    written_heads: list[str]
+    written_heads: list[str] | None
     grid_heads: list[str]
     any_layout: bool
     report: LocatedReport
@@ -85,10 +88,11 @@ class MappingResolver:
             return edges
         for name, features in self.mapping.items():
             path: KeyPath = ("mapping", name)
-            if isinstance(features, dict) and self.is_known(name, path, key=True):
+            if isinstance(features, dict):
+                known = self.is_known(name, path, key=True)
                 for feature, readers in features.items():
-                    edges += self.feature_edges(f"{name}.{feature}", readers, (*path, feature))
-            elif not isinstance(features, dict):
+                    edges += self.feature_edges(f"{name}.{feature}" if known else LOST, readers, (*path, feature))
+            else:
                 edges += self.feature_edges(name, features, path)
         return edges
 
@@ -131,15 +135,11 @@ class MappingResolver:
         else:
             names = [(name, (*key, i)) for i, name in enumerate(given)]
         output = (options.as_ if options is not None else None) or ""
-        return [
-            Edge(sources=(source,), head=self.head_name(name, at), output=output, at=at)
-            for name, at in names
-            if source is not None
-        ]
+        return [Edge(sources=(source,), head=self.head_name(name, at), output=output, at=at) for name, at in names]
 
     def long_edge(self, item: EdgeYaml, path: KeyPath) -> list[Edge]:
         origins = item.from_ if isinstance(item.from_, list) else [item.from_]
-        sources: list[Source | None] = []
+        sources: list[Source] = []
         for i, origin in enumerate(origins):
             at: KeyPath = (*path, "from", i) if isinstance(item.from_, list) else (*path, "from")
             if isinstance(origin, SourceYaml):
@@ -147,14 +147,12 @@ class MappingResolver:
             else:
                 sources.append(self.source(origin, item, at, path))
         head = self.head_name(item.head, (*path, "head"))
-        if any(s is None for s in sources):
-            return []
         keys = [origin.as_ or "" if isinstance(origin, SourceYaml) else "" for origin in origins]
-        found_all = tuple(s.model_copy(update={"key": k}) for s, k in zip(sources, keys, strict=True) if s is not None)
-        return [Edge(sources=found_all, combine=item.combine, head=head, output=item.as_ or "", at=path)]
+        keyed = tuple(s.model_copy(update={"key": key}) for s, key in zip(sources, keys, strict=True))
+        return [Edge(sources=keyed, combine=item.combine, head=head, output=item.as_ or "", at=path)]
 
     def head_name(self, name: str | None, path: KeyPath) -> str | None:
-        if name is not None and name not in self.written_heads:
+        if name is not None and self.written_heads is not None and name not in self.written_heads:
             self.report.error(
                 "GM206", f"unknown head `{name}`", path, self.report.choices(name, self.written_heads, "heads")
             )
@@ -175,6 +173,8 @@ class MappingResolver:
         what = "input or output" if outputs else "input"
         listed = "inputs and outputs" if outputs else "inputs"
         help = self.report.choices(name, list(dict.fromkeys([*self.inputs, *outputs])), listed)
+        if self.trunks and not help.startswith("did you mean"):
+            help = f"a feature is written with its input, such as `{next(iter(self.inputs), 'images')}.{name}`; {help}"
         self.report.error("GM207", f"unknown {what} `{name}`", path, help, key=key)
         return False
 
@@ -187,8 +187,8 @@ class MappingResolver:
         *,
         key: bool = False,
         beside: tuple[EdgeYaml, KeyPath] | None = None,
-    ) -> Source | None:
-        """A source.
+    ) -> Source:
+        """A source; one that is not valid is reported, and `LOST` stands for it.
 
         Args:
             text: what it reads.
@@ -199,11 +199,10 @@ class MappingResolver:
             beside: the edge, whose options apply to a source that does not set them itself, and where it is.
         """
         name, _, rest = text.partition(".")
-        if not self.is_known(name, path, key=key):
-            return None
-        found = self.place(name, rest, text, path, key=key)
+        known = text != LOST and self.is_known(name, path, key=key)
+        found = self.place(name, rest, text, path, key=key) if known else None
         if found is None:
-            return None
+            return Source(input=LOST, trunk=None, at=path)
         if options is None:
             return found.model_copy(update={"any_layout": self.any_layout})
 

@@ -9,6 +9,12 @@ from typing import Any
 from graphmodel.dialects.native.located_report import LocatedReport
 from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import Edge, Source
+from graphmodel.spec.recovery import LOST
+
+
+def is_lost(edge: Edge) -> bool:
+    """Whether a source of the edge could not be read, which is reported."""
+    return any(s.input == LOST for s in edge.sources)
 
 
 def name_outputs(edges: Sequence[Edge], report: LocatedReport) -> list[Edge]:
@@ -76,11 +82,15 @@ def link_outputs(edges: Sequence[Edge], inputs: Collection[str], report: Located
     for edge in edges:
         by_head.setdefault(edge.head or "", []).append(edge.output)
 
+    lost = [e for e in edges if is_lost(e)]
+
     def final(source: Source) -> Source:
         name, dot, part = source.output.partition(".")
         if not name:
             return source
         found = [name] if name in by_name else by_head.get(name, [])
+        if not found and lost:
+            return source.model_copy(update={"input": LOST, "output": ""})
         if len(found) != 1:
             which = ", ".join(f"`{n}`" for n in found)
             message = f"the head `{name}` gives several outputs: {which}" if found else f"unknown output `{name}`"
@@ -149,6 +159,7 @@ def select_outputs(
     by_name = {e.output: e for e in edges}
     if wanted is None:
         return list(edges), tuple(names)
+    lost = [e.head or "" for e in edges if is_lost(e)]
     whole: set[str] = set()
     parts: dict[str, set[str]] = {}
 
@@ -157,8 +168,15 @@ def select_outputs(
             return tuple(pick(child, (*path, i)) for i, child in enumerate(item))
         # `swav.prototypes0` is one tensor of a head with several, which are known only when the head is built.
         edge = by_name.get(item) or by_name.get(item.partition(".")[0])
-        if edge is None or (item != edge.output and edge.head is None):
-            report.error("GM209", f"unknown output `{item}`", path, report.choices(item, list(by_name), "outputs"))
+        if edge is None and any(item.startswith(name) for name in lost):
+            pass  # its name may come from what could not be read
+        elif edge is None or (item != edge.output and edge.head is None):
+            report.error(
+                "GM209",
+                f"unknown output `{item}`",
+                path,
+                report.choices(item, [n for n in by_name if LOST not in n], "outputs"),
+            )
         elif edge.output in whole or item in parts.get(edge.output, ()) or (item == edge.output and item in parts):
             report.error("GM209", f"the output `{item}` is listed twice", path)
         elif item == edge.output:

@@ -29,6 +29,7 @@ from graphmodel.spec.model import (
     VisslNaming,
     WeightsSpec,
 )
+from graphmodel.spec.recovery import LOST
 
 
 def resolve(document: Document, contents: NativeSpec, report: Collector, dialect: Dialect) -> ModelSpec:
@@ -41,7 +42,7 @@ def resolve(document: Document, contents: NativeSpec, report: Collector, dialect
         dialect: the dialect it was written in.
 
     Raises:
-        CompileError: GM2xx; every finding at once.
+        CompileError: if nothing can be checked further; other findings, GM2xx, are in the spec's `errors`.
     """
     return _Resolver(document, contents, report, dialect).run()
 
@@ -57,41 +58,34 @@ class _Resolver:
         self.heads = self.resolve_heads()
         self.grid_heads = expand_grids(contents.grid, list(contents.heads), self.report)
         self.inputs = self.resolve_inputs()
-        mapping = MappingResolver(
-            contents.mapping,
-            self.inputs,
-            ["trunk"] if contents.trunk is not None else list(contents.trunks or {}),
-            self.heads,
-            list(contents.heads),
-            list(self.grid_heads),
-            self.dialect.any_layout,
-            self.report,
-        )
+        is_lost = contents.mapping is None and self.document.get(("mapping",)) is not None
+        mapping = self.mapping()
         in_grids = GridEdges(mapping, self.report)
-        edges = [*mapping.edges(), *in_grids.edges(self.grid_heads.values())]
+        edges = [*([] if is_lost else mapping.edges()), *in_grids.edges(self.grid_heads.values())]
         self.heads |= {name: head.spec for name, head in self.grid_heads.items()}
         known = [*contents.heads, *self.grid_heads]
         self.heads = with_settings(self.heads, contents.head_settings, known, self.report)
         self.check_companions()
-        self.report.found.raise_errors()
         named = name_outputs(edges, self.report)
         mapped = link_outputs(named, self.inputs, self.report)
-        self.report.found.raise_errors()
         edges, outputs = select_outputs(mapped, [e.output for e in named], contents.outputs, self.report)
         if not edges and not self.report.found.errors:
             key = "outputs" if self.contents.outputs is not None else "mapping"
             self.report.error(
                 "GM209", "the model has no output", (key,), "map a feature or a head to an output", key=True
             )
-        self.note_unused(edges, mapped)
-        self.report.found.raise_errors()
+        found = self.report.found
+        if not found.errors:
+            self.note_unused(edges, mapped)
+        else:  # a part that nothing reads may be one that a mistake hides: all of them are checked
+            edges, found.found = mapped, found.errors
         weights = contents.weights
-        trunks = with_originals({s.trunk or "" for e in edges for s in e.sources}, self.trunks)
-        heads = with_originals({e.head or "" for e in edges}, self.heads)
+        trunks = self.trunks if found.errors else with_originals(_trunks(edges), self.trunks)
+        heads = self.heads if found.errors else with_originals({e.head or "" for e in edges}, self.heads)
         spec = ModelSpec(
             name=contents.name,
             dialect=self.dialect.name,
-            inputs=self.used_inputs(edges),
+            inputs=self.inputs if found.errors else self.used_inputs(edges),
             trunks={n: t for n, t in self.trunks.items() if n in trunks},
             heads={n: h for n, h in self.heads.items() if n in heads},
             head_defaults=dict(contents.head_defaults),
@@ -119,8 +113,26 @@ class _Resolver:
             ),
         )
         spec._document = self.document
-        spec._notes = tuple(self.report.found.found)
+        spec._notes = tuple(f for f in found.found if f.severity != "error")
+        spec._errors = found
         return spec
+
+    def mapping(self) -> MappingResolver:
+        """What resolves the mapping."""
+        contents = self.contents
+        trunks = ["trunk"] if contents.trunk is not None else list(contents.trunks or {})
+        written = self.document.get(("heads",))
+        heads = list(contents.heads) if written is None or isinstance(written, dict) else None
+        return MappingResolver(
+            contents.mapping,
+            self.inputs,
+            trunks,
+            self.heads,
+            list(self.grid_heads),
+            heads,
+            self.dialect.any_layout,
+            self.report,
+        )
 
     # -- components ---------------------------------------------------------------------------------------------------
 
@@ -145,6 +157,7 @@ class _Resolver:
             return TrunkSpec(name=name, family=value, at=path)
         if value.copy_ is not None:
             self.report.error("GM205", f"unknown trunk `{value.copy_}`", (*path, "copy"), "there is no other trunk")
+            return TrunkSpec(name=name, family=LOST, at=path)
         return TrunkSpec(
             name=name,
             family=value.name or value.module or "",
@@ -181,7 +194,8 @@ class _Resolver:
             declared = dict.fromkeys([n for n in names if n not in outputs] or names or ["images"])
         inputs: dict[str, InputSpec] = {}
         for name, value in declared.items():
-            path: KeyPath = ("inputs", name) if self.contents.inputs is not None else ("mapping", name)
+            is_written = self.document.get(("inputs",)) is not None
+            path: KeyPath = ("inputs", name) if is_written else ("mapping", name)
             self.report.check_name(name, "an input", path)
             if not isinstance(value, InputYaml):
                 inputs[name] = InputSpec(name=name, shape=value, at=path)
@@ -222,7 +236,7 @@ class _Resolver:
         """Warns of heads, inputs and trunks that no output needs."""
         heads = with_originals({e.head or "" for e in mapped}, self.heads)
         inputs = self.used_inputs(edges)
-        trunks = with_originals({s.trunk or "" for e in edges for s in e.sources}, self.trunks)
+        trunks = with_originals(_trunks(edges), self.trunks)
         for name, head in self.heads.items():
             if name not in heads:
                 self.report.warning("GM210", f"no feature is mapped to the head `{name}`; it is left out", head.at)
@@ -232,6 +246,11 @@ class _Resolver:
         for name, trunk in self.trunks.items():
             if name not in trunks:
                 self.report.warning("GM210", f"nothing reads the trunk `{name}`; it is left out", trunk.at)
+
+
+def _trunks(edges: list[Edge]) -> set[str]:
+    """The names of the trunks that the edges read."""
+    return {s.trunk for e in edges for s in e.sources if s.trunk is not None}
 
 
 def _checkpointing(value: bool | int | list[str] | CheckpointYaml) -> Checkpointing:

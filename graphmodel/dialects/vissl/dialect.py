@@ -14,6 +14,7 @@ class VisslDialect:
 
     name = "vissl"
     any_layout = True
+    named_sections = ()
 
     def recognises(self, document: Document) -> bool:
         data = document.data
