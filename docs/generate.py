@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graphmodel.cli import catalogue
+from graphmodel.diagnostics import json_text
 from graphmodel.diagnostics.codes import to_markdown
 from graphmodel.dialects.vissl import config_keys
 from graphmodel.schema import write_schemas
@@ -18,11 +20,12 @@ def vissl_page(text: str) -> str:
 
 
 def main() -> None:
-    """Writes docs/diagnostics.md, the table of docs/vissl.md, and schemas/."""
+    """Writes docs/diagnostics.md, the table of docs/vissl.md, and schemas/, the catalogue of components included."""
     (DOCS / "diagnostics.md").write_text(to_markdown(), "utf-8")
     page = DOCS / "vissl.md"
     page.write_text(vissl_page(page.read_text("utf-8")), "utf-8")
     write_schemas(DOCS.parent / "schemas")
+    (DOCS.parent / "schemas" / "catalogue.json").write_text(json_text(catalogue.document()) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

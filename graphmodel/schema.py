@@ -16,6 +16,7 @@ from graphmodel.components.registry import find_head, find_trunk, head_names, tr
 from graphmodel.dialects.native.format import NativeSpec
 from graphmodel.dialects.vissl.config import VisslFile
 from graphmodel.spec.pools import POOLS
+from graphmodel.stored import stored_path
 from graphmodel.writing import write_file
 
 Schema = dict[str, Any]
@@ -107,12 +108,7 @@ def schema_path(dialect: str) -> Path:
     Raises:
         FileNotFoundError: if neither has it.
     """
-    here = Path(__file__).resolve().parent
-    for folder in (here / "_schemas", here.parent / "schemas"):
-        path = folder / f"{dialect}.schema.json"
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"no schema `{dialect}`; write it with `graphmodel schema -o DIR`")
+    return stored_path(f"{dialect}.schema.json")
 
 
 class _Params:

@@ -15,6 +15,8 @@ from pydantic_core import PydanticUndefined
 from graphmodel.build.describe import FeatureDescription, describe
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.family import TrunkFamily
+from graphmodel.components.library.layers import PACKAGES
+from graphmodel.components.registry import HeadEntry, find_head, find_trunk, head_names, trunk_names
 from graphmodel.diagnostics import fail
 from graphmodel.tracing.proxy import TraceError
 
@@ -24,11 +26,20 @@ SIZES = (224, 256, 384, 299, 518, 448, 192, 240, 336)
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a trunk or head."""
+    """A parameter of a trunk or head.
+
+    Attributes:
+        name: its key.
+        type: what it takes, in the terms of a YAML author.
+        required: it has no default.
+        default: its default as JSON has it.
+        description: what it means.
+    """
 
     name: str
     type: str
-    default: str
+    required: bool
+    default: Any
     description: str
 
 
@@ -68,7 +79,8 @@ def parameters(model: type[BaseModel]) -> list[Parameter]:
             Parameter(
                 info.alias or name,
                 type_text(info.annotation),
-                "required" if default is PydanticUndefined else _default(default),
+                default is PydanticUndefined,
+                None if default is PydanticUndefined else _json(default),
                 info.description or "",
             )
         )
@@ -77,15 +89,66 @@ def parameters(model: type[BaseModel]) -> list[Parameter]:
 
 def library_parameters(family: TrunkFamily[Any]) -> list[Parameter]:
     """The keyword arguments of a library's model; only the library knows their types and meanings."""
-    return [Parameter(name, "anything", _default(default), "") for name, default in family.keywords().items()]
+    found = family.keywords().items()
+    return [Parameter(name, "anything", False, _json(default), "") for name, default in found]
 
 
-def _default(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, (str, int, float)) else repr(value)
+def head_rows() -> list[dict[str, Any]]:
+    """Every registered head: its name, aliases, summary and parameters."""
+    groups: dict[Any, dict[str, Any]] = {}
+    for name in head_names():
+        entry = find_head(name)
+        assert entry is not None
+        key = getattr(entry.build, "origin", entry.build)
+        if key in groups:
+            groups[key]["aliases"].append(name)
+        else:
+            groups[key] = head_row(entry)
+    return list(groups.values())
+
+
+def head_row(entry: HeadEntry) -> dict[str, Any]:
+    """A head's name, summary and parameters."""
+    own = [asdict(p) for p in parameters(entry.params)]
+    return {"name": entry.name, "aliases": [], "summary": entry.summary, "parameters": own}
+
+
+def trunk_rows() -> list[dict[str, Any]]:
+    """Every registered family of trunks: its name, aliases, summary, source, and whether its models have names."""
+    rows: dict[str, dict[str, Any]] = {}
+    families: dict[str, type] = {}
+    for name in trunk_names():
+        family = find_trunk(name)
+        assert family is not None
+        # `regnet_fsdp` and the like are VISSL's second names for one model; `alexnet_jigsaw` is a model of its own.
+        first = next((n for n in rows if name.startswith(f"{n}_") and families[n] is type(family)), None)
+        if first is not None:
+            rows[first]["aliases"].append(name)
+            continue
+        families[name] = type(family)
+        library = family.variants() is not None
+        rows[name] = {
+            "name": name,
+            "aliases": [],
+            "summary": family.summary,
+            "source": family.source,
+            "library": library,
+        }
+    return list(rows.values())
+
+
+def document() -> dict[str, Any]:
+    """Heads, the packages whose layers are heads, and trunks: what `schemas/catalogue.json` holds, and this process."""
+    return {"heads": head_rows(), "layers": list(PACKAGES), "trunks": trunk_rows()}
+
+
+def _json(value: Any) -> Any:
+    """A default as JSON has it; text for what JSON does not have."""
+    if isinstance(value, (list, tuple)):
+        return [_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _json(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, (str, int, float, bool)) else repr(value)
 
 
 def type_text(annotation: Any) -> str:

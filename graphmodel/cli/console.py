@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -109,10 +110,13 @@ def _coloured(diagnostic: Diagnostic) -> str:
 
 
 def console() -> Console:
-    """Rich's console on stdout; text that goes to a file or a pipe is not cut to a width."""
+    """Rich's console on stdout; text for a file or a pipe is not cut, unless `COLUMNS` says how wide it may be."""
+    import os
+
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000, soft_wrap=not sys.stdout.isatty())
+    fits = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
+    return Console(highlight=False, width=None if fits else 10_000, soft_wrap=not fits)
 
 
 def print_table(
@@ -142,6 +146,12 @@ def print_table(
             out.print(Text(printable(title), style="bold"))
         out.print(table)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=out.is_terminal)
+
+
+def print_wrapped(text: str) -> None:
+    """A sentence, in several lines if the terminal is narrow."""
+    out = console()
+    typer.echo("\n".join(textwrap.wrap(printable(text), out.width) if out.width < 10_000 else [printable(text)]))
 
 
 def _cell(text: str) -> str:

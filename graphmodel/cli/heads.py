@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from graphmodel.cli import options
-from graphmodel.cli.trunks import print_parameters
+from graphmodel.stored import stored
 
 
 def register(app: typer.Typer) -> None:
@@ -31,34 +31,51 @@ def heads(
             _print_page(name, form)
 
 
+def _catalogue() -> dict[str, Any]:
+    """All heads; from the stored catalogue if it has all of them, since importing torch takes seconds."""
+    found = stored("catalogue.json")
+    if found is not None:
+        return dict(found)
+    from graphmodel.cli.catalogue import document
+
+    return document()
+
+
 def _print_list(form: options.Format) -> None:
     from graphmodel.cli import console
-    from graphmodel.components.library.layers import PACKAGES
-    from graphmodel.components.registry import find_head, head_names
 
-    groups: dict[Any, dict[str, Any]] = {}
-    for name in head_names():
-        entry = find_head(name)
-        assert entry is not None
-        key = getattr(entry.build, "origin", entry.build)
-        if key in groups:
-            groups[key]["aliases"].append(name)
-        else:
-            groups[key] = {"name": name, "aliases": [], "summary": entry.summary}
-    rows = list(groups.values())
+    found = _catalogue()
+    rows = found["heads"]
     if form is options.Format.json:
-        console.print_json(rows)
+        console.print_json([{key: row[key] for key in ("name", "aliases", "summary")} for row in rows])
         return
     console.print_table(("name", "also", "what"), [(r["name"], ", ".join(r["aliases"]), r["summary"]) for r in rows])
-    typer.echo("\n`graphmodel heads NAME` shows parameters.")
-    typer.echo(f"Layers of {', '.join(PACKAGES)} are heads too, such as torch.nn:Conv2d.")
+    typer.echo()
+    console.print_wrapped("`graphmodel heads NAME` shows parameters.")
+    console.print_wrapped(f"Layers of {', '.join(found['layers'])} are heads too, such as torch.nn:Conv2d.")
 
 
 def _print_page(name: str, form: options.Format) -> None:
-    from dataclasses import asdict
-
     from graphmodel.cli import console
-    from graphmodel.cli.catalogue import parameters
+    from graphmodel.cli.tables import parameter_table
+
+    rows = _catalogue()["heads"]
+    head = next((row for row in rows if name == row["name"] or name in row["aliases"]), None) or _layer(name)
+    if form is options.Format.json:
+        console.print_json({"name": name, "summary": head["summary"], "parameters": head["parameters"]})
+        return
+    console.print_wrapped(f"{name}: {head['summary']}")
+    typer.echo()
+    parameter_table(head["parameters"])
+
+
+def _layer(name: str) -> dict[str, Any]:
+    """A layer of a library, which no catalogue lists.
+
+    Raises:
+        CompileError: GM206 if there is no head of that name.
+    """
+    from graphmodel.cli.catalogue import head_row
     from graphmodel.components.registry import find_head, unknown_head
     from graphmodel.diagnostics import fail
 
@@ -66,9 +83,4 @@ def _print_page(name: str, form: options.Format) -> None:
     if entry is None:
         message, help = unknown_head(name)
         raise fail("GM206", message, help=help)
-    rows = parameters(entry.params)
-    if form is options.Format.json:
-        console.print_json({"name": name, "summary": entry.summary, "parameters": [asdict(p) for p in rows]})
-        return
-    typer.echo(f"{name}: {entry.summary}\n")
-    print_parameters(rows)
+    return head_row(entry)

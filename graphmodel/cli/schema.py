@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 from graphmodel.cli import options
+from graphmodel.stored import stored
+
+STORED = ("native", "vissl")
+"""Dialects whose schemas are shipped with the package."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +34,10 @@ def schema(
     from graphmodel.cli import console
 
     options.import_modules(imports)
+    found = {name: stored(f"{name}.schema.json") for name in STORED}
+    if output is None and dialect in (None, *STORED) and None not in found.values():
+        console.print_json(found if dialect is None else found[dialect])
+        return
     from graphmodel.schema import SCHEMAS, schema_text, write_schemas
 
     if dialect is not None and dialect not in SCHEMAS:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphmodel.cli import options
+from graphmodel.components.library.model_names import library_models
+from graphmodel.stored import stored
 
 if TYPE_CHECKING:
     from graphmodel.cli.catalogue import TrunkPage
@@ -48,27 +50,16 @@ def trunks(
 
 
 def _families() -> list[dict[str, Any]]:
-    from graphmodel.components.registry import find_trunk, trunk_names
+    """All families; from the stored catalogue if it has all of them, since importing torch takes seconds."""
+    found = stored("catalogue.json")
+    if found is not None:
+        rows = found["trunks"]
+    else:
+        from graphmodel.cli.catalogue import trunk_rows
 
-    rows: dict[str, dict[str, Any]] = {}
-    for name in trunk_names():
-        family = find_trunk(name)
-        # `regnet_fsdp` and the like are VISSL's second names for one model; `alexnet_jigsaw` is a model of its own.
-        first = next((r for n, r in rows.items() if name.startswith(f"{n}_") and r["family"] is type(family)), None)
-        if first is not None:
-            first["aliases"].append(name)
-            continue
-        assert family is not None
-        variants = family.variants()
-        rows[name] = {
-            "name": name,
-            "aliases": [],
-            "summary": family.summary,
-            "source": family.source,
-            "models": len(variants) if variants is not None else None,
-            "family": type(family),
-        }
-    return [{k: v for k, v in row.items() if k != "family"} for row in rows.values()]
+        rows = trunk_rows()
+    listed = {name: len(models) for name, models in library_models().items()}
+    return [{**{k: v for k, v in row.items() if k != "library"}, "models": listed.get(row["name"])} for row in rows]
 
 
 def _print_list(form: options.Format, families: list[dict[str, Any]]) -> None:
@@ -94,12 +85,13 @@ def _print_list(form: options.Format, families: list[dict[str, Any]]) -> None:
 
 def _print_names(form: options.Format, pattern: str) -> None:
     from graphmodel.cli import console
-    from graphmodel.components.registry import find_trunk, trunk_names
 
     library, colon, _ = pattern.partition(":")
-    family = find_trunk(library) if colon else None
-    variants = family.variants() if family is not None else None
-    names = [f"{library}:{v}" for v in variants] if variants is not None else trunk_names()
+    models = library_models().get(library) if colon else None
+    if models is not None:
+        names = [f"{library}:{model}" for model in models]
+    else:
+        names = sorted(n for row in _families() for n in (row["name"], *row["aliases"]))
     found = names if pattern == f"{library}:" else [n for n in names if fnmatchcase(n, pattern)]
     if form is options.Format.json:
         console.print_json(found)
@@ -108,11 +100,12 @@ def _print_names(form: options.Format, pattern: str) -> None:
 
 
 def _print_page(name: str, items: Any, size: str | None, form: options.Format) -> None:
-    from dataclasses import replace
+    from dataclasses import asdict
 
     from graphmodel.build.bind_trunks import unknown_help
     from graphmodel.cli import console
     from graphmodel.cli.catalogue import trunk_page
+    from graphmodel.cli.tables import parameter_table
     from graphmodel.components.registry import find_trunk
     from graphmodel.diagnostics import fail
     from graphmodel.spec.merge import apply_overrides, from_mapping
@@ -132,7 +125,10 @@ def _print_page(name: str, items: Any, size: str | None, form: options.Format) -
         typer.echo(f"{page.needed}; add --set PARAM=VALUE to see its features\n")
     else:
         _print_features(page)
-    print_parameters([replace(p, default=str(given.get(p.name, p.default))) for p in page.options])
+    rows = [asdict(p) for p in page.options]
+    parameter_table(
+        [{**row, "default": given[row["name"]], "required": False} if row["name"] in given else row for row in rows]
+    )
 
 
 def _print_features(page: TrunkPage) -> None:
@@ -159,15 +155,3 @@ def _print_features(page: TrunkPage) -> None:
         right=("channels", "stride"),
     )
     typer.echo("any dotted module path is a feature too\n")
-
-
-def print_parameters(rows: Any) -> None:
-    """A table of parameters."""
-    from graphmodel.cli import console
-
-    if not rows:
-        typer.echo("no parameters")
-        return
-    console.print_table(
-        ("parameter", "type", "default", "meaning"), [(p.name, p.type, p.default, p.description) for p in rows]
-    )

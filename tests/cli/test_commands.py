@@ -150,7 +150,7 @@ def test_a_trunk_shows_features_with_channels_and_strides(run):
     assert features["res2"] == (64, 4)
     assert features["res5"] == (512, 32)
     assert [f["name"] for f in page["features"] if f["default"]] == ["flatten"]
-    assert {p["name"]: p["default"] for p in page["parameters"]}["depth"] == "50"
+    assert {p["name"]: p["default"] for p in page["parameters"]}["depth"] == 50
 
 
 def test_a_trunk_can_be_shown_at_another_size(run):
@@ -208,7 +208,7 @@ def test_heads_lists_every_registered_name_and_shows_parameters(run):
     rows = json.loads(run("heads", "--format", "json").stdout)
     assert sorted(n for r in rows for n in (r["name"], *r["aliases"])) == head_names()
     page = json.loads(run("heads", "mlp", "--format", "json").stdout)
-    assert {"name": "dims", "type": "list of integer | auto", "default": "required"}.items() <= next(
+    assert {"name": "dims", "type": "list of integer | auto", "required": True}.items() <= next(
         p for p in page["parameters"] if p["name"] == "dims"
     ).items()
     assert "Dropout (0.5)" in run("heads", "mlp").stdout
