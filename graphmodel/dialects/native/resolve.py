@@ -128,8 +128,8 @@ class _Resolver:
             self.inputs,
             trunks,
             self.heads,
-            list(self.grid_heads),
             heads,
+            list(self.grid_heads),
             self.dialect.any_layout,
             self.report,
         )
