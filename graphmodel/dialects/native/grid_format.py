@@ -26,7 +26,7 @@ class GridLayerYaml(YamlModel):
     """One value of `layers`: a feature or several, and how they are prepared."""
 
     feature: Annotated[FeatureOrList | None, Field(description="The feature; the key itself if left out.")] = None
-    combine: Combine = Field("concat", description="How several features become one value.")
+    combine: Combine | None = Field(None, description="How several features become one value; `concat` by default.")
     pool: Any = Field(None, description="Pooling, such as {adaptive_avg_pool2d: 6}.")
     resize: Resize = None
     flatten: Bool = False

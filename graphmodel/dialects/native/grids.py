@@ -257,7 +257,7 @@ class GridEdges:
         sources = self.sources[key]
         if sources is None:
             sources = (Source(input=LOST, trunk=None, at=head.layer.at),)
-        combine = head.layer.value.combine if isinstance(head.layer.value, GridLayerYaml) else "concat"
+        combine = head.layer.value.combine if isinstance(head.layer.value, GridLayerYaml) else None
         return Edge(sources=sources, combine=combine, head=head.spec.name, output=head.spec.name, at=head.layer.at)
 
     def resolve(self, head: GridHead) -> tuple[Source, ...] | None:
