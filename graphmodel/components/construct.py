@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
@@ -68,20 +67,34 @@ def component_seed(seed: int, component: str) -> int:
     return seed if component.startswith("trunk") else zlib.crc32(f"{seed}:{component}".encode())
 
 
-class Uninitialised(TorchFunctionMode):
-    """A mode in which tensors on meta are not filled: there is nothing to fill, and it takes half of the time."""
+FILLING = ("add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_")
+"""Methods by which constructors fill their tensors."""
 
-    FILLING = frozenset(
-        {torch.Tensor.clamp_, torch.Tensor.erfinv_, torch.Tensor.fill_, torch.Tensor.mul_, torch.Tensor.add_}
-        | {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.zero_}
-    )
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in self.FILLING and isinstance(args[0], torch.Tensor) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Inside, tensors on meta are not filled: there is nothing to fill, and it takes half of the time.
+
+    Not thread-safe: it patches `torch.Tensor` while it lasts, since a mode would be asked about every function.
+    """
+
+    def unless_meta(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def fill(tensor: torch.Tensor, *args: Any, **options: Any) -> Any:
+            return tensor if tensor.is_meta else plain(tensor, *args, **options)
+
+        return fill
+
+    own = {name: vars(torch.Tensor).get(name) for name in FILLING}
+    for name in FILLING:
+        setattr(torch.Tensor, name, unless_meta(getattr(torch.Tensor, name)))
+    try:
+        yield
+    finally:
+        for name, method in own.items():
+            if method is None:  # inherited
+                delattr(torch.Tensor, name)
+            else:
+                setattr(torch.Tensor, name, method)
 
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -90,7 +103,7 @@ def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
         # Some constructors combine their parameters with other tensors, which must then be on meta too.
         for place in (on_meta(), torch.device("meta"), nullcontext()):
             try:
-                with place, Uninitialised():
+                with place, uninitialised():
                     return build().to("meta")
             except (NotImplementedError, RuntimeError) as error:
                 problem = error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class MetaRuns:
         tensors: the tensors that the trunk holds, by path.
         sample: for each placeholder, its value in each run.
         results: closed calls and what they returned, shared by traces of the same trunk.
+        unrecorded: a context inside which no function is recorded, for speed.
 
     Attributes:
         active: a call is being executed: modules and functions act as usual and record nothing.
@@ -33,8 +35,10 @@ class MetaRuns:
         tensors: Mapping[str, torch.Tensor],
         sample: Mapping[str, tuple[Any, ...]],
         results: dict[Hashable, Any],
+        unrecorded: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.root, self.tensors, self.sample, self.results = root, tensors, sample, results
+        self.unrecorded = unrecorded
         self.count = len(next(iter(sample.values())))
         self.active = False
 
@@ -67,7 +71,7 @@ class MetaRuns:
             return failed
         self.active = True
         try:
-            with torch.no_grad(), torch.device("meta"):
+            with self.unrecorded(), torch.no_grad(), torch.device("meta"):
                 if kind == "get_attr":
                     return self.tensors[target].to("meta")
                 if kind == "call_module":

@@ -1,12 +1,13 @@
 """Common operations on the meta device without their arithmetic: a trace asks for their shapes alone.
 
-On meta, a normalisation, a linear layer or attention runs as dozens of Python operations, two thirds of the time that
-tracing a ResNet or a ViT takes, and an LSTM as a loop over its steps, nine tenths of the time of a Sequencer.
+On meta, a convolution, a normalisation, a linear layer or attention runs as dozens of Python operations, two thirds
+of the time that tracing a ResNet or a ViT takes, and an LSTM as a loop over its steps, nine tenths of the time of a
+Sequencer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +22,14 @@ CHANNELS = {F.batch_norm: (1, 2, 3, 4), F.instance_norm: (1, 2, 3, 4)}
 
 SUMS: frozenset[Any] = frozenset({torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.mul, torch.Tensor.mul})
 """Functions of two tensors that return one like them if the two are alike."""
+SUMS_IN_PLACE: frozenset[Any] = frozenset({torch.Tensor.add_, torch.Tensor.__iadd__})
+
+CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+"""Convolutions, and over how many dimensions they run."""
 
 
 class ShapeOnlyOps(TorchFunctionMode):
-    """A mode in which norms, linear layers, activations, sums, attention and LSTMs on meta return empty tensors.
+    """A mode in which layers, norms, activations, sums, attention and LSTMs on meta return empty tensors.
 
     Calls whose arguments do not fit each other run as usual, and raise what they raise.
     """
@@ -34,27 +39,30 @@ class ShapeOnlyOps(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in CHANNELS and _agrees(args, kwargs, CHANNELS[func]):
-            return torch.empty_like(args[0])
+            return _like(args[0])
+        if func in CONVOLUTIONS and not kwargs and (shape := _convolved(CONVOLUTIONS[func], *args)) is not None:
+            return _empty(shape, args[0])
         if func is F.layer_norm and _is_layer_norm(*args[:2], **kwargs):
-            return torch.empty_like(args[0], memory_format=torch.contiguous_format)
+            return _empty(args[0].shape, args[0])
         if func is F.linear and not kwargs and _is_linear(*args):
-            return args[0].new_empty((*args[0].shape[:-1], args[1].shape[0]))
+            return _empty((*args[0].shape[:-1], args[1].shape[0]), args[0])
         if func is F.relu and _is_meta(args[0] if args else None):
             if not (kwargs.get("inplace") or args[1:] == (True,)):
-                return torch.empty_like(args[0])
-            torch.autograd.graph.increment_version(args[0])  # in place: whoever compares versions sees it
-            return args[0]
+                return _like(args[0])
+            return _changed(args[0])
         if func is F.gelu and _is_meta(args[0] if args else None):
-            return torch.empty_like(args[0])
+            return _like(args[0])
         if func in SUMS and not kwargs and len(args) == 2 and _are_alike(*args):
-            return torch.empty_like(args[0])
+            return _like(args[0])
+        if func in SUMS_IN_PLACE and not kwargs and len(args) == 2 and _are_alike(*args):
+            return _changed(args[0])
         if func is F.scaled_dot_product_attention and _is_attention(args, kwargs):
-            return args[0].new_empty((*args[0].shape[:-1], args[2].shape[-1]))
+            return _empty((*args[0].shape[:-1], args[2].shape[-1]), args[0])
         if func is torch.lstm and len(args) == 9 and not kwargs and _is_meta_sequence(*args[:3]):
             x, (hidden, cell), bidirectional = args[0], args[1], args[7]
             # A projection makes the hidden state narrower than the cell's, so the output's width is the hidden state's.
             width = hidden.shape[-1] * (2 if bidirectional else 1)
-            return x.new_empty((*x.shape[:-1], width)), torch.empty_like(hidden), torch.empty_like(cell)
+            return _empty((*x.shape[:-1], width), x), _like(hidden), _like(cell)
         return func(*args, **kwargs)
 
 
@@ -77,6 +85,50 @@ def fixed_momentum(module: nn.Module) -> Iterator[None]:
 
 def _is_meta(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.is_meta
+
+
+def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """A contiguous meta tensor; `new_empty` and `empty_like` on meta run as Python, ten times slower."""
+    return torch.empty(shape, dtype=like.dtype, device="meta")
+
+
+def _like(x: torch.Tensor) -> torch.Tensor:
+    """A meta tensor like `x`."""
+    return _empty(x.shape, x) if x.is_contiguous() else torch.empty_like(x)
+
+
+def _changed(x: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, as changed in place: whoever compares versions sees it."""
+    torch.autograd.graph.increment_version(x)
+    return x
+
+
+def _convolved(
+    dims: int,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+) -> tuple[int, ...] | None:
+    """The shape of a convolution's result on meta; None if it is for torch to tell, or to refuse."""
+    if not _is_meta(x) or not _is_meta(weight) or not x.ndim == weight.ndim == dims + 2:
+        return None
+    steps = [(n,) * dims if type(n) is int else n for n in (stride, padding, dilation)]
+    if not all(isinstance(n, (tuple, list)) and len(n) == dims and all(type(i) is int for i in n) for n in steps):
+        return None
+    out, kernel = weight.shape[0], weight.shape[2:]
+    if type(groups) is not int or groups < 1 or out % groups or x.shape[1] != weight.shape[1] * groups:
+        return None
+    if x.dtype != weight.dtype or (bias is not None and (bias.shape, bias.dtype) != (weight.shape[:1], x.dtype)):
+        return None
+    places = zip(x.shape[2:], kernel, *steps, strict=True)
+    if min(*steps[0], *steps[2], *kernel) < 1 or min(steps[1]) < 0:
+        return None
+    sizes = tuple((size + 2 * pad - gap * (width - 1) - 1) // step + 1 for size, width, step, pad, gap in places)
+    return (x.shape[0], out, *sizes) if min(x.shape[0], x.shape[1], *sizes) > 0 else None
 
 
 def _are_alike(x: Any, y: Any) -> bool:

@@ -109,11 +109,15 @@ def recorded_states(
     new[is_fx_tracing] = lambda: False  # what runs is the trunk as it is, not the trace
     new[torch.is_tensor] = lambda value: builtin["isinstance"](value, torch.Tensor)
     changed: list[tuple[dict[str, Any], str, Any]] = []
-    shadowed = [(scope, name) for scope in _scopes(trunk.modules()) for name in builtin if name not in scope]
+    scopes = _scopes(trunk.modules())
+    shadowed = [(scope, name) for scope in scopes for name in builtin if name not in scope]
+    wanted = set(map(id, new))
     try:
         for scope, name in shadowed:
             scope[name] = builtin[name]
-        for scope in (vars(torch), vars(torch.fx._symbolic_trace), *_scopes(trunk.modules())):
+        for scope in (vars(torch), vars(torch.fx._symbolic_trace), *scopes):
+            if wanted.isdisjoint(map(id, list(scope.values()))):  # most: they are hundreds
+                continue
             for name, value in list(scope.items()):
                 found = new.get(value) if isinstance(value, _FUNCTIONS) else None
                 if found is not None:
@@ -129,7 +133,8 @@ def recorded_states(
 
 def _scopes(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
     """The namespaces of the packages that define the classes of some modules, torch's own left out."""
-    packages = {cls.__module__.partition(".")[0] for module in modules for cls in type(module).__mro__}
+    kinds = {type(module) for module in modules}
+    packages = {cls.__module__.partition(".")[0] for kind in kinds for cls in kind.__mro__}
     packages -= {"torch", "builtins", "graphmodel"}
     loaded = list(sys.modules.items())
     return [

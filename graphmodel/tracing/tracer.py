@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.overrides import TorchFunctionMode
+from torch._C import _get_function_stack_at, _len_torch_function_stack
+from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 
 from graphmodel.components.features import INPUT_OF, FeatureError, run_plain
 from graphmodel.components.structure import leaves
@@ -111,7 +112,7 @@ class StageTracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.tensors = TrunkTensors(root)
-        self.runs = MetaRuns(root, self.tensors.by_path, self.sample, self.results)
+        self.runs = MetaRuns(root, self.tensors.by_path, self.sample, self.results, _unrecorded)
         self.owned = {id(module) for module in root.modules()}
         return super().trace(root, concrete_args)
 
@@ -309,6 +310,17 @@ class _Factories(TorchFunctionMode):
         if func in FACTORIES and not self.tracer.runs.active:
             return self.tracer.create_proxy("call_function", func, args, kwargs)
         return func(*args, **kwargs)
+
+
+@contextmanager
+def _unrecorded() -> Iterator[None]:
+    """Inside, functions do not pass `_Factories`, which would look at every one of a closed call."""
+    depth = _len_torch_function_stack()
+    if depth and isinstance(_get_function_stack_at(depth - 1), _Factories):
+        with _pop_mode_temporarily():
+            yield
+    else:
+        yield
 
 
 def _ancestors(path: str) -> list[str]:

@@ -114,3 +114,43 @@ def test_a_cumulative_average_compiles_and_moves_as_in_the_module_itself() -> No
         reference(x)
     for name, tensor in reference.state_dict().items():
         torch.testing.assert_close(model.trunk.state_dict()[name], tensor, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 9)),
+        (nn.Conv2d(4, 6, (3, 5), stride=(2, 1), padding=(0, 2), dilation=(2, 1), groups=2), (2, 4, 9, 8)),
+        (nn.Conv2d(4, 6, 3, padding="same", bias=False), (2, 4, 9, 8)),
+        (nn.Conv3d(4, 6, 2, stride=2), (2, 4, 4, 6, 8)),
+        (nn.Conv2d(4, 6, 3), (4, 9, 8)),
+    ],
+    ids=lambda value: str(value) if isinstance(value, tuple) else type(value).__name__,
+)
+def test_convolutions_keep_their_shapes(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    layer = copy.deepcopy(layer).to("meta", dtype)
+    x = torch.empty(shape, device="meta", dtype=dtype)
+    plain = layer(x)
+    with ShapeOnlyOps():
+        out = layer(x)
+    assert (out.shape, out.dtype, out.stride(), out.device) == (plain.shape, plain.dtype, plain.stride(), plain.device)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9, 8), (2, 4, 1, 1), (4, 9)])
+def test_convolutions_of_other_shapes_fail_as_they_do_for_real(shape: tuple[int, ...]) -> None:
+    with ShapeOnlyOps(), pytest.raises(RuntimeError):
+        nn.Conv2d(4, 6, 3).to("meta")(torch.empty(shape, device="meta"))
+
+
+def test_a_sum_in_place_is_the_tensor_itself_changed() -> None:
+    x, y = torch.empty(2, 3, device="meta"), torch.empty(2, 3, device="meta")
+    before = x._version
+    with ShapeOnlyOps():
+        out = x
+        out += y
+        assert out is x
+        assert out.add_(y) is x
+    assert x._version == before + 2
+    with ShapeOnlyOps(), pytest.raises(RuntimeError):
+        x.add_(torch.empty(4, 3, device="meta"))
