@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -25,8 +26,13 @@ def example_graph(name: str) -> ModelGraph:
 
 
 def drawn(spec: Mapping[str, Any], **options: Any) -> Picture:
-    """The picture of a mapping."""
-    return picture_of(spec, Options(**options))
+    """The picture of a mapping, made once for all tests."""
+    return _drawn(json.dumps(spec), Options(**options))
+
+
+@cache
+def _drawn(spec: str, options: Options) -> Picture:
+    return picture_of(json.loads(spec), options)
 
 
 @pytest.fixture
