@@ -94,7 +94,9 @@ def _empty(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
 
 def _like(x: torch.Tensor) -> torch.Tensor:
     """A meta tensor like `x`."""
-    return _empty(x.shape, x) if x.is_contiguous() else torch.empty_like(x)
+    if x.is_contiguous():
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+    return torch.empty_like(x)
 
 
 def _changed(x: torch.Tensor) -> torch.Tensor:
