@@ -115,7 +115,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-ELSEWHERE = ("build/", "config/", "models/", "path/to/", "DIR/", "features/", "samples/")
+ELSEWHERE = ("build/", "config/", "models/", "path/to/", "DIR/", "features/", "samples/", "pending/")
 """Beginnings of paths that readers have, and this repository does not."""
 
 
@@ -147,7 +147,13 @@ def test_the_readme_names_every_command() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS_BY_NAME)
 def test_every_command_accepts_a_format(name: str) -> None:
-    operands = {"diff": ["a.yaml", "b.yaml"], "trunks": [], "heads": [], "schema": []}.get(name, ["a.yaml"])
+    operands = {
+        "diff": ["a.yaml", "b.yaml"],
+        "trunks": [],
+        "heads": [],
+        "schema": [],
+        "probe": ["a.yaml", "--features", "a"],
+    }.get(name, ["a.yaml"])
     for form in ("text", "json"):
         output = {"export": ["-o", "a.pt2"], "extract": ["--data", "images", "-o", "features"]}.get(name, [])
         context = COMMANDS_BY_NAME[name].make_context(name, [*operands, *output, "--format", form])

@@ -213,11 +213,10 @@ class _TrunkRun:
         """Reports a trunk that cannot run on an input."""
         trunk = self.trunk
         size = "×".join(str(d) for d in group.shape)
-        size_help = (
-            self.channels_help()
-            or _shape_help(group.shape)
-            or trunk.family.input_help(trunk.params, group.shape, trunk.module, trunk.shapes)
-        )
+        theirs = trunk.family.input_help(trunk.params, group.shape, trunk.module, trunk.shapes)
+        # Of a shape with the channels last, a family only sees another number of channels.
+        own = _shape_help(group.shape) if not theirs or "in_chans" in theirs else ""
+        size_help = self.channels_help() or own or theirs
         self.error(
             "GM305" if size_help else "GM303",
             f"the trunk `{trunk.spec.family}` cannot run on `{self.item.name}` ({size}): {error}",
@@ -249,7 +248,7 @@ class _TrunkRun:
 def _shape_help(shape: Sequence[int]) -> str:
     """What to write instead of a shape with the batch in it, or with its channels last; empty for other shapes."""
     counts = (1, 3, 4)
-    if len(shape) == 4 and shape[1] in counts and shape[2] > 4:
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] > 4:
         return f"a shape is that of one sample, without the batch: `[{', '.join(map(str, shape[1:]))}]`"
     if len(shape) == 3 and shape[2] in counts and shape[0] not in counts:
         return f"a shape has the channels first: `[{shape[2]}, {shape[0]}, {shape[1]}]`"

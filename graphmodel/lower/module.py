@@ -155,9 +155,13 @@ class CompiledModel(fx.GraphModule, Displayed):
         return {key: value for key, value in self.__dict__.items() if key not in _of_code() and key not in COMPILED}
 
 
+_module_call = nn.Module.__call__
+"""As it was when torch was imported: tools that trace calls replace it for a while, and the model itself is no layer."""
+
+
 def _call(self: CompiledModel, *args: Any, **kwargs: Any) -> Any:
     try:
-        return nn.Module.__call__(self, *args, **kwargs)
+        return _module_call(self, *args, **kwargs)
     except AttributeError as error:
         found = _lost_tensor(self, error)
         if found is None:

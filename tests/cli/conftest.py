@@ -15,6 +15,12 @@ from graphmodel.dialects.native.dump import to_yaml
 Run = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as they need, wherever the tests run."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def run() -> Run:
     """Runs `graphmodel ARGS…`; the result has `exit_code`, `stdout`, `stderr`."""

@@ -70,6 +70,7 @@ def test_layers_compute_what_they_compute_by_themselves(model: Any) -> None:
     features = graphmodel.compile(
         {**IMAGES, "mapping": [{"from": f"images.{n}", "as": n} for n in names]}, seed=0, returns="list"
     )
+    features.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith("trunk.")})
     model.eval(), features.eval()
     x = torch.randn(2, 3, 72, 90)
     res3, res5, flat = features(x)
