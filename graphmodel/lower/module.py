@@ -156,7 +156,7 @@ class CompiledModel(fx.GraphModule, Displayed):
 
 
 _module_call = nn.Module.__call__
-"""As it was when torch was imported: tools that trace calls replace it for a while, and the model itself is no layer."""
+"""As it was at import: tools that trace calls replace it for a while, and the model itself is not a layer."""
 
 
 def _call(self: CompiledModel, *args: Any, **kwargs: Any) -> Any:
