@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -27,6 +27,19 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or name.startswith(f"{pattern}.")
 
 
+def covers_any(pattern: str, paths: Collection[str]) -> bool:
+    """Whether a pattern covers one of the names whose `with_parents` these are; quicker than to ask of each name."""
+    if any(c in pattern for c in "*?["):
+        return any(fnmatchcase(path, pattern) for path in paths)
+    return pattern in paths
+
+
+def with_parents(names: Iterable[str]) -> dict[str, None]:
+    """The names, and the paths of all that they are in."""
+    split = (name.split(".") for name in names)
+    return {".".join(parts[:end]): None for parts in split for end in range(1, len(parts) + 1)}
+
+
 def is_frozen(name: str, frozen: Iterable[str]) -> bool:
     """Whether any pattern covers the name."""
     return any(matches(name, p) for p in frozen)
@@ -36,8 +49,7 @@ def named(components: Mapping[str, Component]) -> list[str]:
     """Every name that a pattern can cover."""
     names: list[str] = []
     for path, component in components.items():
-        parts = path.split(".")
-        names += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+        names += with_parents([path])
         names += [f"{path}.{n}" for n, _ in component.meta.named_modules() if n]
         names += [f"{path}.{n}" for n in component.extras]
         names += [f"{path}.{n}" for n, _ in component.meta.named_parameters()]
@@ -53,13 +65,14 @@ def resolve_patterns(spec: ModelSpec, components: Mapping[str, Component], repor
     if not spec.freeze:
         return tuple(resolved)
     names = named(components)
+    paths = with_parents(names)
     vissl = VisslKeys(spec, components, names)
     for i, pattern in enumerate(spec.freeze):
         if pattern == "all":
             pattern = "*"
         if pattern.startswith("vissl:"):
             pattern = vissl.translate(pattern.removeprefix("vissl:")) or pattern
-        if not any(matches(n, pattern) for n in names):
+        if not covers_any(pattern, paths):
             report_uncovered(spec, i, pattern, names, report)
         resolved.append(pattern)
     return tuple(resolved)
@@ -68,6 +81,9 @@ def resolve_patterns(spec: ModelSpec, components: Mapping[str, Component], repor
 def report_uncovered(spec: ModelSpec, i: int, pattern: str, names: list[str], report: Collector) -> None:
     """Reports that the pattern at a position of `freeze` covers none of these names."""
     span = spec.span(("freeze", i)) or spec.span(("freeze",))
+    if report.is_full:
+        report.error("GM211", f"`freeze: {pattern}` covers nothing", span, "", f"freeze[{i}]")
+        return
     near, roots = did_you_mean(pattern, names), [n for n in names if n.startswith("heads.") or "." not in n]
     listed = choices_help("", [n for n in roots if n.count(".") < 2], "names begin with")
     help = near or listed

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphmodel.build.bind import BoundEdge, BoundModel
-from graphmodel.build.freeze_patterns import matches, named, report_uncovered
+from graphmodel.build.freeze_patterns import covers_any, named, report_uncovered, with_parents
 from graphmodel.diagnostics import Collector, Diagnostic
 from graphmodel.graph.types import trunk_path
 from graphmodel.spec.model import ModelSpec
@@ -90,10 +90,11 @@ def check_patterns(bound: BoundModel, report: Collector) -> None:
     """Reports freeze patterns that cover nothing in the trunks and cannot be about anything else."""
     spec = bound.spec
     names = named({trunk.component.name: trunk.component for trunk in bound.trunks.values()})
+    paths = with_parents(names)
     unknown = [f"heads.{n}" for n in spec.heads]
     unknown += [trunk_path(spec, n) for n in spec.trunks if n not in bound.trunks]
     for i, pattern in enumerate(spec.freeze):
-        if pattern != "all" and not _may_be_in(pattern, unknown) and not any(matches(n, pattern) for n in names):
+        if pattern != "all" and not _may_be_in(pattern, unknown) and not covers_any(pattern, paths):
             report_uncovered(spec, i, pattern, [*names, *unknown], report)
 
 

@@ -217,8 +217,9 @@ def nearest(word: object, choices: Iterable[object]) -> str | None:
     by_key = {str(c).lower(): str(c) for c in choices if len(str(c)) <= LONGEST_NAME}
     if len(str(word)) > LONGEST_NAME:
         return None
-    near = difflib.get_close_matches(str(word).lower(), by_key, n=1, cutoff=0.6)
-    return by_key[near[0]] if near else None
+    near = difflib.get_close_matches(str(word).lower(), by_key, n=8, cutoff=0.6)
+    swapped = (name for name in near if sorted(name) == sorted(str(word).lower()))  # of `wa_`, `w_a` and not `w_m`
+    return by_key[next(swapped, near[0])] if near else None
 
 
 def did_you_mean(word: object, choices: Iterable[object]) -> str:

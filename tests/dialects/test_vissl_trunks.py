@@ -50,6 +50,29 @@ def test_an_anynet_leaves_the_five_numbers_unread_and_numbers_leave_the_lists() 
     assert params({"NAME": "regnet_fsdp", "REGNET": both}) == {**NUMBERS, "stem_width": 16}
 
 
+@pytest.mark.parametrize(
+    ("trunk", "wrong", "right"),
+    [
+        ({"NAME": "regnet", "REGNET": {"nae": "regnet_y_16gf"}}, "nae", "name"),
+        ({"NAME": "regnet", "REGNET": {**{k: v for k, v in NUMBERS.items() if k != "w_a"}, "wa_": 1.0}}, "wa_", "w_a"),
+        ({"NAME": "mobilenetv3_tv", "MOBILE_NET": {"anme": "mobilenetv3_large_100"}}, "anme", "NAME"),
+    ],
+)
+def test_one_slip_in_a_short_key_is_an_error(trunk: dict[str, Any], wrong: str, right: str) -> None:
+    spec = {"MODEL": {"TRUNK": trunk, "HEAD": {"PARAMS": [["mlp", {"dims": [8, 2]}]]}}}
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.build_graph(graphmodel.load_spec(spec, inputs={"images": (3, 64, 64)}))
+    found = [d for d in caught.value.diagnostics if d.code == "GM201"]
+    assert [f"unknown key `{wrong}`" in d.message and f"did you mean `{right}`?" in d.help for d in found] == [True]
+
+
+@pytest.mark.parametrize("trunk", ["resnet", ["resnet"], 3, 2.5])
+def test_a_trunk_that_is_not_a_mapping_is_one_error(trunk: Any) -> None:
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.load_spec({"MODEL": {"TRUNK": trunk, "HEAD": {"PARAMS": [["mlp", {"dims": [8, 2]}]]}}})
+    assert [d.path for d in caught.value.diagnostics if d.severity == "error"] == ["MODEL.TRUNK"]
+
+
 @pytest.mark.parametrize(("name", "kept"), [("mobilenetv3_tv", "timm_bn"), ("mobilenetv3_timm", "trunk_only")])
 def test_each_mobilenet_reads_its_own_switch(name: str, kept: str) -> None:
     block = {"NAME": "mobilenetv3_large_100", "TIMM_BN": True, "TRUNK_ONLY": False}

@@ -128,12 +128,14 @@ def _without_unread_keys(model: Mapping[str, Any], path: KeyPath) -> tuple[Mappi
     for name, known in TRUNK_BLOCK_KEYS.items():
         values = trunk.get(name)
         if isinstance(values, Mapping):
-            strange = [key for key in values if key not in known and not _resembles(key, known)]
+            strange = [key for key in values if key not in known and not resembles(key, known)]
             unread += [(*path, "TRUNK", name, key) for key in strange]
             kept[name] = {key: value for key, value in values.items() if key not in strange}
     return {**model, "TRUNK": kept}, tuple(unread)
 
 
-def _resembles(key: str, known: Sequence[str]) -> bool:
+def resembles(key: str, known: Sequence[str]) -> bool:
+    """Whether a key is a misspelled one of these."""
     lowered = [name.lower() for name in known]
-    return len(key) <= LONGEST_NAME and bool(difflib.get_close_matches(key.lower(), lowered, n=1, cutoff=0.75))
+    cutoff = min(0.75, (len(key) - 1) / len(key)) if key else 1.0  # of three letters, two agree despite one slip
+    return len(key) <= LONGEST_NAME and bool(difflib.get_close_matches(key.lower(), lowered, n=1, cutoff=cutoff))

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from graphmodel.dialects.located import Located
-from graphmodel.dialects.vissl.context import Context
-from graphmodel.spec.document import KeyPath
+from graphmodel.dialects.vissl.context import Context, resembles
+from graphmodel.spec.document import KeyPath, dotted
 
 BLOCKS: dict[str, tuple[str, ...]] = {
     "resnet": ("RESNETS",),
@@ -57,6 +57,10 @@ def trunk_of(context: Context) -> tuple[Any, list[KeyPath]]:
         at = context.path("TRUNK", block)
         given = set_values(values)
         for key, value in given.items():
+            if key.lower() != "name" and resembles(key, ["name"]):  # the native format calls it `variant`
+                span, message = context.document.span((*at, key), key=True), f"unknown key `{key}` in `{dotted(at)}`"
+                context.report.error("GM201", message, span, "did you mean `name`?", dotted((*at, key)))
+                continue
             spelled = "variant" if key.lower() == "name" else key.lower()
             if value is None or key == "CONVIT" or not used(spelled):
                 continue
@@ -74,8 +78,8 @@ def trunk_of(context: Context) -> tuple[Any, list[KeyPath]]:
         )
     elif input_type != "rgb":
         native["input_type"] = Located(input_type, context.path("INPUT_TYPE"))
-    written = context.document.get(context.path("TRUNK"), {}) or {}
-    unused += [context.path("TRUNK", b) for b in ALL_BLOCKS if b not in blocks and written.get(b)]
+    others = (context.path("TRUNK", block) for block in ALL_BLOCKS if block not in blocks)
+    unused += [path for path in others if context.document.get(path)]  # TRUNK may be anything, which has been reported
     return Located(native, context.path("TRUNK")), unused
 
 
