@@ -287,4 +287,7 @@ def _located(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not f.filename.startswith((_LIBRARY, _OWN))]
     place = f" ({theirs[-1].filename}:{theirs[-1].lineno} in {theirs[-1].name})" if theirs else ""
-    return first_line(error) + place
+    text = first_line(error)
+    if theirs and isinstance(error, AssertionError) and not str(error):  # the condition says more than the type's name
+        text = theirs[-1].line or text
+    return text + place

@@ -53,7 +53,9 @@ def finished(writer: GraphWriter, value: Value, source: Source, span: Span | Non
     Raises:
         FeatureError: if it has no channels to normalize over.
     """
-    if source.flatten and len(value.pair[0].shape) > 2:
+    if source.flatten and len(value.pair[0].shape) == 1:  # one number per sample, as a vector
+        value = writer.function("unsqueeze", torch.unsqueeze, (value, 1), name=f"{value.node}_flat", span=span)
+    elif source.flatten and len(value.pair[0].shape) > 2:
         value = writer.function("flatten", torch.flatten, (value, 1), name=f"{value.node}_flat", span=span)
     if not source.normalize:
         return value
@@ -244,12 +246,16 @@ def combine(writer: GraphWriter, how: Combine, values: list[Value], name: str, a
     label = f"{name}_{how}"
     shapes = ", ".join(v.text for v in values)
     if len({len(v.pair[0].shape) for v in values}) > 1 or (how == "concat" and len(set(axes)) > 1):
-        raise FeatureError(
-            f"`combine: {how}` needs features of one layout, these are {shapes}",
-            "give each the same `layout` or pooling; the long form of `from` accepts them per feature",
-        )
+        help = "give each the same `layout` or pooling; the long form of `from` accepts them per feature"
+        if any(v.pair[0].ndim == 1 for v in values):
+            help = "`flatten: true` makes one number per sample a vector; the long form of `from` accepts it per source"
+        raise FeatureError(f"`combine: {how}` needs features of one layout, these are {shapes}", help)
+    help = ""
+    if values[0].pair[0].ndim > 3 and len({v.pair[0].shape[2:] for v in values}) > 1 and axes[0] == 1:
+        help = "give them one size: `resize: largest`, `smallest` or a size beside `combine`"
     if how != "concat" and len({tuple(v.pair[0].shape) for v in values}) > 1:
-        raise FeatureError(f"`combine: {how}` needs features of one shape, these are {shapes}", "try `combine: concat`")
+        message = f"`combine: {how}` needs features of one shape, these are {shapes}"
+        raise FeatureError(message, help or "try `combine: concat`")
     try:
         if how == "stack":
             return writer.function("stack", torch.stack, (values, 1), name=label)
@@ -260,4 +266,4 @@ def combine(writer: GraphWriter, how: Combine, values: list[Value], name: str, a
             total = writer.function("add", operator.add, (total, value), name=label if i == len(values) - 1 else "")
         return total
     except (RuntimeError, TypeError) as error:
-        raise FeatureError(f"`combine: {how}` cannot join {shapes}: {first_line(error)}") from None
+        raise FeatureError(f"`combine: {how}` cannot join {shapes}: {first_line(error)}", help) from None

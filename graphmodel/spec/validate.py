@@ -259,6 +259,12 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
         example = f"for example `{example}`" if example else finding.get("help", "")
         message = f"`{where}` takes {wanted}, not {_shown(value)}" if where else f"the spec takes {wanted}"
         return Diagnostic("GM202", message, document.span(path), example, path=where)
+    if kind in ("too_short", "too_long"):
+        bound = context["min_length"] if kind == "too_short" else context["max_length"]
+        limit = f"needs at least {bound}" if kind == "too_short" else f"takes at most {bound}"
+        entries = "entry" if bound == 1 else "entries"
+        message = f"`{where}` {limit} {entries}, and has {context['actual_length']}"
+        return Diagnostic("GM202", message, document.span(path), finding.get("help", ""), path=where)
     text = str(finding["msg"])
     for prefix in ("Value error, ", "Assertion failed, ", "Input should be "):
         if text.startswith(prefix):

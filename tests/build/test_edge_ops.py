@@ -331,3 +331,23 @@ def test_one_map_has_no_other_size_to_follow(how: str) -> None:
         found = finding(spec)
         assert "has one map to choose from" in found.message
         assert "resize" in found.path
+
+
+@pytest.mark.parametrize("combine", ["concat", "sum"])
+def test_maps_of_several_sizes_get_the_hint_to_resize(combine: str) -> None:
+    heads = {"same": "identity"}
+    mapping = [{"from": ["x", "y"], "combine": combine, "head": "same"}]
+    found = finding({"inputs": {"x": [3, 8, 8], "y": [3, 4, 4]}, "heads": heads, "mapping": mapping})
+    assert (found.code, "resize: largest" in found.help) == ("GM306", True)
+
+
+def test_one_number_per_sample_is_flattened_to_a_vector() -> None:
+    """A number has no width of its own: joined with vectors, it is one more column."""
+    sources = [{"from": "age", "flatten": True}, "table"]
+    spec = {"inputs": {"age": [], "table": [3]}, "heads": {"label": PROBE}, "mapping": [{"from": sources, "head": "label"}]}
+    model = graphmodel.compile(spec, seed=0)
+    age, table = torch.randn(4), torch.randn(4, 3)
+    (linear,) = (m for m in model.modules() if isinstance(m, nn.Linear))
+    assert torch.equal(model(age, table)["label"], linear(torch.cat([age[:, None], table], 1)))
+    sources[0] = {"from": "age"}
+    assert "`flatten: true`" in finding(spec).help

@@ -326,3 +326,26 @@ def test_a_map_with_channels_last_stays_one_as_an_output() -> None:
         "mapping": [{"from": "images.res3", "as": "map"}, {"from": "map", "head": "probe"}],
     }
     assert "channels last" in finding(spec).message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"normalize": True, "head": "predict"}, {"resize": [1, 2]}, {"pool": {"avg_pool1d": 2}}, {"as": "z"}],
+)
+def test_options_in_the_place_of_features_lead_to_the_list(options: dict[str, Any]) -> None:
+    found = finding(changed(mapping={"images": {"flatten": "project"}, "project": options}))
+    name = next(iter(options))
+    assert found.path == "mapping.project"
+    assert f"option `{name}`" in found.message
+    assert f"`- {{from: NAME, {name}: …}}`" in found.help
+
+
+def test_a_head_with_several_outputs_names_one_to_read() -> None:
+    inputs = {"images": [3, 32, 32], "more": [3, 32, 32]}
+    mapping = {"images": {"flatten": "project"}, "more": {"flatten": "project"}, "project": "predict"}
+    assert "`from: project_images`" in finding(changed(inputs=inputs, mapping=mapping)).help
+
+
+def test_an_empty_list_of_sources_is_told_in_plain_words() -> None:
+    found = finding(changed(mapping=[{"from": [], "head": "project"}]))
+    assert found.message == "`mapping[0].from` needs at least 1 entry, and has 0"

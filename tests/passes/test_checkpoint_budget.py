@@ -158,7 +158,7 @@ def test_every_nth_stage(small: dict[str, Any], step: int, stages: list[str]) ->
     ({"every": 0}, "should be greater than 0"),
     ({"every": 2, "batch": 8}, "has `every` and `batch`"),
     ({"batch": 8}, "needs one of `every` and `memory_budget`"),
-    ([], "at least 1 item"),
+    ([], "at least 1 entry"),
 ])  # fmt: skip
 def test_a_malformed_rule_is_one_error(small: dict[str, Any], checkpoint: Any, text: str) -> None:
     found = failure(small, checkpoint)

@@ -214,6 +214,28 @@ class FeatureYaml(YamlModel):
         return self
 
 
+_OPTIONS = {*FeatureYaml.model_fields, "as"} - {"as_"}
+
+
+def _features(value: Any) -> Any:
+    """Refuses options of an output, or of an input, that are written where its features or tensors are named."""
+
+    def is_option(name: Any, given: Any) -> bool:
+        if name == "as" or isinstance(given, (bool, int, float)):
+            return name in _OPTIONS
+        if isinstance(given, list):
+            return name in _OPTIONS and any(isinstance(item, (int, float)) for item in given)
+        return name in _OPTIONS and isinstance(given, dict) and bool(given) and not _OPTIONS & {*given}
+
+    written = [name for name, given in value.items() if is_option(name, given)] if isinstance(value, dict) else []
+    if written:
+        raise ValueError(
+            f"has the option `{written[0]}` in the place of a feature; help: write the mapping as a list: "
+            f"`- {{from: NAME, {written[0]}: …}}`"
+        )
+    return value
+
+
 Readers = Annotated[
     Annotated[str, Tag(TEXT)]
     | Annotated[list[str], Tag(LIST)]
@@ -224,7 +246,7 @@ Readers = Annotated[
 Features = Annotated[
     Annotated[str, Tag(TEXT)]
     | Annotated[list[str], Tag(LIST)]
-    | Annotated[dict[str, Readers], Tag(MAP)]
+    | Annotated[Annotated[dict[str, Readers], BeforeValidator(_features)], Tag(MAP)]
     | Annotated[None, Tag(NONE)],
     BY_SHAPE,
 ]
@@ -300,7 +322,7 @@ class NativeSpec(YamlModel):
             dict[
                 str,
                 Annotated[
-                    Annotated[InputYaml, Tag(MAP)] | Annotated[ShapeField, Tag(LIST)] | Annotated[None, Tag(NONE)],
+                    Annotated[InputYaml, Tag(MAP)] | Annotated[AnyShape, Tag(LIST)] | Annotated[None, Tag(NONE)],
                     BY_SHAPE,
                 ],
             ],

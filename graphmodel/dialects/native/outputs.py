@@ -94,7 +94,8 @@ def link_outputs(edges: Sequence[Edge], inputs: Collection[str], report: Located
         if len(found) != 1:
             which = ", ".join(f"`{n}`" for n in found)
             message = f"the head `{name}` gives several outputs: {which}" if found else f"unknown output `{name}`"
-            report.error("GM209", message, source.at, "name the one to read with `as`", key=True)
+            help = f"read one of them by its name: `from: {found[0]}`" if found else "name the one to read with `as`"
+            report.error("GM209", message, source.at, help, key=True)
             return source
         if found[0] in inputs:
             message = f"another head reads the output `{found[0]}`, which has the name of an input"
