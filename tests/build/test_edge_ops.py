@@ -327,7 +327,8 @@ def test_one_map_has_no_other_size_to_follow(how: str) -> None:
     inputs = {name: {"shape": [3, size, size], "trunk": "none"} for name, size in (("a", 8), ("b", 4))}
     for sources in ("a", [{"from": "a", "resize": how}, "b"]):
         own = {"resize": how} if sources == "a" else {}
-        spec = {"inputs": inputs, "heads": {"h": "identity"}, "mapping": [{"from": sources, "head": "h", **own}]}
+        read = {"a": inputs["a"]} if sources == "a" else inputs
+        spec = {"inputs": read, "heads": {"h": "identity"}, "mapping": [{"from": sources, "head": "h", **own}]}
         found = finding(spec)
         assert "has one map to choose from" in found.message
         assert "resize" in found.path

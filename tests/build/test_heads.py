@@ -91,14 +91,8 @@ def test_a_constructor_that_fails_is_reported_as_such(small: dict[str, Any]) -> 
 
 
 def test_an_assertion_without_words_shows_its_condition(small: dict[str, Any]) -> None:
-    @graphmodel.register_head("asserting")
-    class Asserting(nn.Module):
-        def __init__(self, heads: int) -> None:
-            super().__init__()
-            assert heads % 4 == 0
-
-    message = finding(with_head(small, "asserting", heads=3)).message
-    assert "cannot be built: AssertionError: assert heads % 4 == 0" in message
+    message = finding(with_head(small, "timm.layers:AttentionPoolLatent", num_heads=7)).message
+    assert "AssertionError: assert embed_dim % num_heads == 0 (" in message
 
 
 def test_an_unknown_head_mentions_how_to_register_one(small: dict[str, Any]) -> None:
