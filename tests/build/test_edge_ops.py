@@ -345,7 +345,11 @@ def test_maps_of_several_sizes_get_the_hint_to_resize(combine: str) -> None:
 def test_one_number_per_sample_is_flattened_to_a_vector() -> None:
     """A number has no width of its own: joined with vectors, it is one more column."""
     sources = [{"from": "age", "flatten": True}, "table"]
-    spec = {"inputs": {"age": [], "table": [3]}, "heads": {"label": PROBE}, "mapping": [{"from": sources, "head": "label"}]}
+    spec = {
+        "inputs": {"age": [], "table": [3]},
+        "heads": {"label": PROBE},
+        "mapping": [{"from": sources, "head": "label"}],
+    }
     model = graphmodel.compile(spec, seed=0)
     age, table = torch.randn(4), torch.randn(4, 3)
     (linear,) = (m for m in model.modules() if isinstance(m, nn.Linear))
