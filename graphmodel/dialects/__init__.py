@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -41,10 +42,15 @@ class Dialect(Protocol):
 
 def dialects() -> list[Dialect]:
     """The dialects of installed packages (entry points `graphmodel.dialects`) and the built-in ones, native last."""
+    return [*_installed(), *map(_built_in, BUILT_IN)]
+
+
+@cache
+def _installed() -> tuple[Dialect, ...]:
+    """The dialects of installed packages; finding them reads the metadata of every package, so it happens once."""
     from importlib import metadata
 
-    found = [entry.load() for entry in metadata.entry_points(group="graphmodel.dialects")]
-    return [*(cast(Dialect, d) for d in found), *map(_built_in, BUILT_IN)]
+    return tuple(cast(Dialect, entry.load()) for entry in metadata.entry_points(group="graphmodel.dialects"))
 
 
 def dialect_of(document: Document) -> Dialect:
