@@ -203,11 +203,11 @@ def test_views_of_several_resolutions_are_resized_to_one_batch() -> None:
 
 
 def test_the_size_of_a_source_takes_precedence_over_that_of_the_join() -> None:
-    sources = [{"from": "images.res4", "resize": 8}, "images.res3"]
+    sources = [{"from": "images.res4", "resize": 8}, "images.res3", "images.res5"]
     spec = document([{"from": sources, "resize": {"size": "largest", "mode": "nearest"}, "as": "y"}])
     model, x = graphmodel.compile(spec, seed=0).eval(), torch.randn(2, 3, 64, 64)
-    _, low, high, _ = maps(model, x)
-    expected = torch.cat([F.interpolate(high, (8, 8), mode="bilinear"), low], 1)
+    _, low, high, last = maps(model, x)
+    expected = torch.cat([F.interpolate(high, (8, 8), mode="bilinear"), low, F.interpolate(last, (8, 8))], 1)
     torch.testing.assert_close(model(x)["y"], expected)
 
 

@@ -95,7 +95,7 @@ TABLE = [
     Bad("text for a number", "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: deep}\n", "GM202", 2, 30),
     Bad("fraction for a size", "inputs: {images: [3, 64.5, 64]}\ntrunk: resnet\n", "GM202", 1, 22),
     Bad("negative size", "inputs: {images: [3, -64, 64]}\ntrunk: resnet\n", "GM202", 1, 22),
-    Bad("no sizes", "inputs: {images: []}\ntrunk: resnet\n", "GM202", 1, 18),
+    Bad("no sizes", "inputs: {images: []}\ntrunk: resnet\n", "GM301", 1, 10, ("no dimensions beside the batch",)),
     Bad("a list for a mapping", f"{ROOT}heads: [mlp]\n", "GM202", 3, 8),
     Bad("a list for a trunk", "inputs: {images: [3, 64, 64]}\ntrunk: [resnet]\n", "GM202", 2, 8),
     Bad("nothing for a trunk", "inputs: {images: [3, 64, 64]}\ntrunk:\n", "GM202", 1, 1, ("trunk",)),
