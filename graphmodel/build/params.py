@@ -20,5 +20,5 @@ def parse_params(
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        report_invalid(error, model, spec.document, report, at)
+        report_invalid(error.errors(include_url=False), model, spec.document, report, at)
     return None

@@ -279,9 +279,9 @@ def _names(family: TrunkFamily[Any]) -> str:
 
 def _sizes(module: torch.nn.Module) -> list[tuple[int, ...]]:
     """Input shapes to try: timm's own first, and a clip for a video model."""
-    from graphmodel.components.library.torchvision_video import row_of  # torchvision takes long to import
+    from graphmodel.components.library.torchvision_video import NAMING  # torchvision takes long to import
 
-    video = row_of(module)
+    video = NAMING.row_of(module)
     if video is not None:
         return [video.clip]
     config = getattr(module, "default_cfg", None) or {}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from pydantic import ValidationError
 
 from graphmodel.diagnostics import Diagnostic
 from graphmodel.spec.document import KeyPath, dotted
@@ -18,80 +16,49 @@ MAX_ROUNDS = 20
 """The most times that a document is validated: one value that is left out may leave another without a key it needs."""
 
 
-def offending(error: ValidationError, real: Any) -> list[KeyPath]:
-    """The paths of the values to leave out for an error of Pydantic's.
-
-    Args:
-        error: what Pydantic raised.
-        real: from a location of Pydantic's to the path of the value.
-    """
-    found: dict[KeyPath, None] = {}
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
-        path: KeyPath = real(tuple(item["loc"]))
-        found[path[:-1] if item["type"] == "missing" else path] = None
-    return list(found)
-
-
-def without(data: Any, paths: Iterable[KeyPath]) -> Any:
-    """A copy of a mapping without the values at these paths, or None if a path is the mapping itself.
+def changed(data: Any, changes: Mapping[KeyPath, str | None]) -> Any:
+    """A copy of a mapping without some values, and with some keys of another name; None if it is to go itself.
 
     An item of a list cannot go alone, since those after it would move: the list goes.
+
+    Args:
+        data: the mapping.
+        changes: for a path, the name that the key at its end gets, or None if its value goes.
     """
-    if any(not path for path in paths):
+    if () in changes:
         return None
     tree: dict[Any, Any] = {}
-    for path in paths:
-        node = tree
+    for path, name in changes.items():
+        node: Any = tree
         for part in path[:-1]:
             node = node.setdefault(part, {})
-            if node is None:
+            if not isinstance(node, dict):  # what holds it changes already
                 break
         else:
-            node[path[-1]] = None
-    return _pruned(data, tree, ())
-
-
-def respelled(data: Any, path: KeyPath, key: str) -> Any:
-    """A copy of nested data in which the key at the end of a path has another name."""
-    first, *rest = path
-    if not rest:
-        return {key if name == first else name: value for name, value in data.items()}
-    if isinstance(data, list):
-        return [respelled(item, tuple(rest), key) if i == first else item for i, item in enumerate(data)]
-    return {name: respelled(value, tuple(rest), key) if name == first else value for name, value in data.items()}
+            node[path[-1]] = name
+    return _rewritten(data, tree, ())
 
 
 _GONE = object()
 
 
-def _pruned(value: Any, tree: Mapping[Any, Any], path: KeyPath) -> Any:
-    """The value without what the tree marks with None, or `_GONE` if it cannot do without."""
-    if isinstance(value, list):
-        items = list(value)
-        for i, below in tree.items():
-            new = _GONE
-            if isinstance(i, int) and i < len(items) and below is not None:
-                new = _pruned(items[i], below, (*path, i))
-            if new is _GONE:
-                new = _stub((*path, i), items[i] if isinstance(i, int) and i < len(items) else None)
-            if new is _GONE:
-                return _GONE
-            items[i] = new
-        return items
-    if not isinstance(value, Mapping):
+def _rewritten(value: Any, tree: Mapping[Any, Any], path: KeyPath) -> Any:
+    """The value with the changes of a tree, whose leaves are as `changed` takes them; `_GONE` if it goes as a whole."""
+    is_list = isinstance(value, list)
+    if not is_list and not isinstance(value, Mapping):
         return _GONE
-    out = dict(value)
-    for key, below in tree.items():
-        if key not in out:
-            continue
-        new = _GONE if below is None else _pruned(out[key], below, (*path, key))
-        if new is _GONE:
-            new = _stub((*path, key), out[key])
-        if new is _GONE:
-            del out[key]
+    found: list[tuple[Any, Any]] = []
+    for key, item in enumerate(value) if is_list else value.items():
+        change = tree.get(key, key)
+        if change is None or isinstance(change, dict):
+            new = _GONE if change is None else _rewritten(item, change, (*path, key))
+            found.append((key, _stub((*path, key), item) if new is _GONE else new))
         else:
-            out[key] = new
-    return out
+            found.append((change, item))
+    if is_list:
+        items = [item for _, item in found]
+        return _GONE if any(item is _GONE for item in items) else items
+    return {key: item for key, item in found if item is not _GONE}
 
 
 def _stub(path: KeyPath, value: Any) -> Any:

@@ -6,14 +6,14 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from graphmodel.diagnostics import LIMIT, Collector, CompileError, Diagnostic, choices_help, nearest
 from graphmodel.spec.document import Document, KeyPath, Place, dotted, kind_of
-from graphmodel.spec.recovery import MAX_ROUNDS, offending, respelled, without
+from graphmodel.spec.recovery import MAX_ROUNDS, changed
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -116,43 +116,57 @@ def validate(model: type[ModelT], document: Document, report: Collector, data: A
         CompileError: if nothing of it is valid.
     """
     value = document.data if data is None else data
-    places = document.places
     for turn in range(MAX_ROUNDS):
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            if turn == 0:
-                report_invalid(error, model, document, report, at)
-                value, document.places = _respelled(error, model, value, at, places)
-                continue
-            partial = Document(_nested(value, at))
+            found = error.errors(include_url=False)
+        partial = Document(_nested(value, at))
+        changes: dict[KeyPath, str | None] = {}
+        if turn == 0:
+            report_invalid(found, model, document, report, at)
+            changes.update(_meant(found, model, partial, at))
+            document.places = _with_names(document.places, {(*at, *path): name for path, name in changes.items()})
+        changes = changes or dict.fromkeys(path[len(at) :] for path in offending(found, partial, at))
+        value = changed(value, changes)
+        if value is None:
+            break
+    raise CompileError(report.found, report.omitted)
 
-            def real(location: tuple[str | int, ...], partial: Document = partial) -> KeyPath:
-                return real_path(location, partial, at)[len(at) :]
 
-            value = without(value, offending(error, real))
-            if value is None:
-                break
-    raise CompileError(report.found, report.omitted) from None
+def offending(found: Sequence[Any], document: Document, at: KeyPath) -> list[KeyPath]:
+    """The paths of the values to leave out for Pydantic's findings."""
+    paths = ((real_path(tuple(finding["loc"]), document, at), finding["type"]) for finding in found)
+    return list(dict.fromkeys(path[:-1] if kind == "missing" else path for path, kind in paths))
 
 
-def _respelled(
-    error: ValidationError, model: type[BaseModel], value: Any, at: KeyPath, places: Mapping[KeyPath, Place]
-) -> tuple[Any, dict[KeyPath, Place]]:
-    """The value and its locations with unknown keys spelled like those they resemble: what they hold is checked too."""
-    found = dict(places)
-    unknown = [e["loc"] for e in error.errors(include_url=False) if e["type"] == "extra_forbidden"]
+def _meant(
+    found: Sequence[Any], model: type[BaseModel], document: Document, at: KeyPath
+) -> Iterator[tuple[KeyPath, str | None]]:
+    """Unknown keys, by their path in the value, and the keys that they resemble: what they hold is checked too."""
+    taken: set[KeyPath] = set()
+    unknown = [tuple(finding["loc"]) for finding in found if finding["type"] == "extra_forbidden"]
     for location in unknown[:LIMIT]:
-        path = real_path(tuple(location), Document(_nested(value, at)), at)
-        owner = model_at(model, location[:-1])
+        path, owner = real_path(location, document, at), model_at(model, location[:-1])
         meant = getattr(owner, "renamed", {}).get(path[-1]) or nearest(path[-1], keys_of(owner))
-        parent = Document(_nested(value, at)).get(path[:-1])
-        if meant is None or not isinstance(parent, Mapping) or meant in parent:
+        parent = document.get(path[:-1])
+        if meant is None or not isinstance(parent, Mapping) or meant in parent or (*path[:-1], meant) in taken:
             continue
-        value = respelled(value, path[len(at) :], meant)
-        below = len(path)
-        found |= {(*path[:-1], meant, *p[below:]): place for p, place in places.items() if p[:below] == path}
-    return value, found
+        taken.add((*path[:-1], meant))
+        yield path[len(at) :], meant
+
+
+def _with_names(places: dict[KeyPath, Place], names: Mapping[KeyPath, str | None]) -> dict[KeyPath, Place]:
+    """The locations, with those of keys that are read under another name under that too."""
+    if not names:
+        return places
+    found = dict(places)
+    for path, place in places.items():
+        for end in range(1, len(path) + 1):
+            name = names.get(path[:end])
+            if name is not None:
+                found[(*path[: end - 1], name, *path[end:])] = place
+    return found
 
 
 def _nested(value: Any, at: KeyPath) -> Any:
@@ -163,10 +177,9 @@ def _nested(value: Any, at: KeyPath) -> Any:
 
 
 def report_invalid(
-    error: ValidationError, model: type[BaseModel], document: Document, report: Collector, at: KeyPath = ()
+    found: list[Any], model: type[BaseModel], document: Document, report: Collector, at: KeyPath = ()
 ) -> None:
     """Reports Pydantic's findings; beyond `LIMIT` they are only counted, since looking up names takes time."""
-    found = error.errors(include_url=False)
     # A value has a few findings at most, so that the first `LIMIT` values are among these.
     kept = _one_per_union(found[: 10 * LIMIT], document, at)
     for finding in kept[:LIMIT]:

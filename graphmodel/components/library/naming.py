@@ -7,9 +7,10 @@ Pyramids have `stem` and `stage1` … `stageN` in the order of their strides, wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from functools import partial
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from torch import nn
 
@@ -54,6 +55,75 @@ class Naming(Protocol):
 
     def normed(self, feature: Feature, trunk: nn.Module, norm: bool) -> Feature | None:
         """The feature with or without the model's final norm, or None if there is no such feature."""
+
+
+class Row(Protocol):
+    """Where the models of one class keep their features."""
+
+    @property
+    def model(self) -> type[nn.Module]:
+        """The class."""
+
+    @property
+    def stages(self) -> Callable[[Any], Sequence[tuple[str, int]]]:
+        """Module paths of a model's stages, with their strides."""
+
+    @property
+    def norm(self) -> str:
+        """The path of the final norm; empty if there is none."""
+
+    @property
+    def norm_fits_all(self) -> bool:
+        """Whether the final norm fits every stage, not only the last."""
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+@dataclass(frozen=True)
+class TableNaming(Generic[RowT]):
+    """Names and makes the features of models that a table has a row for.
+
+    Attributes:
+        rows: the table.
+        features_of: the features of a model by its row.
+    """
+
+    rows: Sequence[RowT]
+    features_of: Callable[[RowT, nn.Module], Iterable[Feature]]
+
+    def row_of(self, module: nn.Module) -> RowT | None:
+        """The row of a module's class; None if the table has none."""
+        return next((row for row in self.rows if isinstance(module, row.model)), None)
+
+    def covers(self, module: nn.Module) -> bool:
+        return self.row_of(module) is not None
+
+    def features(self, trunk: nn.Module) -> list[Feature]:
+        row = self.row_of(trunk)
+        assert row is not None, "only covered modules are asked"
+        return list(self.features_of(row, trunk))
+
+    def default(self, trunk: nn.Module) -> str:
+        return "flatten"
+
+    def normed(self, feature: Feature, trunk: nn.Module, norm: bool) -> Feature | None:
+        row = self.row_of(trunk)
+        if row is None or not isinstance(feature, LibraryFeature):
+            return None
+        if feature.kind != "stage":
+            return feature if norm else None
+        if not norm:
+            return feature
+        last = feature.index == len(row.stages(trunk)) - 1
+        if not row.norm or not (row.norm_fits_all or last):
+            return None
+        compute = partial(_norm, row.norm, feature.compute)
+        return replace(feature, name=f"{feature.name}_norm", compute=compute, normed=True)
+
+
+def _norm(path: str, compute: Any, trunk: nn.Module, value: Any) -> Any:
+    return trunk.get_submodule(path)(value if compute is None else compute(trunk, value))
 
 
 def named_stages(published: Sequence[LibraryFeature]) -> list[LibraryFeature]:

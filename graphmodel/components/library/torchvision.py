@@ -16,7 +16,7 @@ from torch import nn
 
 from graphmodel.components.construct import load_file
 from graphmodel.components.family import InvalidTrunkParams
-from graphmodel.components.library.torchvision_video import row_of
+from graphmodel.components.library.torchvision_video import NAMING as VIDEO
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
 from graphmodel.components.registry import register_trunk
 
@@ -89,7 +89,7 @@ class TorchvisionTrunk(LibraryTrunk):
         return not Path(weights).exists() and weights in [*published.__members__, "DEFAULT"]
 
     def built_for(self, params: LibraryParams, trunk: Any) -> Sequence[int] | None:
-        video = row_of(trunk)
+        video = VIDEO.row_of(trunk)
         if video is not None:
             return video.clip
         size = getattr(trunk, "image_size", None)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +16,7 @@ from torch import nn
 from torchvision import models
 
 from graphmodel.components.features import INPUT_OF, Compute, Feature
-from graphmodel.components.library.naming import STRIDES, LibraryFeature
+from graphmodel.components.library.naming import STRIDES, LibraryFeature, TableNaming
 from graphmodel.components.tensors import Layout
 
 Stages = Callable[[Any], Sequence[tuple[str, int]]]
@@ -147,44 +146,6 @@ def first_of(trunk: nn.Module, value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
-class TorchvisionNaming:
-    """Names and makes the features of torchvision's models."""
-
-    def covers(self, module: nn.Module) -> bool:
-        """Whether there is a row for the module's class."""
-        return row_of(module) is not None
-
-    def features(self, trunk: nn.Module) -> list[Feature]:
-        row = row_of(trunk)
-        assert row is not None, "only covered modules are asked"
-        return list(_features(row, trunk))
-
-    def default(self, trunk: nn.Module) -> str:
-        return "flatten"
-
-    def normed(self, feature: Feature, trunk: nn.Module, norm: bool) -> Feature | None:
-        row = row_of(trunk)
-        if row is None or not isinstance(feature, LibraryFeature):
-            return None
-        if feature.kind != "stage":
-            return feature if norm else None
-        if not norm:
-            return feature
-        last = feature.index == len(row.stages(trunk)) - 1
-        if not row.norm or not (row.norm_fits_all or last):
-            return None
-        return replace(feature, name=f"{feature.name}_norm", compute=partial(_norm, row.norm), normed=True)
-
-
-def _norm(path: str, trunk: nn.Module, value: Any) -> Any:
-    return trunk.get_submodule(path)(value)
-
-
-def row_of(module: nn.Module) -> Row | None:
-    """The row of a module's class."""
-    return next((row for row in ROWS if isinstance(module, row.model)), None)
-
-
 def _features(row: Row, trunk: nn.Module) -> Iterator[Feature]:
     stages = row.stages(trunk)
     isotropic = row.model is models.VisionTransformer
@@ -216,4 +177,4 @@ def _heads(row: Row, trunk: nn.Module) -> Iterator[Feature]:
     yield LibraryFeature("logits", (), first_of, ("output",), "nc", kind="logits", normed=True)
 
 
-NAMING = TorchvisionNaming()
+NAMING = TableNaming(ROWS, _features)

@@ -10,7 +10,7 @@ Source: torchvision 0.29, `torchvision.models.video`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from torchvision.models.video.s3d import S3D
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from graphmodel.components.features import INPUT_OF, Feature
-from graphmodel.components.library.naming import LibraryFeature
+from graphmodel.components.library.naming import LibraryFeature, TableNaming
 from graphmodel.components.tensors import Layout
 
 
@@ -37,6 +37,7 @@ class VideoRow:
         pooled: the tap of the pooled vector, a volume of which the mean is taken.
         layout: how stages are arranged.
         norm: the final norm.
+        norm_fits_all: it fits every stage, not only the last.
         stem: the first of `stages` is the stem.
         clip: a shape of a clip that the model is made for.
     """
@@ -47,6 +48,7 @@ class VideoRow:
     pooled: str
     layout: Layout = "nchw"
     norm: str = ""
+    norm_fits_all: bool = False
     stem: bool = True
     clip: tuple[int, int, int, int] = (3, 16, 224, 224)
 
@@ -92,44 +94,6 @@ def mean_of_volume(trunk: nn.Module, value: Any) -> Any:
     return torch.flatten(value, 1) if value.ndim > 2 else value
 
 
-def row_of(module: nn.Module) -> VideoRow | None:
-    """The row of a module's class; None if it is not a video model of torchvision."""
-    return next((row for row in ROWS if isinstance(module, row.model)), None)
-
-
-class TorchvisionVideoNaming:
-    """Names and makes the features of torchvision's video models."""
-
-    def covers(self, module: nn.Module) -> bool:
-        """Whether there is a row for the module's class."""
-        return row_of(module) is not None
-
-    def features(self, trunk: nn.Module) -> list[Feature]:
-        row = row_of(trunk)
-        assert row is not None, "only covered modules are asked"
-        return list(_features(row, trunk))
-
-    def default(self, trunk: nn.Module) -> str:
-        return "flatten"
-
-    def normed(self, feature: Feature, trunk: nn.Module, norm: bool) -> Feature | None:
-        row = row_of(trunk)
-        if row is None or not isinstance(feature, LibraryFeature):
-            return None
-        if feature.kind != "stage":
-            return feature if norm else None
-        if not norm:
-            return feature
-        if not row.norm or feature.index < len(row.stages(trunk)) - 1:
-            return None
-        compute = partial(_norm, row.norm, feature.compute)
-        return replace(feature, name=f"{feature.name}_norm", compute=compute, normed=True)
-
-
-def _norm(path: str, compute: Any, trunk: nn.Module, value: Any) -> Any:
-    return trunk.get_submodule(path)(value if compute is None else compute(trunk, value))
-
-
 def _features(row: VideoRow, trunk: nn.Module) -> Iterator[Feature]:
     stages = row.stages(trunk)
     make = first_item if row.model is MViT else None
@@ -151,4 +115,4 @@ def _features(row: VideoRow, trunk: nn.Module) -> Iterator[Feature]:
     yield vector("logits", (), None, ("output",), kind="logits")
 
 
-NAMING = TorchvisionVideoNaming()
+NAMING = TableNaming(ROWS, _features)
