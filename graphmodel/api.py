@@ -13,7 +13,7 @@ from graphmodel.build import build as graph_build
 from graphmodel.components.library.guard import foreign_sources, weights_follow
 from graphmodel.diagnostics import fail
 from graphmodel.dialects import InputShapes
-from graphmodel.dialects.loading import load_spec, read_spec
+from graphmodel.dialects.loading import read_spec
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower import CompiledModel, lower
 from graphmodel.lower.emit import FORMS
@@ -143,7 +143,7 @@ def graph_of(source: Any, *, allow_imports: bool = False) -> ModelGraph:
     if isinstance(source, CompiledModel):
         return source.model_graph
     with weights_follow():
-        return build_graph(load_spec(source), allow_imports=allow_imports)
+        return build_graph(read_spec(source), allow_imports=allow_imports)
 
 
 def _check_outputs(outputs: Any) -> None:

@@ -151,6 +151,26 @@ def test_load_spec_raises_what_it_finds_itself() -> None:
         graphmodel.load_spec({"inputs": {"images": [3, 64, 64]}, "trunk": "resnet", "heds": {}})
 
 
+@pytest.mark.parametrize(
+    "arguments", [["convert"], ["convert", "-o", "out.yaml"], ["show"], ["show", "--resolved"]], ids=" ".join
+)
+def test_commands_that_build_nothing_refuse_mistakes(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from graphmodel.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    text = "inputs: {images: [3, 64, 64], zz: 3}\ntrunk: {name: resnet, depth: 18}\nmapping: {images: {flatten: }}\n"
+    Path("spec.yaml").write_text(text)
+    result = CliRunner().invoke(app, [*arguments, "spec.yaml"])
+    assert result.exit_code == 1
+    assert "error[GM202]: `inputs.zz`" in result.stderr
+    assert result.stdout == ""
+    assert not Path("out.yaml").exists()
+
+
 SPEC = {
     "inputs": {"images": [3, 32, 32]},
     "trunk": {"name": "resnet"},

@@ -22,7 +22,7 @@ def check(
 
     kept = result.names()
     with console.findings(form.value):
-        spec = source.load()
+        spec = source.load_to_build()
         source.import_modules()
         from graphmodel.api import compile
         from graphmodel.graph.text import info_text

@@ -53,7 +53,7 @@ def compile_command(
     from graphmodel.cli import console
 
     with console.findings(form.value):
-        spec = source.load()
+        spec = source.load_to_build()
         made = _compile(spec, source, weights, result, output, standalone)
 
     loaded = made.loaded

@@ -71,7 +71,7 @@ def _explain_spec(source: options.SpecOptions, form: options.Format) -> None:
     from graphmodel.cli import console
 
     with console.findings(form.value):
-        spec = source.load()
+        spec = source.load_to_build()
         source.import_modules()
         import torch
 

@@ -76,7 +76,7 @@ def compiled_or_saved(
         if result.names() is not None or result.form() is not None:
             module = module.slice(outputs=result.names(), returns=result.form())
     else:
-        spec = source.load()
+        spec = source.load_to_build()
         source.import_modules()
         from graphmodel.api import compile
 

@@ -101,8 +101,10 @@ class SpecFiles:
     allow_extends_outside: AllowExtendsOutside = False
 
     def load(self) -> ModelSpec:
-        """The spec of the command line; see `load`."""
-        return load(self.specs, self.set_, self.input_, allow_extends_outside=self.allow_extends_outside)
+        """The spec of the command line, without mistakes that a reader finds; see `load`."""
+        spec = load(self.specs, self.set_, self.input_, allow_extends_outside=self.allow_extends_outside)
+        spec.errors.raise_errors()
+        return spec
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,10 @@ class SpecOptions(SpecFiles):
 
     allow_imports: AllowImports = False
     imports: Import = None
+
+    def load_to_build(self) -> ModelSpec:
+        """The spec of the command line; the build raises its mistakes with those that it finds itself."""
+        return load(self.specs, self.set_, self.input_, allow_extends_outside=self.allow_extends_outside)
 
     def import_modules(self) -> None:
         """Imports the modules of `--import`; after `load`, so that a malformed file is reported at once."""
@@ -187,10 +193,10 @@ def load(
     *,
     allow_extends_outside: bool = False,
 ) -> ModelSpec:
-    """The spec of the command line; imports no torch, so that a malformed file is reported at once.
+    """The spec of the command line with its mistakes in `errors`; imports no torch.
 
     Raises:
-        CompileError: everything that is wrong with the files and the overrides.
+        CompileError: if the files or the overrides cannot be read at all.
         typer.BadParameter: if `--input` cannot be read.
     """
     given = shapes(inputs)

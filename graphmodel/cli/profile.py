@@ -54,7 +54,7 @@ def profile_command(
     if key == "time" and not measure:
         raise typer.BadParameter("`--sort time` needs `--measure`")
     with console.findings(form.value):
-        spec = source.load()
+        spec = source.load_to_build()
         from graphmodel.profiling.chart import check_chart_format, draw_chart
 
         format = check_chart_format(output.suffix) if output is not None else ""

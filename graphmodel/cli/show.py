@@ -27,7 +27,7 @@ def show(
     from graphmodel.dialects.native.dump import dump, to_yaml
 
     with console.findings(form.value):
-        spec = source.load()
+        spec = source.load_to_build() if resolved else source.load()
         if resolved:
             source.import_modules()
             from graphmodel.api import build_graph
