@@ -217,9 +217,13 @@ def nearest(word: object, choices: Iterable[object]) -> str | None:
     by_key = {str(c).lower(): str(c) for c in choices if len(str(c)) <= LONGEST_NAME}
     if len(str(word)) > LONGEST_NAME:
         return None
-    near = difflib.get_close_matches(str(word).lower(), by_key, n=8, cutoff=0.6)
-    swapped = (name for name in near if sorted(name) == sorted(str(word).lower()))  # of `wa_`, `w_a` and not `w_m`
-    return by_key[next(swapped, near[0])] if near else None
+    text = str(word).lower()
+    near = difflib.get_close_matches(text, by_key, n=8, cutoff=0.6)
+    if not near:
+        return None
+    # Two neighbouring letters that changed places are one slip: `wa_` means `w_a` and not `w_m`.
+    swapped = {text[:i] + text[i + 1] + text[i] + text[i + 2 :] for i in range(len(text) - 1)}
+    return by_key[next((name for name in near if name in swapped), near[0])]
 
 
 def did_you_mean(word: object, choices: Iterable[object]) -> str:
