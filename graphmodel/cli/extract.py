@@ -183,13 +183,11 @@ def on_device(
     """
     from graphmodel.cli.export import compiled_or_saved
 
+    options.check_device(device)
     module, notes = compiled_or_saved(source, weights, options.ResultOptions(outputs, None))
     if weights.no_weights:
         raise typer.BadParameter("features need weights", param_hint="--no-weights")
-    try:
-        return module.to(device), notes
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(str(error).partition("\n")[0], param_hint="--device") from None
+    return module.to(device), notes
 
 
 @contextmanager

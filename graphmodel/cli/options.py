@@ -258,3 +258,17 @@ def import_modules(names: Sequence[str] | None) -> None:
             import_module(name)
         except Exception as error:  # the user's own code may raise anything
             raise typer.BadParameter(f"cannot import `{name}`: {type(error).__name__}: {error}") from error
+
+
+def check_device(name: str) -> None:
+    """Refuses a device that does not exist, before anything is read or built.
+
+    Raises:
+        typer.BadParameter: it is not a valid device, or the machine has none.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(str(error).partition("\n")[0], param_hint="--device") from None

@@ -53,6 +53,8 @@ def profile_command(
     key = (sort or (Sort.time if measure else Sort.activations)).value
     if key == "time" and not measure:
         raise typer.BadParameter("`--sort time` needs `--measure`")
+    if device is not None:
+        options.check_device(device)
     with console.findings(form.value):
         spec = source.load_to_build()
         from graphmodel.profiling.chart import check_chart_format, draw_chart

@@ -94,3 +94,17 @@ def test_storage_options_that_are_not_valid(place, wrong):
     result = call(place, "--storage-options", wrong)
     assert result.exit_code == 2
     assert "--storage-options" in result.output
+
+
+@pytest.mark.parametrize("command", ["extract", "probe", "profile"])
+def test_a_device_that_does_not_exist_is_refused_before_anything_is_read(tmp_path, command):
+    (tmp_path / "spec.yaml").write_text("inputs: {images: [3, 64, 64]}\ntrunk: resnet\n")
+    needed = {
+        "extract": ("--data", "nowhere", "-o", "out"),
+        "probe": ("--features", "nowhere"),
+        "profile": ("--measure",),
+    }
+    result = CliRunner().invoke(app, [command, "spec.yaml", *needed[command], "--device", "gpu:0"])
+    assert result.exit_code == 2, result.output
+    assert "--device" in result.output
+    assert "Traceback" not in result.output
