@@ -259,10 +259,11 @@ def test_exports_run_on_the_gpu(small: dict[str, Any], tmp_path: Path, to: str) 
     file = tmp_path / ("model.pt2")
     graphmodel.export(model, file, to=to)
     x = torch.randn(3, 3, 64, 64, device=GPU)
-    if to == "pt2":
-        loaded = torch.export.load(file).module()
-    else:
-        loaded = torch._inductor.aoti_load_package(str(file))
+    load = {
+        "pt2": lambda: torch.export.load(file).module(),
+        "aoti": lambda: torch._inductor.aoti_load_package(str(file)),
+    }
+    loaded = load[to]()
     torch.testing.assert_close(loaded(x)["head"], model(x)["head"], rtol=1e-3, atol=1e-4)
 
 
@@ -276,11 +277,11 @@ def test_teachers_follow_and_groups_train_in_one_kernel(small: dict[str, Any]) -
     model = graphmodel.compile(spec, seed=0).to(GPU)
     optimizer = torch.optim.AdamW(graphmodel.param_groups(model, lr=1e-3, weight_decay=0.05), fused=True)
     model(torch.randn(4, 3, 64, 64, device=GPU))["s"].sum().backward()
-    before = {n: p.clone() for n, p in model.trunks["teacher"].named_parameters()}
+    before = {n: p.clone() for n, p in model.trunks.teacher.named_parameters()}
     optimizer.step()
     graphmodel.update_teacher(model, 0.9)
-    student = dict(model.trunks["student"].named_parameters())
-    for name, parameter in model.trunks["teacher"].named_parameters():
+    student = dict(model.trunks.student.named_parameters())
+    for name, parameter in model.trunks.teacher.named_parameters():
         torch.testing.assert_close(parameter, 0.9 * before[name] + 0.1 * student[name])
 
 
