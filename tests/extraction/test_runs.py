@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -50,27 +48,66 @@ def test_two_processes_write_the_store_of_one(place):
     same_store(place / "whole", place / "two")
 
 
-@pytest.mark.parametrize("kills", [int(os.environ.get("GRAPHMODEL_KILLS", "3"))])
-def test_killed_runs_end_in_the_store_of_an_undisturbed_one(place, kills):
-    drawn = random.Random(0)
-    for _ in range(kills):
-        process = subprocess.Popen([sys.executable, "-c", LOOP], cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE)
-        process.stdout.readline()  # the model is there, and the run begins
-        time.sleep(drawn.uniform(0, 0.8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    subprocess.run([sys.executable, *COMMAND, "-o", "killed"], cwd=place, env=ENVIRONMENT, check=True)
-    same_store(place / "whole", place / "killed")
-    assert not list((place / "killed").rglob("*.partial"))
+@pytest.mark.parametrize("kills", [int(os.environ.get("GRAPHMODEL_KILLS", "5"))])
+@pytest.mark.parametrize("rows", [4, 64])
+def test_killed_runs_end_in_the_store_of_an_undisturbed_one(place, kills, rows):
+    """Commits of a batch, and one commit of everything, of which parts are saved."""
+    out = f"killed{rows}"
+    script = [sys.executable, "-c", KILLED, out, str(rows), str(kills)]
+    done = subprocess.run(script, cwd=place, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == kills
+    assert all(run["stored"] >= run["before"] for run in found)
+    command = [sys.executable, *COMMAND[:-1], str(rows)]
+    subprocess.run([*command, "-o", out], cwd=place, env=ENVIRONMENT, check=True)
+    subprocess.run([*command, "-o", f"whole{rows}"], cwd=place, env=ENVIRONMENT, check=True)
+    same_store(place / f"whole{rows}", place / out)
+    assert not list((place / out).rglob("*.partial"))
+    assert not (place / out / "pending").exists()
 
 
-LOOP = """
-import time, graphmodel
+KILLED = """
+import json, os, random, signal, sys, time
+import graphmodel
+import graphmodel.extraction.filling as filling
+from graphmodel.extraction.parts import chains
+from graphmodel.extraction.store import open_store
+
+filling.PART_BYTES = 1  # a part after each batch
+
+out, rows, kills = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 module = graphmodel.compile("spec.yaml", seed=0, device="cpu")
-import graphmodel.extraction.run as run, zarr
-print("ready", flush=True)
-graphmodel.extract(module, "images", "killed", batch_size=4, rows=4, progress=lambda p: time.sleep(0.05))
+drawn = random.Random(0)
+
+
+def stored():
+    store = open_store(out)
+    if store is None:
+        return 0
+    status, parts = store.status(), store.parts.found()
+    whole = int((status != 0).sum())
+    missing = store.missing(store.length)
+    return whole + sum(b - a for each in chains(parts, missing, rows).values() for a, b in each)
+
+
+for _ in range(kills):
+    before = stored()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        def report(progress):
+            os.write(writing, f"{progress.done} ".encode())
+            time.sleep(0.05)
+
+        graphmodel.extract(module, "images", out, batch_size=4, rows=rows, progress=report)
+        os._exit(0)
+    os.close(writing)
+    time.sleep(drawn.uniform(0, 1.2))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    lines = os.read(reading, 1 << 16).split()
+    os.close(reading)
+    print(json.dumps({"before": before, "done": int(lines[-1]) if lines else 0, "stored": stored()}))
 """
 
 
