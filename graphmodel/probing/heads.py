@@ -92,22 +92,15 @@ def train(
 def groups_of(heads: CompiledModel, lr: Mapping[str, float], weight_decay: Mapping[str, float]) -> list[dict[str, Any]]:
     """A group of parameters for each head; two if some of its parameters have no weight decay.
 
+    What is trained in front of the heads has the smallest rate and weight decay of all.
+
     Args:
         heads: the trainable part of a module.
         lr: the learning rate of each head.
         weight_decay: the weight decay of each head's matrices and kernels; `param_groups` says what has none.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for group in param_groups(heads, lr=min(lr.values()), head_lr=dict(lr), weight_decay=1.0):
-        part, _, undecayed = group["name"].partition(", ")
-        head = part.removeprefix("heads.")
-        decay = weight_decay.get(head, min(weight_decay.values()))
-        name = group["name"] if decay else part  # without weight decay all parameters of a head are alike
-        rate = lr.get(head, min(lr.values()))
-        decay = 0.0 if undecayed else decay
-        found.setdefault(name, {"params": [], "name": name, "lr": rate, "weight_decay": decay})
-        found[name]["params"] += group["params"]
-    return list(found.values())
+    rest = {"lr": min(lr.values()), "weight_decay": min(weight_decay.values())}
+    return param_groups(heads, **rest, head_lr=lr, head_weight_decay=weight_decay)
 
 
 def _optimizer(groups: list[dict[str, Any]], name: str) -> torch.optim.Optimizer:

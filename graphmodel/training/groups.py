@@ -29,6 +29,7 @@ def param_groups(
     weight_decay: float = 0.0,
     trunk_lr: float | None = None,
     head_lr: Mapping[str, float] | None = None,
+    head_weight_decay: Mapping[str, float] | None = None,
     layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """The parameters of a model in groups for an optimizer.
@@ -63,6 +64,7 @@ def param_groups(
         weight_decay: the weight decay of matrices and kernels, except for heads that have their own in the spec.
         trunk_lr: the learning rate of trunks (of the last layer's successor if `layer_decay` is given); `lr` if None.
         head_lr: learning rates of single heads by name, over `lr` and over those in the spec.
+        head_weight_decay: weight decays of single heads by name, in the same way.
         layer_decay: the factor between a layer and the next one, in (0, 1]; None for one rate for all layers.
 
     Returns:
@@ -76,14 +78,16 @@ def param_groups(
     Source: `param_groups_layer_decay` of timm, after BEiT (Bao et al. 2021).
     """
     rates = {"lr": lr, "weight_decay": weight_decay, "trunk_lr": trunk_lr, "layer_decay": layer_decay}
-    heads = dict(head_lr or {})
-    _check_rates({**rates, **{f"head_lr[{name!r}]": rate for name, rate in heads.items()}})
+    given = {"head_lr": dict(head_lr or {}), "head_weight_decay": dict(head_weight_decay or {})}
+    of_heads = {f"{what}[{name!r}]": rate for what, heads in given.items() for name, rate in heads.items()}
+    _check_rates({**rates, **of_heads})
     models = compiled_models(module, "param_groups")
     known = [name for model in models.values() for name in model.model_graph.spec.heads]
-    for name in heads:
-        if name not in known:
-            message = f"`head_lr` names `{name}`, which is not a head of the model"
-            raise fail("GM591", message, help=choices_help(name, known, "heads"), path="head_lr")
+    for what, heads in given.items():
+        for name in heads:
+            if name not in known:
+                message = f"`{what}` names `{name}`, which is not a head of the model"
+                raise fail("GM591", message, help=choices_help(name, known, "heads"), path=what)
     trunk_rate = lr if trunk_lr is None else trunk_lr
     groups: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
@@ -105,7 +109,9 @@ def param_groups(
             decay = weight_decay if name not in undecayed and parameter.dim() > 1 else None
             rate = trunk_rate
             if depth is None:
-                rate, head_decay = _of_head(model.model_graph, part, heads, lr, weight_decay)
+                rate, head_decay = _of_head(model.model_graph, part, lr, weight_decay)
+                head = part.removeprefix("heads.")
+                rate, head_decay = given["head_lr"].get(head, rate), given["head_weight_decay"].get(head, head_decay)
                 decay = head_decay if decay is not None or not head_decay else None
             if depth is not None and layer_decay is not None:
                 rate *= layer_decay ** (labels.layers[part] - depth)
@@ -149,17 +155,14 @@ class _Labels:
         return self.depths[name]
 
 
-def _of_head(
-    graph: ModelGraph, part: str, given: Mapping[str, float], lr: float, weight_decay: float
-) -> tuple[float, float]:
-    """The learning rate and weight decay of a head: those of the caller, of the spec, or of the others."""
+def _of_head(graph: ModelGraph, part: str, lr: float, weight_decay: float) -> tuple[float, float]:
+    """The learning rate and weight decay of a head: those of the spec, or of the others."""
     name = head_name(part) if part.startswith("heads.") else ""
     head = graph.spec.heads.get(name)
     if head is None:
         return lr, weight_decay
     own = head.settings
-    rate = given.get(name, lr if own.lr is None else own.lr)
-    return rate, weight_decay if own.weight_decay is None else own.weight_decay
+    return lr if own.lr is None else own.lr, weight_decay if own.weight_decay is None else own.weight_decay
 
 
 def _undecayed(model: CompiledModel, graph: ModelGraph) -> set[str]:

@@ -113,6 +113,17 @@ def test_each_head_has_a_group_with_its_rate():
     ]
 
 
+def test_biases_never_decay_whatever_the_spec_says():
+    """A head of which the spec turns weight decay off, and the call turns it on again, decays its matrix alone."""
+    spec = {**SPEC, "head_settings": {"fast": {"weight_decay": 0.0}}}
+    module = graphmodel.compile(spec, seed=0)
+    heads, _, _ = heads_of(module, None)
+    groups = groups_of(heads, LR, {**dict.fromkeys(LR, 0.0), "fast": 0.5})
+    fast = module.get_submodule("heads.fast")
+    decays = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert {n: decays[id(p)] for n, p in fast.named_parameters()} == {"clf.0.weight": 0.5, "clf.0.bias": 0.0}
+
+
 def test_the_rate_of_a_head_alone_moves_it(stores):
     """With a rate of 0 a head stays as it is while the others learn."""
     module = model()
