@@ -11,7 +11,7 @@ from torch import nn
 
 from graphmodel.build import build as graph_build
 from graphmodel.components.library.guard import foreign_sources, weights_follow
-from graphmodel.diagnostics import fail
+from graphmodel.diagnostics import Collector, fail
 from graphmodel.dialects import InputShapes
 from graphmodel.dialects.loading import read_spec
 from graphmodel.graph.types import ModelGraph
@@ -47,8 +47,9 @@ def build_graph(
     Raises:
         CompileError: everything that can be found wrong, at once.
     """
-    chosen = chosen_passes(spec, passes)
-    graph = graph_build.build_graph(spec, trunks=trunks, allow_imports=allow_imports)
+    report = Collector()
+    chosen = chosen_passes(spec, passes, report)
+    graph = graph_build.build_graph(spec, trunks=trunks, allow_imports=allow_imports, report=report)
     if outputs is not None:
         graph = slice_graph(graph, None, outputs)
     return run_passes(graph, among(PIPELINE, chosen))

@@ -81,6 +81,46 @@ SPECS = {
             WEIGHTS_INIT: {REMOVE_PREFIXX: a}               # ! REMOVE_PREFIXX
         """
     ),
+    "duplicate keys beside other mistakes": (
+        """
+        inputs: {images: [3, 64, 64]}
+        trunk: {name: resnet, depth: 18}
+        trunk: {name: regnet, variant: zz}                  # ! trunk
+        heads:
+          a: {mlp: {dims: [100, 3]}}                        # ! 100
+          b: {mlp: {dims: [auto, 3], dims: [auto, 4]}}      # ! dims: [auto, 4]
+        heads:                                              # ! heads
+          c: {mlp: {dims: [auto, 3], drpout: 1}}            # ! drpout
+        mapping: {images: {flatten: [a, b, c], res9: b}}    # ! res9
+        freeze: [layerr1]                                   # ! layerr1
+        """
+    ),
+    "duplicate keys of a VISSL file": (
+        """
+        MODEL:
+          TRUNK: {NAME: resnet, RESNETS: {DEPTH: 18}}
+          HEAD:
+            PARAMS: [["mlp", {"dims": [100, 10]}]]          # ! 100
+            BATCHNORM_EPS: 0.1
+            BATCHNORM_EPS: 0.2                              # ! BATCHNORM_EPS
+          TRUNK: {NAME: regnet}                             # ! TRUNK
+          FEATURE_EVAL_SETTINGS: {EVAL_MODE_ON: true, FREEZE_TRUNK_ONLY: true, EVAL_MODE_ON: false}  # ! EVAL_MODE_ON: false
+          HEAD: {PARAMS: []}                                # ! HEAD
+        """
+    ),
+    "mistakes that concern no output": (
+        """
+        inputs: {images: [3, 64, 64]}
+        trunk: {name: resnet, depth: 18}
+        heads:
+          a: {mlp: {dims: [100, 3]}}                        # ! 100
+          b: {mlp: {dims: [7, 3]}}                          # ! 7
+        mapping: {images: {flatten: [a, b]}}
+        returns: tupel                                      # ! tupel
+        optimise: true                                      # ! optimise
+        optimize: [merge_cals]                              # ! merge_cals
+        """
+    ),
     "cycles and copies": (
         """
         inputs: {images: [3, 64, 64]}

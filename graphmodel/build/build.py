@@ -20,7 +20,11 @@ from graphmodel.spec.model import ModelSpec
 
 
 def build_graph(
-    spec: ModelSpec, *, trunks: Mapping[str, nn.Module] | None = None, allow_imports: bool = False
+    spec: ModelSpec,
+    *,
+    trunks: Mapping[str, nn.Module] | None = None,
+    allow_imports: bool = False,
+    report: Collector | None = None,
 ) -> ModelGraph:
     """The graph of a spec; no weight is built.
 
@@ -30,6 +34,7 @@ def build_graph(
         spec: what `load_spec` returned.
         trunks: modules to use for trunks of these names, as they are.
         allow_imports: whether a spec's `module:` may import code.
+        report: what the caller has found wrong; it is raised with what is found here.
 
     Returns:
         The verified graph, before any pass.
@@ -38,6 +43,7 @@ def build_graph(
         CompileError: GM2xx and GM3xx; all that can be found at once.
     """
     found = Collector(list(spec.errors.found), spec.errors.omitted)
+    found.found += report.found if report is not None else []
     bound = bind(spec, found, trunks or {}, allow_imports)
     if not found.errors:
         try:
@@ -67,7 +73,8 @@ def _check_rest(bound: BoundModel, found: Collector) -> None:
             return
         except CompileError as error:
             _take(found, error)
-            rest = sound_part(rest, error.diagnostics)
+            smaller = sound_part(rest, error.diagnostics)
+            rest = smaller if smaller is not None and len(smaller.edges) < len(rest.edges) else None
 
 
 def _graph_of(bound: BoundModel) -> ModelGraph:

@@ -16,7 +16,7 @@ from graphmodel.spec.recovery import LOST, Findings
 
 
 def sound_part(bound: BoundModel, errors: Sequence[Diagnostic]) -> BoundModel | None:
-    """The outputs that depend on nothing that has an error; None if none is left, or if all are.
+    """The outputs that depend on nothing that has an error; None if none is left.
 
     Args:
         bound: a spec with its names bound as far as they could be.
@@ -49,9 +49,7 @@ def sound_part(bound: BoundModel, errors: Sequence[Diagnostic]) -> BoundModel | 
         if len(rest) == len(kept):
             break
         kept = rest
-    if not kept or len(kept) == len(bound.edges):
-        return None
-    return _only(bound, kept)
+    return _only(bound, kept) if kept else None
 
 
 def _only(bound: BoundModel, edges: list[BoundEdge]) -> BoundModel:

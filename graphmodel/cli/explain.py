@@ -76,6 +76,7 @@ def _explain_spec(source: options.SpecOptions, form: options.Format) -> None:
         import torch
 
         from graphmodel.build.build import build_graph
+        from graphmodel.diagnostics import Collector
         from graphmodel.graph.rows import rows_per_sample
         from graphmodel.lower import lower
         from graphmodel.passes.pipeline import OPTIMIZATIONS, PIPELINE
@@ -83,8 +84,10 @@ def _explain_spec(source: options.SpecOptions, form: options.Format) -> None:
         from graphmodel.profiling.effects import effects
         from graphmodel.profiling.report import report
 
-        chosen = chosen_passes(spec)
-        graph, made = effects(build_graph(spec, allow_imports=source.allow_imports), PIPELINE, chosen)
+        found = Collector()
+        chosen = chosen_passes(spec, report=found)
+        built = build_graph(spec, allow_imports=source.allow_imports, report=found)
+        graph, made = effects(built, PIPELINE, chosen)
         _, optimized = effects(graph, OPTIMIZATIONS, chosen, rows_per_sample(graph))
         module = lower(graph, device=torch.device("meta"), seed=0, returns=spec.returns, passes=chosen)
         plan = _plan(module, report(graph), (*made, *optimized))

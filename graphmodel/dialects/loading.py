@@ -23,23 +23,22 @@ NATIVE_KEYS = ("graphmodel", "trunk", "trunks", "heads", "mapping", "inputs", "o
 
 def read(
     source: str | Path | Sequence[str | Path] | Mapping[str, Any],
-    report: Collector | None = None,
+    report: Collector,
     *,
     allow_extends_outside: bool = False,
 ) -> Document:
     """One document from a path, several paths (base first, overlays after), or a mapping.
 
-    Warnings about missing files of a Hydra defaults list go into `report`.
+    Duplicate keys, and warnings about missing files of a Hydra defaults list, go into `report`.
     """
     if isinstance(source, Mapping):
         return from_mapping(source)
     paths = [source] if isinstance(source, (str, Path)) else list(source)
     if not paths:
         raise fail("GM100", "no spec given")
-    report = report if report is not None else Collector()
     for path in paths:
         _refuse_text(path)
-    reader = FileReader(allow_outside=allow_extends_outside)
+    reader = FileReader(report, allow_outside=allow_extends_outside)
     documents = [_followed(reader.read(path), path, report, reader) for path in paths]
     return documents[0] if len(documents) == 1 else merge(documents)
 
@@ -127,8 +126,9 @@ def read_spec(
     if overrides:
         document = apply_overrides(document, overrides, dialect.override_prefixes(document), dialect.named_sections)
     # Importing a module of Pydantic models builds them: each is imported only after the step before it succeeded.
+    known = len(report.errors)
     native = dialect.to_native(document, dict(inputs or {}), report)
-    is_only_named = dialect.name != "native" and bool(report.errors)
+    is_only_named = dialect.name != "native" and len(report.errors) > known
     from graphmodel.dialects.native.format import NativeSpec
     from graphmodel.spec.validate import validate
 

@@ -13,22 +13,23 @@ from graphmodel.spec.model import ModelSpec
 _FORMS = "true, false, a list of names, or a mapping of names to true or false"
 
 
-def chosen_passes(spec: ModelSpec, passes: Any = None) -> tuple[str, ...]:
+def chosen_passes(spec: ModelSpec, passes: Any = None, report: Collector | None = None) -> tuple[str, ...]:
     """Names of the optimization passes that run.
 
     Args:
         spec: the spec, with its own switches under `optimize`.
         passes: switches that replace the spec's; None keeps them. See `ModelSpec.optimize` for the forms.
+        report: where findings go; without it they are raised.
 
     Raises:
         CompileError: GM430 for every name that is not an optimization pass, and for switches of another form.
     """
     given = spec.optimize if passes is None else passes
-    report = Collector()
+    found = report if report is not None else Collector()
     known = [each.name for each in (*PIPELINE, *OPTIMIZATIONS) if each.switch != "always"]
     names = _names(given)
     if names is None:
-        report.error("GM430", f"`{'optimize' if passes is None else 'passes'}` takes {_FORMS}, not {given!r}")
+        found.error("GM430", f"`{'optimize' if passes is None else 'passes'}` takes {_FORMS}, not {given!r}")
     for i, name in enumerate(names or ()):
         if name in known:
             continue
@@ -36,8 +37,11 @@ def chosen_passes(spec: ModelSpec, passes: Any = None) -> tuple[str, ...]:
         span = spec.span(("optimize", place), key=isinstance(given, Mapping)) if passes is None else None
         always = any(name == each.name for each in PIPELINE)
         message = f"`{name}` always runs: it carries out what the spec says" if always else f"unknown pass `{name}`"
-        report.error("GM430", message, span, choices_help(str(name), known, "passes"))
-    report.raise_errors()
+        found.error("GM430", message, span, choices_help(str(name), known, "passes"))
+    if report is None:
+        found.raise_errors()
+    if names is None:
+        return ()
     return tuple(each.name for each in (*PIPELINE, *OPTIMIZATIONS) if each.switch != "always" and _is_on(each, given))
 
 

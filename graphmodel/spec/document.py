@@ -97,12 +97,13 @@ def dotted(path: Sequence[str | int]) -> str:
     return text
 
 
-def read_file(path: str | Path, *, quote: bool = True) -> Document:
+def read_file(path: str | Path, *, quote: bool = True, report: Collector | None = None) -> Document:
     """Reads one YAML file.
 
     Args:
         path: the file.
         quote: whether findings may quote its lines.
+        report: where duplicate keys go, after which reading goes on; without it they are raised.
 
     Raises:
         CompileError: GM100 if the file cannot be read, else as `read_text`.
@@ -133,16 +134,17 @@ def read_file(path: str | Path, *, quote: bool = True) -> Document:
         raise fail(
             "GM101", f"{name} is not UTF-8 text (byte {error.start})", Span(name, line, 1), "save the file as UTF-8"
         ) from None
-    return read_text(text, name, quote=quote)
+    return read_text(text, name, quote=quote, report=report)
 
 
-def read_text(text: str, name: str = "<string>", *, quote: bool = True) -> Document:
+def read_text(text: str, name: str = "<string>", *, quote: bool = True, report: Collector | None = None) -> Document:
     """Reads YAML text.
 
     Args:
         text: the text.
         name: what findings call it.
         quote: whether they may quote its lines.
+        report: where duplicate keys go, after which reading goes on; without it they are raised.
 
     Raises:
         CompileError: GM101 syntax, GM102 a duplicate key, GM103 aliases that expand without bound, GM104 too large,
@@ -185,14 +187,19 @@ def read_text(text: str, name: str = "<string>", *, quote: bool = True) -> Docum
         )
     reader = _Reader(name, lines)
     data = reader.convert(documents[0], (), None, 0)
-    reader.collector.raise_errors()
+    found = reader.collector
+    if report is None or any(d.code != "GM102" for d in found.errors):
+        found.raise_errors()
     if not isinstance(data, dict):
-        raise fail(
+        found.error(
             "GM105",
             f"a spec must be a mapping, not {kind_of(data)}",
             reader.places[()].value,
             "write `key: value` lines",
         )
+        found.raise_errors()
+    if report is not None:
+        report.found += found.found
     return Document(data, reader.places, (name,))
 
 
@@ -271,6 +278,7 @@ class _Reader:
         out: dict[str, Any] = {}
         seen: dict[str, Span] = {}
         merged: list[Any] = []
+        repeated: list[tuple[str, Any]] = []
         for key_node, value_node in node.value:
             span = self.span(key_node)
             if _is_merge(key_node):
@@ -286,16 +294,39 @@ class _Reader:
                     "GM102",
                     f"duplicate key `{name}`; it is already at line {first.line}, column {first.column}",
                     span,
-                    "YAML would keep only one of them: rename or delete the other",
+                    "YAML would keep only one of them: delete one, or move its contents into the other",
                 )
+                repeated.append((name, value_node))
                 continue
             seen[name] = span
             out[name] = self.convert(value_node, (*path, name), span, depth + 1)
+        for name, value_node in repeated:
+            self.complete(out[name], value_node, (*path, name), depth + 1)
         for source in merged:
             for name, key_node, child in self.merged_items(source, depth + 1):
                 if name not in out and name not in seen:
                     out[name] = self.convert(child, (*path, name), self.span(key_node), depth + 1)
         return out
+
+    def complete(self, first: Any, node: Any, path: KeyPath, depth: int) -> None:
+        """Adds what a duplicate key holds beside the first value of that key, so that what it defines is known.
+
+        If the two give one of their keys different values, as two trunks do to `name`, only the first counts.
+        """
+        if not isinstance(first, dict) or not isinstance(node, yaml.MappingNode):
+            return
+        second = [(key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode) and key.value]
+        if any(
+            isinstance(value, yaml.ScalarNode) and key.value in first and first[key.value] != plain_value(value.value)
+            for key, value in second
+        ):
+            return
+        self.tally(node, depth)
+        self.open.add(id(node))
+        for key, value in second:
+            if key.value not in first and not _is_merge(key):
+                first[key.value] = self.convert(value, (*path, key.value), self.span(key), depth + 1)
+        self.open.discard(id(node))
 
     def merged_items(self, node: Any, depth: int) -> Iterator[tuple[str, Any, Any]]:
         """The keys and values that `<<` merges, those of the mapping itself before those that it merges in turn."""

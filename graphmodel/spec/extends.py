@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from graphmodel.diagnostics import Span, fail, first_line
+from graphmodel.diagnostics import Collector, Span, fail, first_line
 from graphmodel.spec.document import MAX_NODES, Document, read_file
 from graphmodel.spec.merge import merge
 
@@ -19,11 +19,13 @@ class FileReader:
     """Reads specs with what they extend; every file is read and merged once.
 
     Args:
+        report: where duplicate keys go, after which reading goes on; without it they are raised.
         allow_outside: whether `extends` may name a file outside the directory tree of the spec. It is refused by
             default, unread: a spec from somebody else must not bring files of this machine into messages.
     """
 
-    def __init__(self, *, allow_outside: bool = False) -> None:
+    def __init__(self, report: Collector | None = None, *, allow_outside: bool = False) -> None:
+        self.report = report
         self.allow_outside = allow_outside
         self.merged: dict[Path, Document] = {}
         self.values = 0
@@ -48,7 +50,7 @@ class FileReader:
             return None
 
     def _read(self, path: Path, name: str, tree: Path | None, chain: tuple[Path, ...], quote: bool = True) -> Document:
-        document = read_file(name, quote=quote)
+        document = read_file(name, quote=quote, report=self.report)
         if "extends" not in document.data:
             return document
         extends = document.data["extends"]

@@ -39,7 +39,7 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     "text",
     [
         "trunk: {name: resnet\n",  # not YAML
-        "trunk: {name: resnet}\ntrunk: {name: regnet}\ninputs: {x: [3, 64, 64]}\n",  # a duplicate key
+        "trunk: {name: resnet}\ntrunk: {name: regnet}\ninputs: !!tag {x: [3, 64, 64]}\n",  # a tag
     ],
 )
 def test_a_malformed_file_imports_nothing_heavy(tmp_path: Path, text: str) -> None:

@@ -62,7 +62,7 @@ TABLE = [
     Bad("value in itself", "trunk: &t {name: resnet, again: *t}\n", "GM103", 1, 8, ("contains itself",)),
     Bad("over-large file", b"# " + b"x" * (4 * 1024 * 1024) + b"\n", "GM104", 1, 1, ("4 MB",)),
     Bad("repeated key", f"{ROOT}trunk: {{name: resnet}}\n", "GM102", 3, 1, ("line 2, column 1",)),
-    Bad("repeated key in flow", "trunk: {name: resnet, depth: 18, depth: 50}\n", "GM102", 1, 34),
+    Bad("repeated key in flow", "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18, depth: 50}\n", "GM102", 2, 34),
     Bad("key that is a list", "trunk: {name: resnet, [a, b]: 1}\n", "GM106", 1, 23),
     Bad("empty key", "trunk: {name: resnet, : 1}\n", "GM101", 1, 23),
     Bad("tag that names code", "trunk: !!python/object/apply:os.system [ls]\n", "GM106", 1, 8),
@@ -145,7 +145,7 @@ TABLE = [
     Bad("VISSL: unknown feature", f"{VISSL}  MULTI_INPUT_HEAD_MAPPING: [['images', ['res6']]]\n  HEAD: {{PARAMS: [['mlp', {{'dims': [512, 10]}}]]}}\n", "GM213", 3, 42, ("res5",)),
     Bad("VISSL: no head", VISSL, "GM222", 2, 3),
     Bad("VISSL: a head of another form", f"{VISSL}  HEAD: {{PARAMS: ['mlp']}}\n", "GM223", 3, 19),
-    Bad("VISSL: repeated key", f"{VISSL}  TRUNK: {{NAME: resnet}}\n", "GM102", 3, 3),
+    Bad("VISSL: repeated key", f"{VISSL}  TRUNK: {{NAME: resnet}}\n  HEAD: {{PARAMS: [['mlp', {{'dims': [512, 10]}}]]}}\n", "GM102", 3, 3),
     Bad("VISSL: MODEL is not a mapping", "MODEL: resnet\n", "GM202", 1, 8),
     Bad("VISSL: Detectron2", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}\n", "GM221", 1, 1),
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graphmodel.diagnostics import CompileError
+from graphmodel.diagnostics import Collector, CompileError
 from graphmodel.spec.document import MAX_BYTES, plain_value, read_file, read_text
 
 
@@ -127,3 +127,20 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     path = tmp_path / "bom.yaml"
     path.write_bytes(b"\xef\xbb\xbfname: x\n")
     assert read_file(path).data == {"name": "x"}
+
+
+def test_reading_goes_on_after_duplicate_keys() -> None:
+    report = Collector()
+    text = "a: {x: 1}\nb: {n: one, y: 2}\na: {z: 2, x: 1}\nb: {n: two, w: 3}\nc: 1\nc: 2\n"
+    document = read_text(text, report=report)
+    assert document.data == {"a": {"x": 1, "z": 2}, "b": {"n": "one", "y": 2}, "c": 1}
+    assert [(d.code, d.span and d.span.line) for d in report.errors] == [("GM102", 3), ("GM102", 4), ("GM102", 6)]
+    span = document.span(("a", "z"))
+    assert span is not None
+    assert (span.line, span.column) == (3, 8)
+
+
+def test_other_mistakes_of_reading_stop_it() -> None:
+    with pytest.raises(CompileError) as caught:
+        read_text("a: 1\na: !!python/name:os.system 2\nb: !!x 3\n", report=Collector())
+    assert [d.code for d in caught.value.diagnostics] == ["GM102", "GM106"]

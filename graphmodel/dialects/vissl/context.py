@@ -88,6 +88,7 @@ def read_context(document: Document, inputs: InputShapes, report: Collector) -> 
     """
     data = document.data
     base: KeyPath = ("config",) if isinstance(data.get("config"), Mapping) else ()
+    known = len(report.errors)
     block = document.get((*base, "MODEL"))
     if "_BASE_" in data or (isinstance(block, Mapping) and any(k in block for k in DETECTRON2_KEYS)):
         key: KeyPath = ("_BASE_",) if "_BASE_" in data else (*base, "MODEL")
@@ -108,7 +109,8 @@ def read_context(document: Document, inputs: InputShapes, report: Collector) -> 
         report.error(
             "GM202", f"`MODEL` takes a mapping, not {kind_of(block)}", document.span((*base, "MODEL")), "", "MODEL"
         )
-    report.raise_errors()
+    if len(report.errors) > known:
+        report.raise_errors()
     block, unread = _without_unread_keys(block, (*base, "MODEL"))
     model = validate(VisslModel, document, report, block, (*base, "MODEL"))
     return Context(document, base, model, inputs, report, unread)
