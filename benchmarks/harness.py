@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,6 +82,29 @@ class SkipWorkload(Exception):
 
 
 @dataclass
+class Failed:
+    """Part of a workload that failed; the other parts go on.
+
+    Attributes:
+        workload: what was run.
+        part: which part of it.
+        error: why it failed.
+    """
+
+    workload: str
+    part: str
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        said = str(self.error).strip().splitlines()
+        return f"{type(self.error).__name__}: {said[0] if said else ''}"
+
+    def __str__(self) -> str:
+        return f"{self.part} failed: {self.reason}"
+
+
+@dataclass
 class Settings:
     """How the suite runs.
 
@@ -90,12 +113,29 @@ class Settings:
         pairs: how often each pair runs.
         device: `cpu` or `cuda`.
         compiled: whether steps are also measured under `torch.compile`.
+        failures: the parts of workloads that failed.
     """
 
     quick: bool = False
     pairs: int = 9
     device: str = "cpu"
     compiled: bool = False
+    failures: list[Failed] = field(default_factory=list)
+
+    @contextmanager
+    def attempt(self, workload: str, part: str) -> Iterator[None]:
+        """Inside, an error ends this part of a workload alone."""
+        try:
+            yield
+        except SkipWorkload:
+            raise
+        except Exception as error:
+            self.failures.append(Failed(workload, part, error))
+            print(f"{workload:20s} {self.failures[-1]}", file=sys.stderr, flush=True)
+
+    def samples(self, cpu: int, cuda: int) -> int:
+        """The batch size for the device: on a GPU a small one measures the launches of kernels alone."""
+        return cuda if self.device == "cuda" and not self.quick else cpu
 
 
 def device_name(device: str) -> str:
@@ -143,6 +183,7 @@ def has_pass(name: str) -> None:
 def seconds_of(step: Step, device: str = "cpu") -> float:
     """CPU time of this process on CPUs; time between events on CUDA."""
     if device == "cuda":
+        torch.cuda.synchronize()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         step()
@@ -174,8 +215,9 @@ def interleave(
         return run if repeat > 1 else step
 
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for step in contestants.values():  # the first run builds caches
-        repeated(step)()
+    for step in contestants.values():  # the first runs build caches, and choose kernels on a GPU
+        for _ in range(3 if device == "cuda" else 1):
+            repeated(step)()
     for turn in range(pairs):
         for name in list(contestants) if turn % 2 == 0 else list(contestants)[::-1]:
             times[name].append(seconds_of(repeated(contestants[name]), device) / repeat)
@@ -278,8 +320,18 @@ def rng() -> Iterator[None]:
         yield
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module)
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Without TF32, which rounds single precision on GPUs: for comparisons of results, not of times."""
+    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 # -- memory and graphs -----------------------------------------------------------------------------------------------
@@ -287,12 +339,14 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 
 def peak_bytes(step: Step, device: str = "cpu") -> int:
     """The largest number of bytes that torch's allocator held during a step, above what it held before."""
+    step()
     if device == "cuda":
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
+        torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     held = peak = 0
@@ -323,16 +377,30 @@ def graphs_over(make: Callable[[Any], Callable[..., Any]], calls: list[list[Any]
 
 @contextmanager
 def cold() -> Iterator[None]:
-    """Inductor starts without caches and compiles in this process and its compiler processes alone."""
-    import torch._inductor.config as inductor
-
+    """Inductor starts without caches; on CPU it compiles in this process and its compiler processes alone."""
     torch._dynamo.reset()
-    with inductor.patch(force_disable_caches=True, compile_threads=1):
+    with uncached():
         yield
 
 
-def cold_seconds(step: Step) -> float:
-    """CPU time of a first call, that of the C++ compiler's processes included."""
+@contextmanager
+def uncached() -> Iterator[None]:
+    """Inductor reads and writes no caches."""
+    import torch._inductor.config as inductor
+
+    threads = {} if torch.cuda.is_available() else {"compile_threads": 1}
+    with inductor.patch(force_disable_caches=True, **threads):
+        yield
+
+
+def cold_seconds(step: Step, device: str = "cpu") -> float:
+    """CPU time of a first call, that of the C++ compiler's processes included; wall time on CUDA."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
     before = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     step()
     after = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

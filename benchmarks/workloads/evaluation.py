@@ -29,14 +29,15 @@ def probes_spec(depth: int, size: int, classes: int) -> dict[str, Any]:
 def linear_evaluation(settings: Settings) -> Iterator[Row]:
     """Five probes on five layers of a frozen ResNet-50, beside a hand-written module and VISSL's loop."""
     depth, size = (18, 64) if settings.quick else (50, 224)
+    batch = settings.samples(4, 64)
     channels = (64, 64, 128, 256, 512) if depth == 18 else (64, 256, 512, 1024, 2048)
     hand = baselines.HandLinear(baselines.Stages(f"resnet{depth}"), channels, 1000)
     names = ["relu", "res2", "res3", "res4", "res5"]
     loop = baselines.VisslEvaluation(f"resnet{depth}", names, channels, 1000)
     yield from compare(
         "linear_evaluation", settings, graphmodel.compile(probes_spec(depth, size, 1000), seed=0),
-        {"hand-written": hand, "VISSL-like loop": loop}, [torch.randn(4, 3, size, size)],
-        note=f"frozen ResNet-{depth}, five layers, batch 4, {size} px",
+        {"hand-written": hand, "VISSL-like loop": loop}, [torch.randn(batch, 3, size, size)],
+        note=f"frozen ResNet-{depth}, five layers, batch {batch}, {size} px",
     )  # fmt: skip
 
 
@@ -44,7 +45,8 @@ def linear_evaluation(settings: Settings) -> Iterator[Row]:
 def extraction(settings: Settings) -> Iterator[Row]:
     """Four layers of a ResNet, beside torchvision's `create_feature_extractor` and timm's `features_only`."""
     depth, size = (18, 64) if settings.quick else (50, 224)
-    images = torch.randn(4, 3, size, size)
+    batch = settings.samples(4, 64)
+    images = torch.randn(batch, 3, size, size)
     layers = ("res2", "res3", "res4", "res5")
     nodes = ["layer1", "layer2", "layer3", "layer4"]
     cases = {
@@ -69,6 +71,6 @@ def extraction(settings: Settings) -> Iterator[Row]:
         ours = graphmodel.compile(spec, seed=0).eval()
         yield from compare(
             "extraction", settings, ours, {label: make().eval()}, [images], metrics=("forward",),
-            targets={label: harness.Target(">=", 0.98)}, note=f"ResNet-{depth}, four layers, batch 4, {size} px, eval mode",
+            targets={label: harness.Target(">=", 0.98)}, note=f"ResNet-{depth}, four layers, batch {batch}, {size} px, eval mode",
             compiled=False,
         )  # fmt: skip

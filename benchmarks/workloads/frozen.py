@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 import graphmodel
 from benchmarks import harness
-from benchmarks.harness import Row, Settings, Target
+from benchmarks.harness import Row, Settings, SkipWorkload, Target
 from benchmarks.workloads.registry import forward_pair, linear, workload
 
 
@@ -33,15 +34,23 @@ def frozen_extraction(settings: Settings) -> Iterator[Row]:
         "inputs": {"images": {"shape": [3, size, size]}},
         "trunk": {"name": "resnet", "depth": depth, "freeze": True},
     }
-    plain = graphmodel.compile(spec, seed=0).eval()
-    x = torch.randn(4, 3, size, size)
-    note = f"ResNet-{depth}, batch 4, {size} px"
-    sides = {"eager": optimize(plain, x)}
-    if settings.compiled or not settings.quick:
-        sides["inductor freezing"] = optimize(plain, x, compile=True)
-    for label, ours in sides.items():
-        target = Target(">=", 1.25) if label == "inductor freezing" else None
-        yield from forward_pair("frozen_extraction", settings, ours, plain, [x], f"{note}, {label}", target)
+    batch = settings.samples(4, 64)
+    plain = graphmodel.compile(spec, seed=0).eval().to(settings.device)
+    x = torch.randn(batch, 3, size, size, device=settings.device)
+    note = f"ResNet-{depth}, batch {batch}, {size} px"
+    for label in ("eager", "inductor freezing"):
+        frozen = label == "inductor freezing"
+        if frozen and settings.quick and not settings.compiled:
+            continue
+        target = Target(">=", 1.25) if frozen else None
+        with settings.attempt("frozen_extraction", label):
+            ours = optimize(plain, x, compile=frozen)
+            yield from forward_pair("frozen_extraction", settings, ours, plain, [x], f"{note}, {label}", target)
+    if settings.device == "cuda":
+        half, y = copy.deepcopy(plain).bfloat16(), x.bfloat16()
+        with settings.attempt("frozen_extraction", "bf16"):
+            ours = optimize(half, y)
+            yield from forward_pair("frozen_extraction", settings, ours, half, [y], f"{note}, bf16, eager", None, 0.05)
 
 
 @workload("frozen_probe")
@@ -54,13 +63,13 @@ def frozen_probe(settings: Settings) -> Iterator[Row]:
         "`fold_batchnorm` and `channels_last`": (("fold_batchnorm", "channels_last"), None),
     }
     for batch in (4,) if settings.quick else (8, 32):
-        plain = graphmodel.compile(probe_spec(depth, size), seed=0, passes=())
-        x = torch.randn(batch, 3, size, size)
+        plain = graphmodel.compile(probe_spec(depth, size), seed=0, passes=()).to(settings.device)
+        x = torch.randn(batch, 3, size, size, device=settings.device)
         steps = {"without passes": harness.training_step(plain, [x])}
         for label, (passes, _) in choices.items():
-            ours = graphmodel.compile(probe_spec(depth, size), seed=0, passes=passes)
+            ours = graphmodel.compile(probe_spec(depth, size), seed=0, passes=passes).to(settings.device)
             ours.load_state_dict(plain.state_dict())
-            with torch.no_grad():
+            with harness.full_precision(), torch.no_grad():
                 harness.check_equal("frozen_probe", ours(x), plain(x), 1e-4)
             steps[label] = harness.training_step(ours, [x])
         times = harness.interleave(steps, settings.pairs if batch < 32 else min(settings.pairs, 5), settings.device)
@@ -75,12 +84,13 @@ def frozen_probe(settings: Settings) -> Iterator[Row]:
 def cached_features(settings: Settings) -> Iterator[Row]:
     """A linear probe of 28 epochs: features computed once with `split_frozen`, beside the whole model in every epoch."""
     split = harness.api("split_frozen")
-    depth, size, images = (18, 32, 8) if settings.quick else (50, 224, 16)
-    epochs, batch = 28, 8
-    whole = graphmodel.compile(probe_spec(depth, size), seed=0)
-    data, labels = torch.randn(images, 3, size, size), torch.randint(1000, (images,))
+    depth, size, images = (18, 32, 8) if settings.quick else (50, 224, settings.samples(16, 512))
+    epochs, batch = 28, settings.samples(8, 64)
+    whole = graphmodel.compile(probe_spec(depth, size), seed=0).to(settings.device)
+    data = torch.randn(images, 3, size, size, device=settings.device)
+    labels = torch.randint(1000, (images,), device=settings.device)
     features, heads = split(whole)
-    with torch.no_grad():
+    with harness.full_precision(), torch.no_grad():
         cut = features(data[:batch])
         given = list(cut.values()) if isinstance(cut, dict) else [cut] if isinstance(cut, torch.Tensor) else list(cut)
         harness.check_equal("cached_features", heads(*given), whole(data[:batch]))
@@ -95,11 +105,7 @@ def cached_features(settings: Settings) -> Iterator[Row]:
             loss.backward()
             optimizer.step()
 
-    for _ in range(min(settings.pairs, 3)):
-        start = time.process_time()
-        train(whole, [[data]])
-        epoch = time.process_time() - start
-        start = time.process_time()
+    def cached_training() -> None:
         with torch.no_grad():
             chunks = [features(data[i : i + batch]) for i in range(0, images, batch)]
         rows = [
@@ -108,7 +114,11 @@ def cached_features(settings: Settings) -> Iterator[Row]:
         cached = [torch.cat(column) for column in zip(*rows, strict=True)]
         for _ in range(epochs):
             train(heads, [cached])
-        step_times.append((epoch * epochs, time.process_time() - start))
+
+    cached_training()  # the first run builds caches
+    for _ in range(min(settings.pairs, 3)):
+        epoch = harness.seconds_of(lambda: train(whole, [[data]]), settings.device)
+        step_times.append((epoch * epochs, harness.seconds_of(cached_training, settings.device)))
     times = {"whole model": [a for a, _ in step_times], "ours": [b for _, b in step_times]}
     yield harness.ratio_row(
         "cached_features", f"{epochs} epochs", times, "whole model", "ours", settings, baseline="whole model",
@@ -121,6 +131,8 @@ def cached_features(settings: Settings) -> Iterator[Row]:
 def stored_probe(settings: Settings) -> Iterator[Row]:
     """A linear probe of 28 epochs with `extract` and `probe`, through the disk, beside the trunk in every epoch."""
     extract, probe = harness.api("extract"), harness.api("probe")
+    if settings.device != "cpu":
+        raise SkipWorkload("measured in CPU time")
     depth, size, images = (18, 32, 8) if settings.quick else (50, 224, 32)
     epochs, batch = 28, 8
     whole = graphmodel.compile(probe_spec(depth, size), seed=0)

@@ -36,6 +36,8 @@ def six_inputs(settings: Settings) -> Iterator[Row]:
             "mapping": {name: {"flatten": f"head_{name}"} for name in names},
         }
         for batch in (1, 4):
+            # TF32 is off while results are compared, and on while they are timed, as torch has it.
+            tolerance = TOLERANCES[trunk] if settings.device == "cpu" else 1e-5
             ours = graphmodel.compile(spec, seed=0, passes={"batch_inputs": True})
             loop = baselines.OneByOne(baselines.TimmPooled(trunk, **options), INPUTS, 64)
             yield from compare(
@@ -43,6 +45,6 @@ def six_inputs(settings: Settings) -> Iterator[Row]:
                 [torch.randn(batch, 3, size, size) for _ in names],
                 metrics=("forward", "forward+backward"),
                 targets={"one pass per input": Target(">=", 1.5)} if batch == 1 else {},
-                note=f"{trunk}, {INPUTS} inputs of {size} px, batch {batch}", tolerance=TOLERANCES[trunk], memory=batch == 1,
+                note=f"{trunk}, {INPUTS} inputs of {size} px, batch {batch}", tolerance=tolerance, memory=batch == 1,
                 compiled=False,
             )  # fmt: skip

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,32 +84,39 @@ def compare(
         baseline.to(settings.device)
         harness.copy_weights(ours, baseline)
         baseline.train(ours.training)
-    with harness.rng(), torch.no_grad():
+    with harness.rng(), harness.full_precision(), torch.no_grad():
         expected = {label: baseline(*arguments) for label, baseline in baselines.items()}
         found = ours(*arguments)
     for value in expected.values():
         harness.check_equal(name, found, value, tolerance)
-    for variant, context, convert in variants(settings):
-        sides = {"ours": ours, **baselines}
-        given = convert(arguments)
-        said = ", ".join(filter(None, [note, variant]))
+    del expected, found, value
+    sides = {"ours": ours, **baselines}
+    for variant in VARIANTS if settings.device == "cuda" else VARIANTS[:1]:
+        given = variant.convert(arguments)
+        said = ", ".join(filter(None, [note, variant.name]))
+        for side in sides.values():
+            side.to(memory_format=variant.memory_format)
         for metric in metrics:
-            steps = {label: within(context, STEPS[metric](side, given)) for label, side in sides.items()}
-            pairs = settings.pairs * (4 if repeat > 1 else 1)  # short steps are noisy
-            times = harness.interleave(steps, pairs, settings.device, repeat)
-            for label in baselines:
-                row = harness.ratio_row(name, metric, times, label, "ours", settings, baseline=label, note=said)
-                yield replace(row, target=bounds.get(label) if not variant else None)
-        if memory:
-            backward = "forward+backward" in metrics
-            kind = STEPS["forward+backward" if backward else "forward"]
-            peaks = {k: harness.peak_bytes(within(context, kind(v, given)), settings.device) for k, v in sides.items()}
-            for label in baselines:
-                figure = peaks[label] / max(peaks["ours"], 1)
-                shown = f"{said}; ours {peaks['ours'] / 1e6:.1f} MB"
-                yield Row(
-                    name, "peak memory", figure, baseline=label, device=harness.device_name(settings.device), note=shown
-                )
+            with settings.attempt(name, f"{metric}, {said}"):
+                steps = {label: variant.within(STEPS[metric](side, given)) for label, side in sides.items()}
+                pairs = settings.pairs * (4 if repeat > 1 else 1)  # short steps are noisy
+                times = harness.interleave(steps, pairs, settings.device, repeat)
+                for label in baselines:
+                    row = harness.ratio_row(name, metric, times, label, "ours", settings, baseline=label, note=said)
+                    yield replace(row, target=bounds.get(label))
+        with settings.attempt(name, f"peak memory, {said}"):
+            if memory:
+                backward = "forward+backward" in metrics
+                kind = STEPS["forward+backward" if backward else "forward"]
+                steps = {label: variant.within(kind(side, given)) for label, side in sides.items()}
+                peaks = {label: harness.peak_bytes(step, settings.device) for label, step in steps.items()}
+                for label in baselines:
+                    figure = peaks[label] / max(peaks["ours"], 1)
+                    shown = f"{said}; ours {peaks['ours'] / 1e6:.1f} MB"
+                    device = harness.device_name(settings.device)
+                    yield Row(name, "peak memory", figure, baseline=label, device=device, note=shown)
+    for side in sides.values():
+        side.to(memory_format=torch.contiguous_format)
     counted = harness.parameters(ours)
     for label, baseline in baselines.items():
         yield Row(
@@ -137,46 +142,60 @@ def _compiled(
     torch._dynamo.reset()
     sides = {"ours": torch.compile(ours, fullgraph=True), "hand-written": torch.compile(baselines["hand-written"])}
     for metric in metrics[:2]:
-        steps = {label: STEPS[metric](side, arguments) for label, side in sides.items()}
-        times = harness.interleave(steps, settings.pairs, settings.device, repeat)
-        yield harness.ratio_row(
-            name, f"{metric}, torch.compile", times, "hand-written", "ours", settings,
-            baseline="hand-written", note=note, target=NEVER_SLOWER,
-        )  # fmt: skip
+        with settings.attempt(name, f"{metric}, torch.compile, {note}"):
+            steps = {label: STEPS[metric](side, arguments) for label, side in sides.items()}
+            times = harness.interleave(steps, settings.pairs, settings.device, repeat)
+            yield harness.ratio_row(
+                name, f"{metric}, torch.compile", times, "hand-written", "ours", settings,
+                baseline="hand-written", note=note, target=NEVER_SLOWER,
+            )  # fmt: skip
     torch._dynamo.reset()
 
 
-def variants(
-    settings: Settings,
-) -> Iterator[tuple[str, Callable[[], AbstractContextManager[Any]], Callable[[list[Any]], list[Any]]]]:
-    """Plain, and on CUDA also `channels_last` inputs and bf16 autocast."""
-    yield "", contextlib.nullcontext, lambda arguments: arguments
-    if settings.device == "cuda":
-        yield "channels_last", contextlib.nullcontext, lambda arguments: [_channels_last(a) for a in arguments]
-        yield "bf16 autocast", lambda: torch.autocast("cuda", torch.bfloat16), lambda arguments: arguments
+@dataclass(frozen=True)
+class Variant:
+    """How a step runs.
+
+    Attributes:
+        name: what the report calls it; empty for the plain one.
+        memory_format: of weights and inputs of four dimensions.
+        autocast: whether it runs under bf16 autocast.
+    """
+
+    name: str
+    memory_format: torch.memory_format = torch.contiguous_format
+    autocast: bool = False
+
+    def convert(self, value: Any) -> Any:
+        """The arguments in the memory format."""
+        if isinstance(value, list):
+            return [self.convert(item) for item in value]
+        return value.contiguous(memory_format=self.memory_format) if value.ndim == 4 else value
+
+    def within(self, step: harness.Step) -> harness.Step:
+        """The step under autocast, if that is asked for."""
+        if not self.autocast:
+            return step
+
+        def run() -> Any:
+            with torch.autocast("cuda", torch.bfloat16):
+                return step()
+
+        return run
 
 
-def within(context: Callable[[], AbstractContextManager[Any]], step: harness.Step) -> harness.Step:
-    """The step inside a context."""
-    if context is contextlib.nullcontext:
-        return step
-
-    def run() -> Any:
-        with context():
-            return step()
-
-    return run
+VARIANTS = (
+    Variant(""),
+    Variant("channels_last", torch.channels_last),
+    Variant("bf16 autocast", autocast=True),
+    Variant("bf16 autocast, channels_last", torch.channels_last, autocast=True),
+)
+"""The first on CPU, all on CUDA; both sides run in the same way."""
 
 
 def moved(value: Any, device: str) -> Any:
     """The arguments on a device."""
     return [moved(item, device) for item in value] if isinstance(value, list) else value.to(device)
-
-
-def _channels_last(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_channels_last(item) for item in value]
-    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
 def spec_to_module(name: str, spec: Mapping[str, Any], settings: Settings) -> Iterator[Row]:
@@ -194,12 +213,20 @@ def spec_to_module(name: str, spec: Mapping[str, Any], settings: Settings) -> It
 
 
 def forward_pair(
-    name: str, settings: Settings, ours: Any, plain: Any, arguments: list[Any], note: str, target: Target | None
+    name: str,
+    settings: Settings,
+    ours: Any,
+    plain: Any,
+    arguments: list[Any],
+    note: str,
+    target: Target | None,
+    tolerance: float = 1e-4,
 ) -> Iterator[Row]:
     """The forward pass of two modules with the same weights, one made from the other."""
     arguments = moved(arguments, settings.device)
-    with torch.no_grad():
-        harness.check_equal(name, ours(*arguments), plain(*arguments), 1e-4)
+    ours, plain = ours.to(settings.device), plain.to(settings.device)
+    with harness.full_precision(), torch.no_grad():
+        harness.check_equal(name, ours(*arguments), plain(*arguments), tolerance)
     steps = {"ours": harness.forward_step(ours, arguments), "plain": harness.forward_step(plain, arguments)}
     times = harness.interleave(steps, settings.pairs, settings.device)
     yield harness.ratio_row(

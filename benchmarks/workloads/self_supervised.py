@@ -29,11 +29,12 @@ def crops(batch: int, large: int, small: int) -> list[torch.Tensor]:
 def swav_resnet(settings: Settings) -> Iterator[Row]:
     """SwAV's multi-crop (2x224 + 6x96) on a ResNet-50."""
     depth, large, small = (18, 64, 32) if settings.quick else (50, 224, 96)
+    batch = settings.samples(2, 32)
     spec = swav_spec({"name": "resnet", "depth": depth}, large, small, 2048, 3000)
     hand = baselines.HandSwav(baselines.Stages(f"resnet{depth}"), 2048, 3000)
     yield from compare(
         "swav_resnet50", settings, graphmodel.compile(spec, seed=0), {"hand-written": hand},
-        [crops(2, large, small)], note=f"ResNet-{depth}, batch 2, 2x{large} + 6x{small}", compiled=False,
+        [crops(batch, large, small)], note=f"ResNet-{depth}, batch {batch}, 2x{large} + 6x{small}", compiled=False,
     )  # fmt: skip
     yield from spec_to_module("swav_resnet50", spec, settings)
 
@@ -42,12 +43,13 @@ def swav_resnet(settings: Settings) -> Iterator[Row]:
 def swav_vit(settings: Settings) -> Iterator[Row]:
     """The same crops on a ViT-S/16 whose position embeddings follow the size."""
     name, large, small = ("vit_tiny_patch16_224", 64, 32) if settings.quick else ("vit_small_patch16_224", 224, 96)
+    batch = settings.samples(2, 32)
     options = {"dynamic_img_size": True, **({"img_size": 64, "depth": 2} if settings.quick else {})}
     spec = swav_spec({"name": f"timm:{name}", **options}, large, small, 2048, 3000)
     hand = baselines.HandSwav(baselines.TimmPooled(name, **options), 2048, 3000)
     yield from compare(
         "swav_vit_small", settings, graphmodel.compile(spec, seed=0), {"hand-written": hand},
-        [crops(2, large, small)], note=f"{name}, batch 2, 2x{large} + 6x{small}", compiled=False,
+        [crops(batch, large, small)], note=f"{name}, batch {batch}, 2x{large} + 6x{small}", compiled=False,
     )  # fmt: skip
     yield from spec_to_module("swav_vit_small", spec, settings)
 
@@ -56,6 +58,7 @@ def swav_vit(settings: Settings) -> Iterator[Row]:
 def pirl(settings: Settings) -> Iterator[Row]:
     """PIRL: an image and nine patches through one trunk, two heads."""
     depth, size, patch = (18, 64, 32) if settings.quick else (50, 224, 64)
+    batch = settings.samples(2, 32)
     spec = {
         "inputs": {"images": {"shape": [3, size, size]}, "patches": {"shape": [3, patch, patch]}},
         "trunk": {"name": "resnet", "depth": depth},
@@ -72,8 +75,8 @@ def pirl(settings: Settings) -> Iterator[Row]:
     loop = baselines.VisslLoop(f"resnet{depth}", entries, [nn.Linear(width, 128), chain])
     yield from compare(
         "pirl", settings, graphmodel.compile(spec, seed=0), {"hand-written": hand, "VISSL-like loop": loop},
-        [torch.randn(2, 3, size, size), torch.randn(18, 3, patch, patch)],
-        note=f"ResNet-{depth}, batch 2, {size} + 9x{patch}", compiled=False,
+        [torch.randn(batch, 3, size, size), torch.randn(9 * batch, 3, patch, patch)],
+        note=f"ResNet-{depth}, batch {batch}, {size} + 9x{patch}", compiled=False,
     )  # fmt: skip
 
 
@@ -81,6 +84,7 @@ def pirl(settings: Settings) -> Iterator[Row]:
 def supervised(settings: Settings) -> Iterator[Row]:
     """Supervised training of a ResNet-50."""
     depth, size = (18, 64) if settings.quick else (50, 224)
+    batch = settings.samples(4, 64)
     spec = {
         "inputs": {"images": {"shape": [3, size, size]}},
         "trunk": {"name": "resnet", "depth": depth},
@@ -89,7 +93,7 @@ def supervised(settings: Settings) -> Iterator[Row]:
     hand = baselines.HandHeads(baselines.Stages(f"resnet{depth}"), [1000])
     yield from compare(
         "supervised_resnet50", settings, graphmodel.compile(spec, seed=0), {"hand-written": hand},
-        [torch.randn(4, 3, size, size)], note=f"ResNet-{depth}, batch 4, {size} px", compiled=False,
+        [torch.randn(batch, 3, size, size)], note=f"ResNet-{depth}, batch {batch}, {size} px", compiled=False,
     )  # fmt: skip
 
 
@@ -99,6 +103,7 @@ def three_entries(settings: Settings) -> Iterator[Row]:
     from benchmarks.harness import Target
 
     depth, size = (18, 32) if settings.quick else (50, 128)
+    batch = settings.samples(4, 64)
     spec = {
         "inputs": {"images": {"shape": [3, size, size]}},
         "trunk": {"name": "resnet", "depth": depth},
@@ -111,7 +116,7 @@ def three_entries(settings: Settings) -> Iterator[Row]:
     # The loop's BatchNorm statistics move three times a step: compare in eval mode, where both give the same numbers.
     yield from compare(
         "three_entries", settings, graphmodel.compile(spec, seed=0).eval(),
-        {"hand-written": hand, "VISSL-like loop": loop}, [torch.randn(4, 3, size, size)],
-        targets={"VISSL-like loop": Target(">=", 2.0)}, note=f"ResNet-{depth}, batch 4, {size} px, eval mode",
+        {"hand-written": hand, "VISSL-like loop": loop}, [torch.randn(batch, 3, size, size)],
+        targets={"VISSL-like loop": Target(">=", 2.0)}, note=f"ResNet-{depth}, batch {batch}, {size} px, eval mode",
         compiled=settings.quick or depth == 18,
     )  # fmt: skip
