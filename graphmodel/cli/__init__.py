@@ -32,7 +32,13 @@ COMMANDS = (
 
 
 class Group(TyperGroup):
-    """A group that answers an unknown command with the list of commands."""
+    """A group that answers an unknown command with the list of commands, and whose help shortens nothing."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        rows = [(name, " ".join((c.help or "").split("\n\n")[0].split())) for name, c in found.items() if c is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
@@ -83,4 +89,7 @@ def main() -> None:
     # Importing torch allocates a million objects that live until the end. Looking for garbage among them again and
     # again takes a fifth of a command's time, so it is done less often.
     gc.set_threshold(200_000, 20, 20)
+    from graphmodel.cli.loading import announce_libraries
+
+    announce_libraries()
     app(prog_name="graphmodel")

@@ -68,7 +68,7 @@ def test_the_program_answers_sound_and_unsound_specs(write):
     "text",
     [
         "a: [1\n",
-        "trunk: {name: resnet, name: b}\n",
+        "trunk: !tag {name: resnet}\n",
     ],
 )
 def test_a_malformed_file_is_answered_without_importing_torch(write, text):
@@ -136,3 +136,12 @@ def test_json_errors_are_one_document_on_stdout(run, write):
     data = json.loads(result.stdout)
     assert data["ok"] is False
     assert [(d["code"], d["line"], d["column"]) for d in data["diagnostics"]] == [("GM201", 2, 1)]
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_summaries_of_commands_are_not_shortened(columns):
+    text = shell("--help", COLUMNS=columns).stdout
+    assert "..." not in text.split("Commands:")[1]
+    assert max(map(len, text.splitlines())) <= int(columns)
+    together = " ".join(text.split())
+    assert "show Print a spec as the compiler reads it; with --resolved, in full." in together
