@@ -204,7 +204,7 @@ class _Comparer:
         else:
             yield from _fields("trunk", name, label, _params(one), _params(other))
             yield from self.stages(name, label)
-        names = ("input_type", "memory_format", "pretrained", "copy_of")
+        names = ("input_type", "memory_format", "pretrained", "copy_of", "batchnorm")
         fields = [{key: getattr(s, key) for key in names} for s in specs]
         yield from _fields("trunk", name, label, *fields)
         yield from self.counts("trunk", name, label, [one], [other])
@@ -237,7 +237,8 @@ class _Comparer:
             for i, (first, second) in enumerate(zip(one, other, strict=True)):
                 place = f"{label}, {first.family}" if len(one) == 1 else f"{label}, module {i} ({first.family})"
                 yield from _fields("head", name, place, _params(first), _params(second))
-        copies = ({"copy_of": side.spec.heads[name].copy_of} for side in (self.before, self.after))
+        heads = (side.spec.heads[name] for side in (self.before, self.after))
+        copies = ({"copy_of": head.copy_of, "batchnorm": head.batchnorm} for head in heads)
         yield from _fields("head", name, label, *copies)
         yield from self.counts("head", name, label, one, other)
 

@@ -116,9 +116,9 @@ PyTorch, with the same weights: outputs, loss, every gradient, running statistic
 are those of the papers; `--set` (`overrides=` in Python) and `extends` change them. What belongs to training and not to
 the model (augmentation, loss, schedules) is yours; the table says what a method needs.
 
-A frozen copy keeps BatchNorm's statistics, and `update_teacher` averages them, as in EMAN (Cai et al. 2021,
-[arXiv:2101.08482](https://arxiv.org/abs/2101.08482)). The teachers in the code of BYOL and MoCo v3 use those of
-their batch instead.
+A teacher's BatchNorm uses the statistics of its batch in the code of BYOL and MoCo v3: `batchnorm: train`. Without it a
+frozen copy keeps its statistics, and `update_teacher` averages them, as in EMAN (Cai et al. 2021,
+[arXiv:2101.08482](https://arxiv.org/abs/2101.08482)).
 
 ```py
 import graphmodel

@@ -69,7 +69,10 @@ def average(reference: nn.Module, teachers: Any, momentum: float) -> None:
     """Moves the teachers of a reference towards their students."""
     for teacher, student in teachers.items():
         parts = [reference.get_submodule(name) for name in (teacher, student)]
-        averaged, source = ({**dict(p.named_parameters()), **dict(p.named_buffers())} for p in parts)
+        # A teacher in train mode has statistics of its own: the papers' code averages parameters only.
+        averaged, source = (
+            {**dict(p.named_parameters()), **({} if p.training else dict(p.named_buffers()))} for p in parts
+        )
         for key, tensor in averaged.items():
             moved = momentum * tensor + (1 - momentum) * source[key] if tensor.is_floating_point() else source[key]
             tensor.copy_(moved)

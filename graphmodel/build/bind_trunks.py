@@ -86,6 +86,10 @@ class BoundTrunk:
         return [*named, *(path for path, _ in self.module.named_modules() if path and path not in named)]
 
 
+OWN_KEYS = ("freeze", "batchnorm", "input_type", "memory_format", "pretrained", "copy")
+"""Keys of a trunk that are not parameters of its family."""
+
+
 @dataclass(frozen=True)
 class TrunkBinder:
     """Looks up trunks and collects what is wrong with them.
@@ -158,7 +162,7 @@ class TrunkBinder:
                     "GM205", f"unknown trunk `{trunk.family}`", span, unknown_help(trunk.family), dotted(trunk.at)
                 )
             return None
-        params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report)
+        params = parse_params(family.Params, trunk.params, self.spec, trunk.at, self.report, OWN_KEYS)
         if params is None:
             return None
         follow = do_weights_follow()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,11 +14,16 @@ from graphmodel.spec.validate import report_invalid
 
 
 def parse_params(
-    model: type[BaseModel], values: Mapping[str, Any], spec: ModelSpec, at: KeyPath, report: Collector
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    spec: ModelSpec,
+    at: KeyPath,
+    report: Collector,
+    beside: Sequence[str] = (),
 ) -> Any | None:
-    """Validated parameters, or None with the findings in `report`."""
+    """Validated parameters, or None with the findings in `report`; `beside` are further keys of the same mapping."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        report_invalid(error.errors(include_url=False), model, spec.document, report, at)
+        report_invalid(error.errors(include_url=False), model, spec.document, report, at, beside)
     return None

@@ -49,6 +49,7 @@ class Facts:
         in_place: a later call changes the value in place, or the call reads such a value: its order is fixed.
         changed_by: names of the calls that change the value in place.
         frozen: every parameter behind the call is frozen.
+        batch_statistics: BatchNorm inside of the frozen call uses the statistics of the batch in training.
         checkpoint: the number of its segment, whose activations are recomputed in the backward pass; 0 for none.
         channels_last: the call runs in channels-last memory format.
         folded: frozen layers inside of the called module that run with their BatchNorm folded into their weights.
@@ -60,6 +61,7 @@ class Facts:
     in_place: bool = field(default=False, metadata=_ORDER)
     changed_by: tuple[str, ...] = field(default=(), metadata=_ORDER)
     frozen: bool = False
+    batch_statistics: bool = False
     checkpoint: int = 0
     channels_last: bool = False
     folded: Pairs = Pairs()  # noqa: RUF009 (a tuple is immutable)

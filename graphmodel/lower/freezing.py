@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from graphmodel.build.freeze_patterns import frozen_modules, is_frozen
+from graphmodel.build.freeze_patterns import frozen_modules, is_frozen, moving_norms
 
 
 class Keeper:
@@ -80,7 +80,7 @@ def _holds_frozen(child: nn.Module) -> bool:
 
 
 def freeze_modules(root: nn.Module, patterns: Iterable[str]) -> None:
-    """Freezes what the patterns cover: `requires_grad=False`, and eval mode for good.
+    """Freezes what the patterns cover: `requires_grad=False`, and eval mode for good, except for `moving_norms`.
 
     Args:
         root: the module whose names the patterns are about.
@@ -92,8 +92,11 @@ def freeze_modules(root: nn.Module, patterns: Iterable[str]) -> None:
     for name, parameter in root.named_parameters(remove_duplicate=False):
         if is_frozen(name, patterns):
             parameter.requires_grad_(False)
+    moving = [(module, module.training) for _, module in moving_norms(root, patterns)]
     for _, module in frozen_modules(root, patterns):
         module.eval()
+    for module, training in moving:
+        module.training = training
     keep_frozen(root, patterns)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from graphmodel.build.freeze_patterns import is_frozen, matches
+from graphmodel.build.freeze_patterns import is_frozen, matches, moving_norms
 from graphmodel.diagnostics import Diagnostic
 from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
 from graphmodel.passes.manager import Switch
@@ -15,7 +15,7 @@ from graphmodel.passes.result import PassResult
 
 
 class Freeze:
-    """Adds the fact `frozen`.
+    """Adds the fact `frozen`, and `batch_statistics` where the spec leaves BatchNorm in train mode.
 
     Example:
         >>> from graphmodel.passes._example import example
@@ -45,7 +45,7 @@ class Freeze:
         notes = tuple(_moving(graph))
         if not frozen:
             return PassResult(graph, changed=False, notes=notes)
-        nodes = (n.with_facts(frozen=True) if n.name in frozen else n for n in graph.nodes.values())
+        nodes = (with_frozen_facts(graph, n) if n.name in frozen else n for n in graph.nodes.values())
         return PassResult(graph.replace_nodes(nodes), changed=True, notes=notes)
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:
@@ -65,6 +65,13 @@ def is_frozen_call(graph: ModelGraph, node: Node, frozen: tuple[str, ...]) -> bo
         return False
     names = [f"{path}.{n}" for n, _ in module.named_parameters()]
     return bool(names) and all(is_frozen(n, frozen) for n in names)
+
+
+def with_frozen_facts(graph: ModelGraph, node: Node) -> Node:
+    """The call with the facts about what is frozen in it."""
+    module, path = graph.module_of(node), str(node.target)
+    moving = module is not None and bool(moving_norms(module, graph.frozen, path))
+    return node.with_facts(frozen=is_frozen_call(graph, node, graph.frozen), batch_statistics=moving)
 
 
 def _moving(graph: ModelGraph) -> Iterator[Diagnostic]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.graph.types import ModelGraph, Node, Ref
-from graphmodel.passes.freeze import is_frozen_call
+from graphmodel.passes.freeze import with_frozen_facts
 from graphmodel.passes.on_meta import results_on_meta
 
 
@@ -106,7 +106,7 @@ def _parts(graph: ModelGraph, node: Node) -> list[Node]:
             info=info,
             facts=replace(node.facts, features=(), frozen=False),
         )
-        made.append(part.with_facts(frozen=is_frozen_call(graph, part, graph.frozen)))
+        made.append(with_frozen_facts(graph, part))
     made[-1] = replace(made[-1], name=node.name, facts=made[-1].facts.taking_over(node.facts))
     return made
 

@@ -16,6 +16,7 @@ Grouping = Literal["resolution", "consecutive", "crop"]
 Dtype = Literal["float32", "float16", "bfloat16", "float64", "uint8", "int8", "int16", "int32", "int64", "bool"]
 InputType = Literal["rgb", "bgr", "lab"]
 MemoryFormat = Literal["contiguous", "channels_last"]
+BatchNorm = Literal["eval", "train"]
 Combine = Literal["concat", "sum", "stack", "list", "dict"]
 Layout = Literal["nchw", "nhwc", "nlc"]
 Tokens = Literal["class", "patch", "mean", "all"]
@@ -75,6 +76,8 @@ class TrunkSpec(Part):
         family: the registered or library name.
         params: the family's own parameters.
         freeze: no parameter is trained, no statistic updated, nothing dropped out.
+        batchnorm: the mode of its BatchNorm layers if it is frozen: with fixed statistics, or with those of the batch
+            in training, which moves the running ones.
         input_type: the channel order that the trunk expects of its `rgb` (or `lab`) input.
         memory_format: how its feature maps and weights lie in memory; results have the usual strides.
         pretrained: the library's published weights, or a file in the library's own layout.
@@ -87,6 +90,7 @@ class TrunkSpec(Part):
     family: str
     params: dict[str, Any] = Field(default_factory=dict)
     freeze: bool = False
+    batchnorm: BatchNorm = "eval"
     input_type: InputType = "rgb"
     memory_format: MemoryFormat = "contiguous"
     pretrained: bool | str = False
@@ -125,6 +129,7 @@ class HeadSpec(Part):
         chain: its modules in order.
         copy_of: the head whose modules and weights this one starts with; empty if it is not a copy.
         freeze: it does not train.
+        batchnorm: the mode of its BatchNorm layers if it is frozen, as of a trunk.
         settings: how it trains, and its place in a grid.
     """
 
@@ -132,6 +137,7 @@ class HeadSpec(Part):
     chain: tuple[ModuleCall, ...]
     copy_of: str = ""
     freeze: bool = False
+    batchnorm: BatchNorm = "eval"
     settings: HeadSettings = Field(default_factory=HeadSettings)
 
 

@@ -177,13 +177,27 @@ def _nested(value: Any, at: KeyPath) -> Any:
 
 
 def report_invalid(
-    found: list[Any], model: type[BaseModel], document: Document, report: Collector, at: KeyPath = ()
+    found: list[Any],
+    model: type[BaseModel],
+    document: Document,
+    report: Collector,
+    at: KeyPath = (),
+    beside: Sequence[str] = (),
 ) -> None:
-    """Reports Pydantic's findings; beyond `LIMIT` they are only counted, since looking up names takes time."""
+    """Reports Pydantic's findings; beyond `LIMIT` they are only counted, since looking up names takes time.
+
+    Args:
+        found: the findings.
+        model: what was validated.
+        document: where it was written.
+        report: where findings go.
+        at: the path of what was validated.
+        beside: keys that are valid in the same mapping and belong to another model.
+    """
     # A value has a few findings at most, so that the first `LIMIT` values are among these.
     kept = _one_per_union(found[: 10 * LIMIT], document, at)
     for finding in kept[:LIMIT]:
-        report.add(diagnose(finding, model, document, at))
+        report.add(diagnose(finding, model, document, at, beside))
     report.omitted += max(0, len(kept) - LIMIT) + max(0, len(found) - 10 * LIMIT)
 
 
@@ -226,7 +240,9 @@ _WANTED = {
 """Kinds of findings about the type of a value, and what was wanted."""
 
 
-def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: KeyPath = ()) -> Diagnostic:
+def diagnose(
+    finding: Mapping[str, Any], model: Any, document: Document, at: KeyPath = (), beside: Sequence[str] = ()
+) -> Diagnostic:
     """One Pydantic finding as a diagnostic."""
     location = tuple(finding["loc"])
     path = real_path(location, document, at)
@@ -236,7 +252,8 @@ def diagnose(finding: Mapping[str, Any], model: Any, document: Document, at: Key
         parent = dotted(path[:-1]) or "the spec"
         owner = model_at(model, location[:-1])
         renamed = getattr(owner, "renamed", {}).get(path[-1])
-        help = f"it is now called `{renamed}`" if renamed else choices_help(path[-1], keys_of(owner), "valid keys")
+        keys = [*keys_of(owner), *(beside if len(location) == 1 else ())]
+        help = f"it is now called `{renamed}`" if renamed else choices_help(path[-1], keys, "valid keys")
         return Diagnostic(
             "GM201", f"unknown key `{path[-1]}` in {_quoted(parent)}", document.span(path, key=True), help, path=where
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from graphmodel.build.freeze_patterns import is_frozen
+from graphmodel.build.freeze_patterns import is_frozen, moving_norms
 from graphmodel.diagnostics import choices_help, fail
 from graphmodel.graph.copies import copies
 from graphmodel.lower.module import CompiledModel
@@ -19,7 +19,8 @@ def update_teacher(module: nn.Module, momentum: float, *, pairs: Mapping[str, st
     """Moves the teachers of a model towards their students: `teacher = momentum * teacher + (1 - momentum) * student`.
 
     Parameters and buffers with floating-point numbers (BatchNorm statistics) are averaged, other buffers (counters)
-    copied. Call it after the optimizer's step.
+    copied. BatchNorm of a teacher with `batchnorm: train` has statistics of its own, which stay as they are. Call it
+    after the optimizer's step.
 
     Example:
         >>> import graphmodel, torch
@@ -84,6 +85,8 @@ def _tensors(
         pairs: student by teacher.
         part_of_student: whether a teacher may have fewer tensors, as a copy of which no output needs the last stages.
     """
+    moving = [module for _, module in moving_norms(model, model.model_graph.frozen)]
+    own_statistics = {id(buffer) for module in moving for buffer in module.buffers()}
     for teacher, student in pairs.items():
         first, second = (_part(model, name) for name in (teacher, student))
         own, other = (dict((*part.named_parameters(), *part.named_buffers())) for part in (first, second))
@@ -97,7 +100,7 @@ def _tensors(
         if trains is not None:
             message = f"`{teacher}.{trains}` requires a gradient, and an optimizer would train it"
             raise fail("GM592", message, help=f"freeze the teacher `{teacher}`", path="pairs")
-        yield from ((tensor, other[name]) for name, tensor in own.items())
+        yield from ((tensor, other[name]) for name, tensor in own.items() if id(tensor) not in own_statistics)
 
 
 def _part(model: CompiledModel, name: str) -> nn.Module:

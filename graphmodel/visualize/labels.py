@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FACTS: dict[str, tuple[str, str]] = {
     "frozen": ("frozen", "does not train: no gradients, fixed BatchNorm statistics, no dropout"),
+    "batch_statistics": ("batch statistics", "its BatchNorm uses those of the batch in training, though it is frozen"),
     "grouped_views": ("views grouped", "views of one shape share a call"),
     "copied": ("copy", "keeps a copy, because a later call changes the value in place"),
     "checkpoint": ("checkpointed", "its activations are recomputed in the backward pass"),

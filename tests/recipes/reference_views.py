@@ -33,7 +33,9 @@ class SimCLR(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk, self.project = trunk(), mlp([512, 32, 16], hidden_bias=False, last_bias=False)
+        self.trunk, self.project = trunk(), mlp([512, 32, 16], hidden_bias=False, last_bias=False, last_norm=True)
+        self.project[-1] = nn.BatchNorm1d(16)  # `center=False`: with a scale and without a shift
+        self.project[-1].register_parameter("bias", None)
 
     def forward(self, views: list[torch.Tensor]) -> Outputs:
         z = self.project(self.trunk(torch.cat(views)))
@@ -61,8 +63,6 @@ class Averaged(nn.Module):
             part.requires_grad_(False)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> Outputs:
-        self.teacher.eval()
-        self.target.eval()
         z1, z2 = (self.project(self.student(x)) for x in (first, second))
         p1, p2 = self.predict(z1), self.predict(z2)
         t1, t2 = (self.target(self.teacher(x)) for x in (first, second))

@@ -65,6 +65,7 @@ def copied_trunk(original: TrunkSpec, name: str, overrides: Sequence[TrunkYaml])
         "copy_of": original.name,
         "params": params,
         "memory_format": memory_format,
+        "batchnorm": own.batchnorm or "eval",
         "freeze": own.freeze if "freeze" in own.model_fields_set else True,
         "at": ("trunks", name),
     }

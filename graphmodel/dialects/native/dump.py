@@ -73,20 +73,25 @@ def _transform(call: Any) -> Any:
 def _trunk(trunk: TrunkSpec, original: TrunkSpec | None = None) -> dict[str, Any]:
     if original is not None:
         own = {k: v for k, v in trunk.params.items() if k not in original.params or original.params[k] != v}
-        return {"copy": original.name, **_plain(own), "freeze": trunk.freeze, "memory_format": trunk.memory_format}
+        return {"copy": original.name, **_plain(own), **_freeze(trunk), "memory_format": trunk.memory_format}
     return {
         "module" if trunk.imports else "name": trunk.family,
         **_plain(trunk.params),
-        "freeze": trunk.freeze,
+        **_freeze(trunk),
         "input_type": trunk.input_type,
         "memory_format": trunk.memory_format,
         "pretrained": trunk.pretrained,
     }
 
 
+def _freeze(part: TrunkSpec | HeadSpec) -> dict[str, Any]:
+    """Whether a part is frozen; if it is, what its BatchNorm does."""
+    return {"freeze": part.freeze, **({"batchnorm": part.batchnorm} if part.freeze else {})}
+
+
 def _head(head: HeadSpec) -> Any:
     if head.copy_of:
-        return {"copy": head.copy_of, "freeze": head.freeze}
+        return {"copy": head.copy_of, **_freeze(head)}
     # An empty name, which compiling refuses, can be text and not a key.
     chain = [{call.name: _plain(call.params)} if call.name else "" for call in head.chain]
     return chain[0] if len(chain) == 1 else chain

@@ -9,9 +9,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, Tag, field_validator, m
 
 from graphmodel.diagnostics import nearest
 from graphmodel.dialects.native.grid_format import GridYaml
-from graphmodel.dialects.native.head_format import HeadSettingsYaml, HeadYaml
+from graphmodel.dialects.native.head_format import BATCHNORM, HeadSettingsYaml, HeadYaml, refuse_batchnorm
 from graphmodel.dialects.native.resize_format import Resize
-from graphmodel.spec.model import Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
+from graphmodel.spec.model import BatchNorm, Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
 from graphmodel.spec.sizes import parse_size
 from graphmodel.spec.validate import (
     BOOL,
@@ -108,6 +108,7 @@ class TrunkYaml(YamlModel):
         False,
         description="No parameter trains, no statistic changes, nothing is dropped out; the default of a copy is true.",
     )
+    batchnorm: BatchNorm | None = Field(None, description=BATCHNORM)
     input_type: InputType = Field("rgb", description="The channel order the trunk expects.")
     memory_format: MemoryFormat = Field("contiguous", description="How feature maps and weights lie in memory.")
     pretrained: Annotated[
@@ -127,6 +128,9 @@ class TrunkYaml(YamlModel):
                 "needs one of `name`, `module` and `copy`; help: for example `name: resnet` or `name: "
                 "timm:convnext_tiny`"
             )
+        refuse_batchnorm(
+            self.batchnorm, self.freeze or (self.copy_ is not None and "freeze" not in self.model_fields_set)
+        )
         fixed = sorted(self.model_fields_set & {"pretrained", "input_type"})
         if self.copy_ is not None and fixed:
             raise ValueError(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from graphmodel.spec.model import BatchNorm
 from graphmodel.spec.validate import BY_SHAPE, COPY, LIST, MAP, NONE, TEXT, Bool, YamlModel, shape_of
 
 Rate = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -31,11 +32,35 @@ ModuleYaml = Annotated[
 ]
 
 
+BATCHNORM = (
+    "What BatchNorm of a frozen part does in training: `eval` uses the running statistics, as frozen parts do by "
+    "default; `train` uses those of the batch and moves the running ones, as in a momentum encoder."
+)
+
+
+def refuse_batchnorm(batchnorm: str | None, freeze: bool) -> None:
+    """Refuses `batchnorm` of a part that trains.
+
+    Raises:
+        ValueError: if it says something.
+    """
+    if batchnorm is not None and not freeze:
+        raise ValueError(
+            f"has `batchnorm: {batchnorm}` and is not frozen; help: leave `batchnorm` out, or write `freeze: true`"
+        )
+
+
 class HeadCopyYaml(YamlModel):
     """A copy of another head: the same modules and initial weights."""
 
     copy_: str = Field(alias="copy", description="The other head.")
     freeze: Bool = Field(True, description="The copy does not train.")
+    batchnorm: BatchNorm | None = Field(None, description=BATCHNORM)
+
+    @model_validator(mode="after")
+    def only_if_frozen(self) -> HeadCopyYaml:
+        refuse_batchnorm(self.batchnorm, self.freeze)
+        return self
 
 
 def _head_form(value: Any) -> str | None:

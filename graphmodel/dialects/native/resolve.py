@@ -164,6 +164,7 @@ class _Resolver:
             imports=value.module is not None,
             params=dict(value.model_extra or {}),
             freeze=value.freeze,
+            batchnorm=value.batchnorm or "eval",
             input_type=value.input_type,
             memory_format=value.memory_format,
             pretrained=value.pretrained,
@@ -182,7 +183,9 @@ class _Resolver:
             if name not in links:
                 heads[name] = HeadSpec(name=name, chain=resolve_chain(value, path), at=path)
         for name, chain in chains.items():
-            update = {"name": name, "copy_of": chain[-1], "freeze": copies[name].freeze, "at": ("heads", name)}
+            own = copies[name]
+            update = {"name": name, "copy_of": chain[-1], "freeze": own.freeze, "batchnorm": own.batchnorm or "eval"}
+            update["at"] = ("heads", name)
             heads[name] = heads[chain[-1]].model_copy(update=update)
         return {name: heads[name] for name in written if name in heads}
 
