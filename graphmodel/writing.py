@@ -73,6 +73,33 @@ def write_file(path: str | Path, content: str | bytes, *, code: str = "GM520") -
     return Path(path)
 
 
+def write_new_file(path: str | Path, content: str) -> Path:
+    """Writes a file that does not exist yet; parents are made.
+
+    Raises:
+        CompileError: GM520 if it exists or cannot be written.
+    """
+    target = Path(path)
+    refuse_existing(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except (OSError, ValueError) as error:
+        raise cannot_write(path, error) from None
+    return target
+
+
+def refuse_existing(path: str | Path) -> None:
+    """Refuses to write where a file is.
+
+    Raises:
+        CompileError: GM520.
+    """
+    if os.path.lexists(path):
+        raise cannot_write(path, "it exists", "name another file, or delete it first")
+
+
 def fill_file(path: str | Path, fill: Callable[[Path], None]) -> list[Path]:
     """Writes a file with something that writes to a path itself; files that it writes beside it come along.
 

@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 COMMANDS = (
+    "init",
+    "examples",
     "compile",
     "check",
     "show",

@@ -176,7 +176,12 @@ def read_text(text: str, name: str = "<string>", *, quote: bool = True, report: 
     except yaml.YAMLError as error:
         raise fail("GM101", f"not readable as YAML: {first_line(error)}", Span(name, 1, 1)) from None
     if not documents or documents[0] is None:
-        raise fail("GM105", "the file is empty", Span(name, 1, 1), "a spec is a YAML mapping; see `examples/native/`")
+        raise fail(
+            "GM105",
+            "the file is empty",
+            Span(name, 1, 1),
+            "`graphmodel init` writes a first spec, `graphmodel examples NAME` a complete one",
+        )
     if len(documents) > 1:
         mark = documents[1].start_mark
         raise fail(

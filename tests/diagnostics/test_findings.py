@@ -33,7 +33,7 @@ class Bad:
 
 TABLE = [
     # -- YAML ---------------------------------------------------------------------------------------------------------
-    Bad("empty file", "", "GM105", 1, 1, ("empty",)),
+    Bad("empty file", "", "GM105", 1, 1, ("empty", "graphmodel examples")),
     Bad("only a comment", "# nothing\n", "GM105", 1, 1, ("empty",)),
     Bad("two documents", f"{ROOT}---\ntrunk: resnet\n", "GM105", 4, 1, ("more than one",)),
     Bad("a list", "- trunk: resnet\n", "GM105", 1, 1, ("not a list",)),
