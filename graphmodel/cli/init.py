@@ -149,10 +149,10 @@ def spec_text(name: str, trunk: str, parameters: dict[str, Any], size: int, clas
         "inputs": {"images": {"shape": [3, size, size]}},
         "trunk": {"name": trunk, **parameters},
     }
-    comments = {("trunk", "name"): "`freeze: true` beside it trains the heads alone"}
+    comments: dict[tuple[str | int, ...], str] = {("trunk", "name"): "`freeze: true` beside it trains the heads alone"}
     if classes:
         spec["heads"] = {"label": {"mlp": {"dims": ["auto", classes]}}}
         comments["heads", "label"] = "auto: the width of the trunk's feature"
     else:
         comments["trunk", "name"] = "without heads, the output is its default feature"
-    return to_yaml(spec, lambda path: comments.get(path, ""))  # type: ignore[call-overload]
+    return to_yaml(spec, lambda path: comments.get(path, ""))

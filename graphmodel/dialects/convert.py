@@ -73,5 +73,5 @@ def _in_any_layout(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(spec: ModelSpec) -> str:
-    stem = Path(spec.origin.files[-1]).stem if spec.origin.files else spec.name
+    stem = Path(spec.origin.base).stem
     return stem or spec.name

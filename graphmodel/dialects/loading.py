@@ -40,6 +40,7 @@ def read(
         _refuse_text(path)
     reader = FileReader(report, allow_outside=allow_extends_outside)
     documents = [_followed(reader.read(path), path, report, reader) for path in paths]
+    documents[0].base = str(paths[0])
     return documents[0] if len(documents) == 1 else merge(documents)
 
 

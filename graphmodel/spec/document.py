@@ -59,11 +59,13 @@ class Document:
         data: the contents.
         places: from the path of a value to its location; empty for data built in memory.
         files: the files it was read from, first to last.
+        base: the first file that the user named; what it extends comes before it in `files`, overlays after it.
     """
 
     data: Any
     places: dict[KeyPath, Place] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    base: str = ""
 
     def span(self, path: Sequence[str | int], *, key: bool = False) -> Span | None:
         """The span at `path` or at its nearest ancestor with one; `key=True` prefers the key's own span."""

@@ -24,6 +24,7 @@ def merge(documents: Sequence[Document]) -> Document:
         if () in document.places:
             out.places.setdefault((), document.places[()])
         _overlay(out, document, (), document.data)
+    out.base = documents[0].base if documents else ""
     out.files = tuple(dict.fromkeys(f for document in documents for f in document.files))
     return out
 
