@@ -88,8 +88,8 @@ def _graphs(before: ModelGraph, after: ModelGraph) -> list[str]:
         found.append(f"the result is a {after.spec.returns}, it was a {before.spec.returns}")
     if sorted(before.frozen) != sorted(after.frozen):
         found.append(f"frozen is {_names(after.frozen)}, it was {_names(before.frozen)}")
-    networks = [_described(graph) for graph in (before, after)]
-    if not nx.is_isomorphic(*networks, node_match=_equal, edge_match=_equal):
+    networks = _described(before), _described(after)
+    if not nx.is_isomorphic(networks[0], networks[1], node_match=_equal, edge_match=_equal):
         calls = [sorted(data["call"] for _, data in network.nodes(data=True)) for network in networks]
         gone = [f"− {call}" for call in calls[0] if call not in calls[1]]
         new = [f"+ {call}" for call in calls[1] if call not in calls[0]]
@@ -105,8 +105,8 @@ def _described(graph: ModelGraph) -> nx.DiGraph[str]:
     """The graph with a text for each call and the ports of each edge; names of calls do not count."""
     outputs: dict[str, list[str]] = {}
     for output in graph.outputs.values():
-        for key, node in output.parts.items():
-            outputs.setdefault(node, []).append(key)
+        for key, source in output.parts.items():
+            outputs.setdefault(source, []).append(key)
     network: nx.DiGraph[str] = nx.DiGraph()
     for name, node in graph.nodes.items():
         network.add_node(name, call=_call(node, outputs.get(name, ())))

@@ -32,3 +32,14 @@ def test_the_documentations_table_is_the_codes() -> None:
     page = (ROOT / "docs" / "vissl.md").read_text("utf-8")
     assert generate.vissl_page(page) == page
     assert page.count("| `") >= 100
+
+
+def test_every_block_of_the_trainer_is_in_the_documentations_table() -> None:
+    page = (ROOT / "docs" / "vissl.md").read_text("utf-8")
+    table = page.partition("## The trainer's settings")[2].partition("\n## ")[0]
+    blocks = (
+        "CHECKPOINT DATA DISTILLATION DISTRIBUTED GEO_LOCALIZATION HOOKS LOG_FREQUENCY LOSS LOW_SHOT_BENCHMARK MACHINE "
+        "METERS MONITOR_PERF_STATS MULTI_PROCESSING_METHOD NEAREST_NEIGHBOR OPTIMIZER SEED_VALUE SVM "
+        "TEST_EVERY_NUM_EPOCH TEST_MODEL TEST_ONLY TRAINER VERBOSE"
+    )
+    assert [name for name in blocks.split() if f"`{name}" not in table] == []
