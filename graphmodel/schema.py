@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from graphmodel.components.library.layers import PACKAGES
+from graphmodel.components.library.layer_names import PACKAGES
 from graphmodel.components.registry import find_head, find_trunk, head_names, trunk_names
 from graphmodel.dialects.native.format import NativeSpec
 from graphmodel.dialects.vissl.config import VisslFile

@@ -92,7 +92,8 @@ class BoundFeature(BoundSource):
 
     @property
     def whole_name(self) -> str:
-        return f"{self.spec.input}.{self.trunk.spec.name}.{self.key_name}"
+        trunk = self.trunk.spec.name
+        return ".".join([self.spec.input, *([] if trunk == "trunk" else [trunk]), self.key_name])
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def resize(
     dims = first.ndim - 2
     sizes = list(size) * dims if len(size) == 1 else list(size)
     if len(sizes) != dims:
-        raise FeatureError(f"`resize` gives {len(sizes)} sizes and the feature is {value.text}, {MAPS[dims]}")
+        message = f"`resize` gives {len(sizes)} sizes and the feature is {value.text}, {MAPS[dims]}"
+        raise FeatureError(message, f"write one size for all dimensions, or {dims}")
     mode = spec.mode or ("linear", "bilinear", "trilinear")[dims - 1]
     kwargs: dict[str, Any] = {"size": tuple(sizes), "mode": mode}
     if mode in ("linear", "bilinear", "bicubic", "trilinear"):
@@ -188,12 +189,16 @@ def is_channels_last(value: Value, sources: Sequence[Source], layouts: Sequence[
 
 
 def layout_help(value: Value, layouts: Sequence[str]) -> str:
-    """What to write if a head cannot read tokens or a map with channels last."""
+    """What to write if a head cannot read tokens, vectors, or a map."""
     first = value.pair[0]
     if "nlc" in layouts and isinstance(first, torch.Tensor) and first.ndim == 3:
         return "for a map of the tokens write `layout: nchw`, for one vector `tokens: class` or `tokens: mean`"
     if "nhwc" in layouts and isinstance(first, torch.Tensor) and first.ndim in (4, 5):
         return "its channels are last; write `layout: nchw` for a map with channels first"
+    if "nchw" in layouts and isinstance(first, torch.Tensor) and first.ndim == 4:
+        return "for tokens write `layout: nlc`, for vectors `pool: {adaptive_avg_pool2d: 1}` and `flatten: true`"
+    if any(layouts) and isinstance(first, torch.Tensor) and first.ndim == 2:
+        return "for a map read an earlier feature"
     return ""
 
 

@@ -253,7 +253,8 @@ def _shape_help(shape: Sequence[int]) -> str:
     if len(shape) == 3 and shape[2] in counts and shape[0] not in counts:
         return f"a shape has the channels first: `[{shape[2]}, {shape[0]}, {shape[1]}]`"
     if len(shape) == 1:
-        return f"a shape of images has channels, height and width: `[3, {shape[0]}, {shape[0]}]`"
+        images = f"a shape of images has channels, height and width: `[3, {shape[0]}, {shape[0]}]`"
+        return f"{images}; an input that no trunk reads is marked so: `{{shape: [{shape[0]}], trunk: none}}`"
     return ""
 
 

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from graphmodel.build.describe import FeatureDescription, describe
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.family import TrunkFamily
-from graphmodel.components.library.layers import PACKAGES
+from graphmodel.components.library.layer_names import PACKAGES
 from graphmodel.components.registry import HeadEntry, find_head, find_trunk, head_names, trunk_names
 from graphmodel.diagnostics import fail
 from graphmodel.tracing.proxy import TraceError

@@ -128,7 +128,9 @@ def test_the_written_spec_says_so(compiled: graphmodel.CompiledModel) -> None:
     assert again.model_graph.spec.trunks["teacher"].batchnorm == "train"
     assert again.model_graph.spec.heads["target"].batchnorm == "train"
     plain = graphmodel.compile(spec(trunk={}), device="meta")
-    assert [c.text for c in graphmodel.diff(plain, compiled)] == ["trunk `teacher`: batchnorm eval became train"]
+    assert [c.text for c in graphmodel.diff(plain, compiled).changes] == [
+        "trunk `teacher`: batchnorm eval became train"
+    ]
 
 
 @pytest.mark.parametrize(

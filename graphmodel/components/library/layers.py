@@ -1,14 +1,9 @@
-"""Layers of torch, torchvision and timm as heads, by the name of their class: `torch.nn:Conv2d`.
-
-Only `nn.Module` classes of the packages in `PACKAGES` can be named, so that a spec never imports other code.
-"""
+"""Layers of torch, torchvision and timm as heads, by the name of their class: `torch.nn:Conv2d`."""
 
 from __future__ import annotations
 
 import collections.abc
-import importlib
 import inspect
-import re
 import types
 import typing
 import warnings
@@ -17,24 +12,17 @@ from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, create_model
 from torch import nn
 from typing_extensions import Self
 
 from graphmodel.components.head import Auto, HeadMismatch, HeadParams, match_width
+from graphmodel.components.library.layer_names import PACKAGES, InvalidLayer, classes, layer_class
 from graphmodel.components.registry import HeadEntry
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import choices_help
-from graphmodel.spec.validate import Bool, Int
-
-_SEGMENTATION = "torchvision.models.segmentation"
-PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "torch.nn": ("torch.nn",),
-    "torchvision.ops": ("torchvision.ops", "torchvision.ops.feature_pyramid_network", "torchvision.ops.misc"),
-    _SEGMENTATION: tuple(f"{_SEGMENTATION}.{name}" for name in ("fcn", "deeplabv3", "lraspp")),
-    "timm.layers": ("timm.layers",),
-}
-"""The packages whose layers may be heads, and the modules where their classes are looked up."""
+from graphmodel.spec.document import Document
+from graphmodel.spec.validate import Bool, Int, diagnose
 
 CHANNELS = ("in_channels", "in_chs", "in_chans", "num_channels", "num_features", "channels")
 """Arguments that are the number of channels: the dimension after the batch."""
@@ -46,20 +34,10 @@ MAX_COUNT = 1000
 """The most that one of them may be: building a billion layers would take hours."""
 LISTS = ("in_channels_list",)
 """Arguments that are the channels of each of several features."""
-
-_NAME = re.compile(r"[A-Za-z]\w*")
-
-
-class InvalidLayer(Exception):
-    """A name that is not a layer which can be a head.
-
-    Attributes:
-        help: what to write instead.
-    """
-
-    def __init__(self, message: str, help: str = "") -> None:
-        super().__init__(message)
-        self.help = help
+NEEDED = ("Softmax", "Softmin", "LogSoftmax")
+"""Classes whose `dim` is needed: without it torch takes the batch of some inputs."""
+_TOKENS = "read the tokens of a transformer, or make tokens of a map (`layout: nlc`)"
+_OWN = "a head of your own is registered by its module: `--import MODULE`"
 
 
 class LayerParams(HeadParams):
@@ -70,9 +48,16 @@ class LayerParams(HeadParams):
     """The arguments that are inferred from what the layer reads."""
     sequences_first: ClassVar[bool] = False
     """Whether the channels of sequences come after the batch, as `nn.Conv1d` reads them."""
+    nested: ClassVar[tuple[str, ...]] = ()
+    """The arguments that are layers, written as heads are."""
 
     def infer(self, feature: TensorInfo) -> Self:
         widths: dict[str, Any] = {}
+        if "batch_first" in type(self).model_fields and len(feature.shape) != 3:
+            # torch would take the samples of `(N, C)` for the steps of one sequence.
+            raise HeadMismatch(f"wants a sequence of tokens and the feature is {feature}", (), _TOKENS)
+        if self.reads == "tensor":  # a layer inside of this one is taken to read what this one reads
+            widths |= {name: _inferred(written, feature) for name in self.nested if (written := getattr(self, name))}
         for name in self.inferred:
             if name in LISTS:
                 widths |= self.list_of_widths(name, [feature])
@@ -122,6 +107,9 @@ class LayerParams(HeadParams):
     def size(self, name: str, feature: TensorInfo) -> int:
         """The dimension of a feature that an argument is about."""
         shape = feature.shape
+        if name in WIDTHS and self.sequences_first and len(shape) > 3 and feature.layout != "nhwc":
+            help = "pool and flatten it (`pool: {adaptive_avg_pool2d: 1}, flatten: true`), or write `layout: nlc`"
+            raise HeadMismatch(f"wants vectors or tokens and the feature is {feature}", (), help)
         if len(shape) < 2:
             raise HeadMismatch(f"wants a feature with channels and reads {feature}", (name,), f"write `{name}`")
         of_tokens = len(shape) == 3 and (name in WIDTHS or not self.sequences_first)
@@ -145,53 +133,25 @@ def find_layer(name: str) -> HeadEntry:
     return HeadEntry(name, _params(name), _builder(layer), (inspect.getdoc(layer) or "").partition("\n")[0])
 
 
-def layer_class(name: str) -> type[nn.Module]:
-    """The class of that name.
-
-    Raises:
-        InvalidLayer: if the package is not allowed, or has no such layer.
-    """
-    package, _, wanted = name.partition(":")
-    if package not in PACKAGES:
-        help = f"{choices_help(package, list(PACKAGES), 'packages')}; a head of your own is registered by its module: "
-        raise InvalidLayer(f"`{package}` is not a package whose layers can be heads", f"{help}`--import MODULE`")
-    found = _classes(package)
-    if wanted in found:
-        return found[wanted]
-    value = next(
-        (v for m in PACKAGES[package] if (v := vars(importlib.import_module(m)).get(wanted)) is not None), None
-    )
-    if value is not None and _NAME.fullmatch(wanted):
-        raise InvalidLayer(f"`{name}` is not an `nn.Module` class", choices_help(wanted, list(found), "layers"))
-    raise InvalidLayer(f"`{package}` has no layer `{wanted}`", choices_help(wanted, list(found), "layers"))
-
-
-@cache
-def _classes(package: str) -> dict[str, type[nn.Module]]:
-    """The `nn.Module` classes of a package by name."""
-    found: dict[str, type[nn.Module]] = {}
-    for module in PACKAGES[package]:
-        for name, value in vars(importlib.import_module(module)).items():
-            own = inspect.isclass(value) and value.__module__.startswith(f"{package}.") and not name.startswith("_")
-            if own and issubclass(value, nn.Module) and name == value.__name__:
-                found.setdefault(name, value)
-    return dict(sorted(found.items()))
-
-
 # -- parameters --------------------------------------------------------------------------------------------------------
 
 
 @cache
-def _params(name: str) -> type[LayerParams]:
+def _params(name: str, is_nested: bool = False) -> type[LayerParams]:
     """A model of the arguments of a class.
+
+    Args:
+        name: the class.
+        is_nested: whether it is an argument of another layer, which calls it.
 
     Raises:
         InvalidLayer: if YAML cannot give them, or its forward is not that of a head.
     """
     layer = layer_class(name)
-    reads = _reads(layer, name)
+    reads = "tensor" if is_nested else _reads(layer, name)
     fields: dict[str, Any] = {}
     inferred: list[str] = []
+    nested: list[str] = []
     init = _init(layer)
     keywords = list(inspect.signature(init).parameters.values())[1:] if init is not object.__init__ else []
     hints = _hints(init)
@@ -199,20 +159,26 @@ def _params(name: str) -> type[LayerParams]:
         if each.kind is each.VAR_KEYWORD or each.name in _not_given(layer):
             continue
         annotation = _readable(hints.get(each.name, Any))
+        if _is_module(hints.get(each.name)):
+            nested.append(each.name)
+        if each.name == "batch_first":
+            fields[each.name] = (Annotated[Bool, AfterValidator(_is_first)], True)
+            continue
         if each.name in COUNTS and annotation is not None:
             annotation = Annotated[annotation, Field(le=MAX_COUNT)]
-        if each.default is not each.empty:
+        if each.default is not each.empty and not (each.name == "dim" and layer.__name__ in NEEDED):
             fields[each.name] = _optional(annotation, each.default)
         elif annotation is None:
-            message = f"`{name}` needs a module as its argument `{each.name}`, which a spec cannot give"
-            raise InvalidLayer(message, "a head of your own is registered by its module: `--import MODULE`")
+            message = f"`{name}` needs an object as its argument `{each.name}`, which a spec cannot give"
+            raise InvalidLayer(message, _OWN)
         elif _is_width(each.name, layer, reads, inferred):
             inferred.append(each.name)
             fields[each.name] = (annotation if annotation is Any else annotation | Auto, "auto")
         else:
             fields[each.name] = (annotation, ...)
     is_open = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in keywords)
-    facts = {"reads": reads, "inferred": tuple(inferred), "sequences_first": layer.__module__.startswith("torch.")}
+    facts = {"reads": reads, "inferred": tuple(inferred), "nested": tuple(nested)}
+    facts |= {"sequences_first": layer.__module__.startswith("torch.")}
     config = ConfigDict(extra="allow" if is_open else "forbid")
     base = type("LayerParams", (LayerParams,), {**facts, "model_config": config, "__module__": __name__})
     with warnings.catch_warnings():
@@ -268,7 +234,7 @@ def _reads(layer: type[nn.Module], name: str) -> Literal["tensor", "list", "dict
     needed = [p.name for p in taken if p.default is p.empty]
     if len(needed) > 1:
         listed = ", ".join(f"`{n}`" for n in needed)
-        raise InvalidLayer(f"`{name}` takes {len(needed)} values ({listed}), and a head reads one", "")
+        raise InvalidLayer(f"`{name}` takes {len(needed)} values ({listed}), and a head reads one", _OWN)
     if not taken:
         return "tensor"
     annotation = _hints(forward).get(taken[0].name)
@@ -311,6 +277,68 @@ _Reference = Annotated[str, AfterValidator(_checked_reference)]
 _OnlyReference = Annotated[str, AfterValidator(_only_reference)]
 
 
+def _is_first(value: bool) -> bool:
+    if not value:
+        raise ValueError("is false, and features have the batch first; help: leave it out")
+    return value
+
+
+def _is_module(annotation: Any) -> bool:
+    """Whether an argument is a layer, or a layer or nothing."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return any(inspect.isclass(m) and issubclass(m, nn.Module) for m in members)
+
+
+def _nested(kind: type[nn.Module]) -> Any:
+    """A layer that is an argument of another, as YAML gives it: a name, or a name and its parameters."""
+
+    def checked(value: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(value, dict) and len(value) != 1:
+            raise ValueError("names several layers; help: write one name and its parameters")
+        name, values = next(iter(value.items())) if isinstance(value, dict) else (value, {})
+        try:
+            layer = layer_class(name)
+            if not issubclass(layer, kind):
+                fitting = [f"{p}:{n}" for p in PACKAGES for n, c in classes(p).items() if issubclass(c, kind)]
+                raise InvalidLayer(f"`{name}` is not a `{kind.__name__}`", choices_help(name, fitting))
+            _named(value)
+        except InvalidLayer as error:
+            raise ValueError(f"{error}; help: {error.help}") from None
+        except ValidationError as error:
+            found = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+            said = diagnose(found, _params(name, True), Document({name: values}), (name,))
+            raise ValueError(f"{said.message}; help: {said.help}") from None
+        return value
+
+    return Annotated[str | dict[str, Any], AfterValidator(checked)]
+
+
+def _named(value: str | dict[str, Any]) -> tuple[str, LayerParams]:
+    """The name and the parameters of a layer that is an argument of another."""
+    name, values = next(iter(value.items())) if isinstance(value, dict) else (value, {})
+    return name, _params(name, True).model_validate(values or {})
+
+
+def _inferred(value: str | dict[str, Any], feature: TensorInfo) -> dict[str, Any]:
+    """A layer that is an argument of another, with its widths."""
+    name, params = _named(value)
+    try:
+        found = params.infer(feature)
+    except HeadMismatch as error:
+        raise HeadMismatch(f"{error.message} (`{name}`)", (), error.help) from None
+    return {name: {field: getattr(found, field) for field in (*found.model_fields_set, *found.inferred)}}
+
+
+def _made(value: str | dict[str, Any]) -> nn.Module:
+    """The layer that is an argument of another."""
+    name, params = _named(value)
+    missing = next((field for field in params.inferred if getattr(params, field) == "auto"), None)
+    if missing is not None:
+        raise HeadMismatch(f"cannot infer `{missing}` of `{name}`", (), f"write `{missing}`")
+    made: nn.Module = _builder(layer_class(name))(params)
+    return made
+
+
 def _readable(annotation: Any, alone: bool = True) -> Any:
     """An annotation as what YAML can give for it; None if it can give nothing.
 
@@ -341,6 +369,8 @@ def _readable(annotation: Any, alone: bool = True) -> Any:
         return None if None in inside else types.GenericAlias(tuple, tuple(inside))
     if origin is dict or annotation is dict:
         return dict[str, Any]
+    if _is_module(annotation):
+        return _nested(annotation)
     return None if inspect.isclass(annotation) else Any
 
 
@@ -348,8 +378,10 @@ def _builder(layer: type[nn.Module]) -> Any:
     """Makes the layer of validated parameters."""
 
     def build(params: LayerParams) -> nn.Module:
-        given = {name: getattr(params, name) for name in type(params).model_fields if name in params.model_fields_set}
-        return layer(**{name: _value(v) for name, v in {**given, **(params.model_extra or {})}.items()})
+        written = (*params.model_fields_set, "batch_first")  # torch's default has the batch second
+        given = {name: getattr(params, name) for name in type(params).model_fields if name in written}
+        made = {name: _made(given[name]) for name in params.nested if given.get(name)}
+        return layer(**{name: _value(v) for name, v in {**given, **(params.model_extra or {}), **made}.items()})
 
     build.origin = layer  # type: ignore[attr-defined]
     return build

@@ -16,11 +16,13 @@ from torch.nn import functional as F
 from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import graphmodel
 from graphmodel import CompileError
 from graphmodel.build.locked_spec import resolved_spec
-from graphmodel.components.library.layers import PACKAGES, InvalidLayer, _classes, find_layer
+from graphmodel.components.library.layer_names import PACKAGES, InvalidLayer, classes
+from graphmodel.components.library.layers import find_layer
 from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.dialects.native.dump import dump
 
@@ -146,6 +148,52 @@ def test_a_nested_result_gives_flat_outputs() -> None:
     assert torch.equal(one(x)["rnn.1.0"], h)
 
 
+def test_a_layer_inside_of_a_layer_is_written_as_a_head() -> None:
+    """A text encoder of torch's own layers, and a pyramid with a further level."""
+    inner = {"torch.nn:TransformerEncoderLayer": {"nhead": 2, "dim_feedforward": 16, "dropout": 0, "norm_first": True}}
+    encoder = {"encoder_layer": inner, "num_layers": 2, "norm": "torch.nn:LayerNorm", "enable_nested_tensor": False}
+    spec = {
+        "inputs": {"texts": {"shape": [7], "dtype": "int64"}, "a": [4, 8, 8], "b": [6, 4, 4]},
+        "heads": {
+            "words": [
+                {"torch.nn:Embedding": {"num_embeddings": 11, "embedding_dim": 8}},
+                {"torch.nn:TransformerEncoder": encoder},
+            ],
+            "fpn": {
+                "torchvision.ops:FeaturePyramidNetwork": {
+                    "out_channels": 5,
+                    "extra_blocks": {"torchvision.ops:LastLevelP6P7": {"in_channels": 6, "out_channels": 5}},
+                }
+            },
+        },
+        "mapping": [{"from": "texts", "head": "words"}, {"from": ["a", "b"], "head": "fpn"}],
+    }
+    model = graphmodel.compile(spec, seed=0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0, batch_first=True, norm_first=True)
+    by_hand = nn.Sequential(
+        nn.Embedding(11, 8), nn.TransformerEncoder(layer, 2, nn.LayerNorm(8), enable_nested_tensor=False)
+    )
+    by_hand.load_state_dict(model.heads.words.state_dict())
+    pyramid = FeaturePyramidNetwork([4, 6], 5, LastLevelP6P7(6, 5))
+    pyramid.load_state_dict(model.heads.fpn.state_dict())
+    texts, a, b = torch.randint(0, 11, (3, 7)), torch.randn(3, 4, 8, 8), torch.randn(3, 6, 4, 4)
+    for found in (model, graphmodel.compile(dump(resolved_spec(model.model_graph)), seed=0)):
+        out = found(texts, a, b)
+        torch.testing.assert_close(out.pop("words"), by_hand(texts))
+        torch.testing.assert_close(out, {f"fpn.{k}": v for k, v in pyramid({"a": a, "b": b}).items()})
+
+
+@pytest.mark.parametrize("layer", ["LSTM", "GRU", "RNN", "TransformerEncoderLayer"])
+def test_samples_are_never_taken_for_the_steps_of_a_sequence(layer: str) -> None:
+    head = {f"torch.nn:{layer}": {"nhead": 2, "dropout": 0} if "Trans" in layer else {"hidden_size": 3}}
+    spec: dict[str, Any] = {"inputs": {"x": [5, 4]}, "heads": {"h": head}, "mapping": [{"from": "x", "head": "h"}]}
+    model, x = graphmodel.compile(spec, seed=0), torch.randn(3, 5, 4)
+    whole, first = (next(iter(model(each).values())) for each in (x, x[:1]))
+    torch.testing.assert_close(whole[:1], first)
+    with pytest.raises(CompileError, match="wants a sequence of tokens and the feature is N×4"):
+        graphmodel.compile({**spec, "inputs": {"x": [4]}}, device="meta")
+
+
 def test_equal_layers_on_one_feature_are_fused() -> None:
     heads = {f"h{i}": {"torch.nn:Linear": {"out_features": 5}} for i in range(12)}
     spec = {**IMAGES, "heads": heads, "mapping": {"images": {"flatten": list(heads)}}}
@@ -160,7 +208,7 @@ def test_equal_layers_on_one_feature_are_fused() -> None:
 def test_every_class_has_parameters_or_a_reason(package: str) -> None:
     reasons = ("takes", "computes nothing itself", "is a lazy layer", "needs a module")
     usable, refused = [], []
-    for name in _classes(package):
+    for name in classes(package):
         try:
             usable.append(find_layer(f"{package}:{name}"))
         except InvalidLayer as error:
@@ -199,6 +247,10 @@ def conv(**values: Any) -> dict[str, Any]:
     return {"torch.nn:Conv2d": {"out_channels": 4, "kernel_size": 1, **values}}
 
 
+def encoder(layer: Any) -> dict[str, Any]:
+    return {"torch.nn:TransformerEncoder": {"num_layers": 2, "encoder_layer": layer}}
+
+
 @pytest.mark.parametrize(
     ("head", "code", "texts"),
     [
@@ -210,7 +262,20 @@ def conv(**values: Any) -> dict[str, Any]:
         ("torch.nn:CrossEntropyLoss", "GM206", ["takes 2 values (`input`, `target`)"]),
         ("torch.nn:Sequential", "GM206", ["write a list of them"]),
         ("torch.nn:LazyLinear", "GM206", ["write `torch.nn:Linear`"]),
-        ("torch.nn:TransformerEncoder", "GM206", ["needs a module as its argument `encoder_layer`"]),
+        ({"torch.nn:TransformerEncoder": {"num_layers": 2}}, "GM203", ["missing key `encoder_layer`"]),
+        (
+            encoder("torch.nn:Linear"),
+            "GM202",
+            ["is not a `TransformerEncoderLayer`", "torch.nn:TransformerEncoderLayer"],
+        ),
+        (encoder("os:system"), "GM202", ["`os` is not a package"]),
+        (encoder({"torch.nn:TransformerEncoderLayer": {"nhed": 2}}), "GM202", ["`nhed`", "did you mean `nhead`"]),
+        (encoder({"torch.nn:TransformerEncoderLayer": {"nhead": 8}}), "GM304", ["wants a sequence of tokens", "nlc"]),
+        ("timm.layers:SqueezeExcite", "GM206", ["is another name of `SEModule`", "write `timm.layers:SEModule`"]),
+        ("torch.nn:Softmax", "GM203", ["missing key `dim`"]),
+        ({"torch.nn:GRU": {"hidden_size": 4, "batch_first": False}}, "GM202", ["the batch first", "leave it out"]),
+        ({"torch.nn:Linear": {"out_features": 4}}, "GM304", ["wants vectors or tokens", "pool and flatten it", "nlc"]),
+        ("torch.nn:BatchNorm1d", "GM304", ["cannot read `images.res5`", "for tokens write `layout: nlc`"]),
         ({"torch.nn:Conv2d": {"kernel_size": 1}}, "GM203", ["missing key `out_channels`"]),
         (conv(paddng=1), "GM201", ["unknown key `paddng`", "did you mean `padding`"]),
         (conv(bias=3), "GM202", ["bias"]),
@@ -228,7 +293,10 @@ def test_what_is_wrong_with_a_layer_is_said_at_its_line(head: Any, code: str, te
     path = tmp_path / "spec.yaml"
     name, values = (head, {}) if isinstance(head, str) else next(iter(head.items()))
     lines = ["inputs: {images: [3, 64, 64]}", "trunk: {name: resnet, depth: 18}", "heads:", "  h:"]
-    lines += [f"    {name}: {values}".replace("'", '"').replace("True", "true"), "mapping: {images: {res5: h}}"]
+    lines += [
+        f"    {name}: {values}".replace("'", '"').replace("True", "true").replace("False", "false"),
+        "mapping: {images: {res5: h}}",
+    ]
     path.write_text("\n".join(lines))
     with pytest.raises(CompileError) as caught:
         graphmodel.compile(path, device="meta")
