@@ -128,7 +128,8 @@ def find_head(name: str) -> HeadEntry | None:
     `PACKAGE:CLASS` gives a layer of a library, such as `torch.nn:Conv2d`.
     """
     if ":" in name and name not in _heads:
-        from graphmodel.components.library.layers import InvalidLayer, find_layer
+        from graphmodel.components.library.layer_names import InvalidLayer
+        from graphmodel.components.library.layers import find_layer
 
         try:
             return find_layer(name)
@@ -140,7 +141,8 @@ def find_head(name: str) -> HeadEntry | None:
 def unknown_head(name: str) -> tuple[str, str]:
     """What is wrong with the name of a head that `find_head` does not find, and how to fix it."""
     if ":" in name:
-        from graphmodel.components.library.layers import InvalidLayer, find_layer
+        from graphmodel.components.library.layer_names import InvalidLayer
+        from graphmodel.components.library.layers import find_layer
 
         try:
             find_layer(name)

@@ -52,7 +52,7 @@ def layer_class(name: str) -> type[nn.Module]:
     value = next(
         (v for m in PACKAGES[package] if (v := vars(importlib.import_module(m)).get(wanted)) is not None), None
     )
-    if inspect.isclass(value) and found.get(value.__name__) is value:
+    if value is not None and inspect.isclass(value) and found.get(value.__name__) is value:
         raise InvalidLayer(f"`{name}` is another name of `{value.__name__}`", f"write `{package}:{value.__name__}`")
     if value is not None and _NAME.fullmatch(wanted):
         raise InvalidLayer(f"`{name}` is not an `nn.Module` class", choices_help(wanted, list(found), "layers"))

@@ -177,7 +177,7 @@ def _params(name: str, is_nested: bool = False) -> type[LayerParams]:
         else:
             fields[each.name] = (annotation, ...)
     is_open = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in keywords)
-    facts = {"reads": reads, "inferred": tuple(inferred), "nested": tuple(nested)}
+    facts: dict[str, Any] = {"reads": reads, "inferred": tuple(inferred), "nested": tuple(nested)}
     facts |= {"sequences_first": layer.__module__.startswith("torch.")}
     config = ConfigDict(extra="allow" if is_open else "forbid")
     base = type("LayerParams", (LayerParams,), {**facts, "model_config": config, "__module__": __name__})
