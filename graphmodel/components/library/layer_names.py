@@ -52,8 +52,9 @@ def layer_class(name: str) -> type[nn.Module]:
     value = next(
         (v for m in PACKAGES[package] if (v := vars(importlib.import_module(m)).get(wanted)) is not None), None
     )
-    if value is not None and inspect.isclass(value) and found.get(value.__name__) is value:
-        raise InvalidLayer(f"`{name}` is another name of `{value.__name__}`", f"write `{package}:{value.__name__}`")
+    own = next((known for known, layer in found.items() if layer is value), None)
+    if own is not None:
+        raise InvalidLayer(f"`{name}` is another name of `{own}`", f"write `{package}:{own}`")
     if value is not None and _NAME.fullmatch(wanted):
         raise InvalidLayer(f"`{name}` is not an `nn.Module` class", choices_help(wanted, list(found), "layers"))
     raise InvalidLayer(f"`{package}` has no layer `{wanted}`", choices_help(wanted, list(found), "layers"))
