@@ -12,8 +12,8 @@ from torch import nn
 
 from graphmodel.components.structure import leaves, map_structure, map_structures
 from graphmodel.components.tensors import Batch, Dim, TensorInfo
-from graphmodel.graph.evaluate import on_meta
-from graphmodel.graph.types import Info, ModelGraph, Node, map_values
+from graphmodel.graph.evaluate import evaluate, on_meta
+from graphmodel.graph.types import Info, ModelGraph, Node, Ref, map_values
 
 
 def batch_size(graph: ModelGraph) -> int:
@@ -23,7 +23,10 @@ def batch_size(graph: ModelGraph) -> int:
 
 
 def filled(graph: ModelGraph, arguments: Any, batch: int) -> Any:
-    """Arguments of a call with meta tensors in place of references, for a batch size."""
+    """Arguments of a call with meta tensors in place of references, for a batch size.
+
+    A reference to a call of which the result holds something else than tensors (a size) is replaced by what it returns.
+    """
 
     def tensor(leaf: Any) -> Any:
         if not isinstance(leaf, TensorInfo):
@@ -31,7 +34,13 @@ def filled(graph: ModelGraph, arguments: Any, batch: int) -> Any:
         shape = [d.at(batch) if isinstance(d, Batch) else d for d in leaf.shape]
         return torch.empty(shape, dtype=getattr(torch, leaf.dtype), device="meta")
 
-    return map_values(arguments, lambda ref: map_structure(tensor, graph.nodes[ref.node].info))
+    def value(ref: Ref) -> Any:
+        node = graph.nodes[ref.node]
+        if node.call == "placeholder" or all(isinstance(leaf, TensorInfo) for leaf in leaves(node.info)):
+            return map_structure(tensor, node.info)
+        return evaluate(graph, node, {name: value(Ref(name)) for name in node.refs()})
+
+    return map_values(arguments, value)
 
 
 def changes_its_arguments(graph: ModelGraph, node: Node) -> bool:

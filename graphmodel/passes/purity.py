@@ -32,8 +32,9 @@ def why_impure(graph: ModelGraph, node: Node) -> str | None:
     watch = _Watch()
     batch = batch_size(graph)
     try:
+        args, kwargs = filled(graph, (list(node.args), dict(node.kwargs)), batch)
         with torch.no_grad(), as_in_training(module, str(node.target), graph.frozen), torch.device("meta"), watch:
-            module(*filled(graph, node.args, batch), **filled(graph, dict(node.kwargs), batch))
+            module(*args, **kwargs)
     except Exception:  # what cannot be run cannot be proved
         return "could not be run on its own, so that two calls cannot be proved equal to one"
     if watch.random:
@@ -47,8 +48,8 @@ def why_impure(graph: ModelGraph, node: Node) -> str | None:
 def draws_random_numbers(graph: ModelGraph, node: Node) -> bool:
     """Whether a call of a function or method draws random numbers, or cannot be run to find out."""
     watch = _Watch()
-    args, kwargs = filled(graph, (list(node.args), dict(node.kwargs)), batch_size(graph))
     try:
+        args, kwargs = filled(graph, (list(node.args), dict(node.kwargs)), batch_size(graph))
         with torch.no_grad(), torch.device("meta"), watch:
             if callable(node.target):
                 node.target(*args, **kwargs)

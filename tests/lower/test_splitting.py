@@ -50,6 +50,30 @@ def test_a_frozen_trunk_and_its_heads(small: dict[str, Any]) -> None:
     assert [*features.state_dict(), *heads.state_dict()] == list(model.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("trunk", "size"),
+    [
+        ("timm:test_vit", 160),
+        pytest.param("timm:xcit_nano_12_p8_224", 64, marks=pytest.mark.slow),
+        pytest.param("timm:mvitv2_tiny", 224, marks=pytest.mark.slow),
+        pytest.param("timm:twins_svt_small", 64, marks=pytest.mark.slow),
+        pytest.param("timm:vit_small_patch14_reg4_dinov2", 56, marks=pytest.mark.slow),
+        pytest.param("vision_transformer", 224, marks=pytest.mark.slow),
+        pytest.param("torchvision:vit_b_16", 224, marks=pytest.mark.slow),
+    ],
+)
+def test_a_frozen_transformer_is_computed_once(trunk: str, size: int) -> None:
+    """The class token is repeated as often as the batch has samples: that size is no reason to compute anything again."""
+    spec = {
+        "inputs": {"images": [3, size, size]},
+        "trunk": {"name": trunk, "freeze": True, **({"img_size": 56} if "dinov2" in trunk else {})},
+        "heads": {"head": {"mlp": {"dims": ["auto", 10]}}},
+    }
+    model, features, heads = split(spec)
+    assert all(name.startswith("heads.") for name in heads.state_dict())
+    assert_same(model, features, heads, torch.randn(2, 3, size, size))
+
+
 def test_what_the_heads_learn_the_whole_has_learned(small: dict[str, Any]) -> None:
     model, features, heads = split(probe(small))
     other = copy.deepcopy(model)
