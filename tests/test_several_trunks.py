@@ -332,6 +332,21 @@ def test_parameters_of_imported_code_are_those_of_its_signature() -> None:
     assert "`width`" in finding.help
 
 
+def test_the_first_argument_of_a_class_may_have_any_name() -> None:
+    class Odd(nn.Module):
+        def __init__(this, self: int = 3) -> None:
+            super().__init__()
+            this.layer = nn.Conv2d(self, 4, 1)
+
+        def forward(this, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = this.layer(x)
+            return out
+
+    graphmodel.register_trunk("odd_first_argument")(Odd)
+    document = {"inputs": {"images": [1, 8, 8]}, "trunk": {"name": "odd_first_argument", "self": 1}}
+    assert graphmodel.compile(document).trunk.layer.in_channels == 1
+
+
 def test_a_factory_of_a_library_has_the_librarys_names() -> None:
     document = {
         "inputs": SMALL,

@@ -104,17 +104,21 @@ def _model_name(name: str) -> str:
 
 def _fields(builder: Any) -> tuple[dict[str, Any], bool]:
     """Annotation and default of each argument, and whether there is a `**kwargs`."""
-    target = builder.__init__ if inspect.isclass(builder) else builder
+    is_class = inspect.isclass(builder)
+    target = builder.__init__ if is_class else builder
     try:
         hints = get_type_hints(target)
     except Exception:  # annotations that name what cannot be imported: the values are passed on unchecked
         hints = {}
     fields: dict[str, Any] = {}
     is_open = False
-    for key, parameter in inspect.signature(target).parameters.items():
+    arguments = list(inspect.signature(target).parameters.items())
+    if is_class and arguments and arguments[0][1].kind is not inspect.Parameter.VAR_POSITIONAL:
+        del arguments[0]  # the module itself, whatever it is called
+    for key, parameter in arguments:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             is_open = True
-        elif key != "self" and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[key] = (hints.get(key, Any), default)
     return fields, is_open

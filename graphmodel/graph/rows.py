@@ -1,4 +1,4 @@
-"""Tells how many rows of each input one sample has."""
+"""Tells how many rows of each input one sample has, and whose batch sizes depend on each other."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import math
 from collections.abc import Iterator
 
 import networkx as nx
+import torch
 
-from graphmodel.components.tensors import Batch
+from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.graph.types import ModelGraph, Node, tensor_infos
+
+View = tuple[str, int | None]
+"""An input and the position of a view, or None if the input is one tensor."""
 
 
 def rows_per_sample(graph: ModelGraph) -> dict[str, int]:
@@ -49,3 +53,54 @@ def _denominators(node: Node) -> Iterator[int]:
         for size in info.shape:
             if isinstance(size, Batch):
                 yield size.scale.denominator
+
+
+def inputs_read_together(graph: ModelGraph) -> tuple[tuple[tuple[View, ...], str], ...]:
+    """Inputs whose samples a call joins: with unequal batch sizes the call would fail, or repeat a batch of one.
+
+    Args:
+        graph: a model graph, before optimizations join the batches of inputs that have nothing to do with each other.
+
+    Returns:
+        Groups of inputs in their order, each with the name of an output that reads all of them.
+    """
+    comes_from: dict[str, tuple[View, ...]] = {}
+    meeting: nx.Graph[View] = nx.Graph()
+    for name, node in graph.nodes.items():
+        read = list(dict.fromkeys(found for ref in node.refs() if (found := comes_from.get(ref))))
+        views = tuple(dict.fromkeys(view for found in read for view in found))
+        if node.call == "placeholder":
+            views = ((name, None),) if isinstance(node.info, TensorInfo) else ()
+        elif node.kind == "input" and (item := graph.inputs.get(node.refs()[0])) is not None and item.views is not None:
+            views = ((item.name, int(node.args[1])),)
+        elif len(read) > 1 and not _joins_batches(node):
+            sizes = {_batch_size(graph.nodes[ref]) for ref in node.refs() if comes_from.get(ref)}
+            if len(sizes) == 1 and len({len(found) for found in read}) == 1:
+                for same in zip(*read, strict=True):  # one view of the first, and the same view of the others
+                    nx.add_path(meeting, same)
+                views = read[0]
+        if any(tensor_infos(node.info)):
+            comes_from[name] = views
+    order = list(graph.inputs)
+    groups = [
+        tuple(sorted(found, key=lambda view: (order.index(view[0]), view[1] or 0)))
+        for found in nx.connected_components(meeting)
+    ]
+    return tuple((group, _reader(graph, group)) for group in groups if len(group) > 1)
+
+
+def _joins_batches(node: Node) -> bool:
+    return node.target is torch.cat and (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) == 0
+
+
+def _batch_size(node: Node) -> Batch | None:
+    """The first dimension of a call's tensors; None if they have several, or one that does not grow with the batch."""
+    found = {info.shape[0] if info.shape else 1 for info in tensor_infos(node.info)}
+    size = found.pop() if len(found) == 1 else None
+    return size if isinstance(size, Batch) else None
+
+
+def _reader(graph: ModelGraph, group: tuple[View, ...]) -> str:
+    names = {name for name, _ in group}
+    readers = (o.name for o in graph.outputs.values() if names <= graph.needed_by(o.parts.values()))
+    return next(readers, next(iter(graph.outputs)))

@@ -201,6 +201,8 @@ class ModelGraph(Displayed):
         one_batch: groups of inputs (each with the position of a view, if it has views) that are joined into one batch
             and must have one size.
         shared_stages: paths of modules that several inputs go through as one batch.
+        read_together: groups of inputs (with the position of a view, as above) whose samples a call joins, each with
+            the name of an output that has them; filled in before the optimizations.
         history: names of the passes that ran.
         summary: what each pass did, in a few words.
         notes: what passes declined to do and why.
@@ -216,6 +218,7 @@ class ModelGraph(Displayed):
     frozen: tuple[str, ...] = ()
     one_batch: tuple[tuple[tuple[str, int | None], ...], ...] = ()
     shared_stages: tuple[str, ...] = ()
+    read_together: tuple[tuple[tuple[tuple[str, int | None], ...], str], ...] = ()
     history: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     notes: tuple[Diagnostic, ...] = ()

@@ -14,9 +14,7 @@ from graphmodel.lower.module import CompiledModel, assemble
 from graphmodel.lower.shared_stages import attach_check
 from graphmodel.passes.channels_last import convert_weights
 from graphmodel.passes.folding import attach_folded
-from graphmodel.passes.manager import run_passes
-from graphmodel.passes.pipeline import OPTIMIZATIONS
-from graphmodel.passes.switches import among
+from graphmodel.passes.switches import optimize_graph
 
 __all__ = ["CompiledModel", "lower"]
 
@@ -46,7 +44,7 @@ def lower(
     Raises:
         CompileError: GM501 if the result cannot have that form.
     """
-    optimized = run_passes(graph, among(OPTIMIZATIONS, passes))
+    optimized = optimize_graph(graph, passes)
     code = emit_code(optimized, returns)
     root = build_modules(graph, device, seed, move_given=move_given)
     attach_check(root, optimized)

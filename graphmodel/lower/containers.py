@@ -12,7 +12,22 @@ class Container(nn.Module):
     """Holds modules that `forward` calls one by one and is never called itself.
 
     A hook on it would never run, so registering one warns and names the parts that are called.
+
+    Attributes:
+        kept_in_eval: paths of parts that the `train()` of the trunk's own classes keeps in eval mode.
     """
+
+    kept_in_eval: tuple[str, ...] = ()
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        for path in self.kept_in_eval if mode else ():
+            holder, _, name = path.rpartition(".")
+            part = _child(self, holder)
+            child = part._modules.get(name) if part is not None else None
+            if child is not None:
+                child.training = False  # its own parts have paths of their own
+        return self
 
     def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
         self._warn("forward pre-hook")
@@ -38,6 +53,16 @@ class Container(nn.Module):
             "register the hook on a part, or on the whole model",
             stacklevel=3,
         )
+
+
+def _child(module: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path; None if it is not there, as in a slice."""
+    for name in path.split(".") if path else ():
+        found = module._modules.get(name)
+        if found is None:
+            return None
+        module = found
+    return module
 
 
 class HeadsContainer(Container, nn.ModuleDict):

@@ -157,6 +157,36 @@ def check_one_batch(inputs: tuple[tuple[Any, str, int | None], ...]) -> None:
         )
 
 
+@has_side_effect
+def check_samples(inputs: tuple[tuple[Any, str, int | None], ...], output: str) -> None:
+    """Checks that inputs whose samples the model joins have one batch size.
+
+    Args:
+        inputs: for each what was given, the input's name, and the position of its view, if it has views.
+        output: the name of an output that reads all of them.
+
+    Raises:
+        InputError: GM541 if a batch size differs from the first.
+    """
+    given = tuple(item for value, _, _ in inputs for item in (value, *_items(value)))
+    if has_torch_function(given):
+        handle_torch_function(check_samples, given, inputs, output)
+        return
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return
+    value, name, view = inputs[0]
+    first = value if view is None else value[view]
+    for other, other_name, other_view in inputs[1:]:
+        x = other if other_view is None else other[other_view]
+        if x.shape[0] != first.shape[0]:
+            raise InputError(
+                "GM541",
+                f"{_what(name, view)} has batch size {first.shape[0]} and {_what(other_name, other_view)} has "
+                f"{x.shape[0]}: the output `{output}` joins their samples",
+                "give both the same number of samples",
+            )
+
+
 def _what(name: str, view: int | None) -> str:
     return f"the input `{name}`" if view is None else f"view {view} of the input `{name}`"
 
@@ -239,6 +269,9 @@ def add_guards(out: fx.Graph, graph: ModelGraph, placeholders: Mapping[str, fx.N
         out.call_module(SHARED_STAGES, parts)
     for group in graph.one_batch:
         out.call_function(check_one_batch, (tuple((placeholders[name], name, view) for name, view in group),))
+    for group, output in graph.read_together:
+        if all(name in placeholders for name, _ in group):
+            out.call_function(check_samples, (tuple((placeholders[name], name, view) for name, view in group), output))
 
 
 def _multiples(graph: ModelGraph) -> Iterator[tuple[str, int, str]]:

@@ -23,9 +23,7 @@ from graphmodel.passes.channels_last import is_convolutional, with_channels_last
 from graphmodel.passes.fold_batchnorm import Everything, pairs_between_calls
 from graphmodel.passes.foldable import has_activation, pairs_in
 from graphmodel.passes.folding import FoldedForward, FoldedPair, folded_tensors
-from graphmodel.passes.manager import run_passes
-from graphmodel.passes.pipeline import OPTIMIZATIONS
-from graphmodel.passes.switches import among
+from graphmodel.passes.switches import optimize_graph
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 
@@ -143,7 +141,7 @@ def _as_arguments(example: Any, graph: ModelGraph) -> tuple[Any, ...]:
 def _folded(module: CompiledModel, inputs: tuple[Any, ...]) -> InferenceModel:
     """A copy of the module with folded weights, checked on the inputs."""
     passes = tuple(name for name in module.passes if name not in _OWN_PASSES)
-    graph = run_passes(module.model_graph, among(OPTIMIZATIONS, passes))
+    graph = optimize_graph(module.model_graph, passes)
     source = copy.deepcopy(module)
     for part in list(source.modules()):
         if isinstance(getattr(part.__dict__.get("forward"), "__self__", None), FoldedForward):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -66,9 +66,14 @@ def graft(
     if "" in inner:
         attach(root, component, module)
         return
+    kept = kept_in_eval(module, inner)
     for path, _ in module.named_modules():
         if path in inner:
             attach(root, f"{component}.{path}", module.get_submodule(path))
+    if kept:
+        holder = container(root, component)
+        assert isinstance(holder, Container)
+        holder.kept_in_eval = kept
     # Tensors keep the order of the library's own `state_dict`, whatever order the calls read them in.
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     own = {name: place for place, (name, _) in enumerate(tensors)}
@@ -79,6 +84,25 @@ def graft(
             continue
         holder, _, leaf = path.rpartition(".")
         graft_tensor(module.get_submodule(holder), leaf, root, f"{component}.{holder}".rstrip("."), extra)
+
+
+def kept_in_eval(module: nn.Module, called: Collection[str]) -> tuple[str, ...]:
+    """Paths that the `train()` of a class keeps in eval mode, if what is called are parts of an object of that class.
+
+    A container takes the object's place, and `train()` of the class, which freezes the statistics of BatchNorm in many
+    detectors, would never run again.
+
+    Args:
+        module: a trunk or head.
+        called: paths of the parts of it that are called.
+    """
+    opened = {"", *(path[:i] for path in called for i, c in enumerate(path) if c == ".")}
+    plain = (nn.Module.train, Container.train)
+    own = [m for path, m in module.named_modules() if path in opened and type(m).train not in plain]
+    if not own:
+        return ()
+    module.train()
+    return tuple(path for path, part in module.named_modules() if path and not part.training)
 
 
 def graft_tensor(

@@ -16,6 +16,7 @@ from torch import fx, nn
 from graphmodel.diagnostics import CompileError, fail
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import emit_code
+from graphmodel.lower.input_dtypes import dtype_error
 from graphmodel.lower.packing import check_picklable, pack, unpack
 from graphmodel.spec.display import Displayed
 
@@ -164,6 +165,11 @@ def _call(self: CompiledModel, *args: Any, **kwargs: Any) -> Any:
         return _module_call(self, *args, **kwargs)
     except AttributeError as error:
         found = _lost_tensor(self, error)
+        if found is None:
+            raise
+        raise found from error
+    except (RuntimeError, TypeError) as error:
+        found = dtype_error(self, error, args, kwargs)
         if found is None:
             raise
         raise found from error

@@ -20,10 +20,8 @@ from graphmodel.lower.sharded import copy_sharded, gather_with, is_sharded
 from graphmodel.lower.shared_stages import attach_check
 from graphmodel.passes.channels_last import convert_weights
 from graphmodel.passes.folding import attach_folded
-from graphmodel.passes.manager import run_passes
-from graphmodel.passes.pipeline import OPTIMIZATIONS
 from graphmodel.passes.prune import Prune
-from graphmodel.passes.switches import among
+from graphmodel.passes.switches import optimize_graph
 
 STAND_INS = ("train", "add_module")
 """Methods of a `Keeper` that live in a module's `__dict__` and belong to that module alone."""
@@ -130,7 +128,7 @@ def part_of(module: CompiledModel, graph: ModelGraph, form: str) -> CompiledMode
     Raises:
         CompileError: GM501 if the result cannot have that form, GM505 if a part of the module cannot be copied.
     """
-    optimized = run_passes(graph, among(OPTIMIZATIONS, module.passes))
+    optimized = optimize_graph(graph, module.passes)
     code = emit_code(optimized, form)
     wanted = {str(n.target) for n in graph.nodes.values() if n.call in ("module", "attribute")}
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from graphmodel.diagnostics import Collector, choices_help
-from graphmodel.passes.manager import Pass
+from graphmodel.graph.rows import inputs_read_together
+from graphmodel.graph.types import ModelGraph
+from graphmodel.passes.manager import Pass, run_passes
 from graphmodel.passes.pipeline import OPTIMIZATIONS, PIPELINE
 from graphmodel.spec.model import ModelSpec
 
@@ -48,6 +51,16 @@ def chosen_passes(spec: ModelSpec, passes: Any = None, report: Collector | None 
 def among(pipeline: Iterable[Pass], chosen: Collection[str]) -> tuple[Pass, ...]:
     """Those passes of a pipeline that always run or are chosen."""
     return tuple(each for each in pipeline if each.switch == "always" or each.name in chosen)
+
+
+def optimize_graph(graph: ModelGraph, chosen: Collection[str]) -> ModelGraph:
+    """The graph that the code is written from.
+
+    Args:
+        graph: the model graph.
+        chosen: names of the optimizations that run.
+    """
+    return run_passes(replace(graph, read_together=inputs_read_together(graph)), among(OPTIMIZATIONS, chosen))
 
 
 def _names(given: Any) -> list[Any] | None:

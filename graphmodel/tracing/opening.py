@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from graphmodel.tracing.decisions import Closable, recorded
 from graphmodel.tracing.image_sizes import Sample, fixed_sizes, resized_samples
 from graphmodel.tracing.layout import FeatureRequest
 from graphmodel.tracing.proxy import SizeDecision, TraceError
+from graphmodel.tracing.states import restored_draws
 from graphmodel.tracing.traced import TracedTrunk, finish
 from graphmodel.tracing.tracer import NeverCalled, StageTracer, TracedRoot
 
@@ -116,11 +118,33 @@ class _Job:
     def in_both_modes(self, sample: Sample, functions: Sequence[Closable] = (), *, closed: bool = False) -> TracedTrunk:
         """One graph of the traces in training and in eval mode."""
         train_trace = self.traced(self.trunk.train(), sample, functions, closed)
+        stored = self.counted()
         try:
             eval_trace = self.traced(self.trunk.eval(), sample, functions, closed)
         except NeverCalled:  # an auxiliary classifier exists in training mode only
             return with_dropout_modules(train_trace, self.trunk)
+        changed = [name for name, number in self.counted().items() if stored.get(name, number) != number]
+        if changed and not closed:
+            raise TraceError(
+                f"the trunk's own code changes the number `{changed[0]}` in every call, and a graph has the one of now",
+                "keep it in a buffer, or read only the trunk's own result",
+            )
         return for_both_modes(eval_trace, train_trace, self.trunk)
+
+    def counted(self) -> dict[str, float]:
+        """The numbers that opened modules keep as plain attributes, by name."""
+        found: dict[str, float] = {}
+        for path, module in self.trunk.named_modules():
+            if path in self.opened_paths:
+                numbers = {k: v for k, v in vars(module).items() if type(v) in (int, float)}
+                found.update({f"{path}.{key}".lstrip("."): value for key, value in numbers.items()})
+        return found
+
+    @cached_property
+    def opened_paths(self) -> set[str]:
+        """Paths of the modules whose own code is traced."""
+        taps = [tap.removesuffix(INPUT_OF) for r in self.requests for tap in r.feature.taps]
+        return StageTracer(taps, {}, {}).open_paths
 
     def traced(self, trunk: nn.Module, sample: Sample, functions: Sequence[Closable], closed: bool) -> TracedTrunk:
         """One trace, in the mode that the trunk is in."""
@@ -129,8 +153,13 @@ class _Job:
         inputs = {"x": sample[main], **{name: sample[name] for name in extras}}
         tracer = StageTracer(None if closed else taps, inputs, self.results)
         try:
-            with recorded(functions, tracer.call_function):
+            with recorded(functions, tracer.call_function), restored_draws() as drawn:
                 graph = tracer.trace(TracedRoot(trunk, self.requests, tracer))
+                if drawn():
+                    raise TraceError(
+                        "the trunk's own code draws random numbers with Python or numpy, which a graph cannot",
+                        "draw them with torch, or in a module of its own, or read only the trunk's own result",
+                    )
             tracer.raise_decision()
             if tracer.texts:
                 raise tracer.texts[0][1]

@@ -16,7 +16,7 @@ from types import CodeType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from graphmodel.components.structure import children, equal_structure, rebuilt
 from graphmodel.diagnostics import first_line
@@ -86,6 +86,9 @@ class Size(tuple[Any, ...]):
         for dim in self:
             total = total * dim
         return total
+
+    def __repr__(self) -> str:
+        return f"torch.Size([{', '.join(map(str, self))}])"  # each notes that it was written
 
     def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)
@@ -215,10 +218,19 @@ class MetaProxy(fx.Proxy):
         if isinstance(self.values[0], (torch.dtype, torch.device, str)) and self.node.meta["origins"]:
             return str(constant(self))
         text = super().__str__()
-        if self.node.meta["sized"]:  # part of a name that is looked up, unless it ends up in an assertion's message
-            what = f"control flow may depend on the text of `{self.node.name}`, which changes with the image size"
-            self.tracer.texts.append((text, SizeDecision(what, enclosing_function())))  # type: ignore[attr-defined]
+        # Part of a name that is looked up, or decided by, unless it ends up in an assertion's message.
+        what = f"control flow may depend on the text of `{self.node.name}`"
+        if self.node.meta["sized"]:
+            found: TraceError = SizeDecision(f"{what}, which changes with the image size", enclosing_function())
+        elif isinstance(self.values[0], torch.Tensor):
+            found = TraceError(f"{what}, which is the tensor's numbers", "leave it out of the module's code")
+        else:
+            found = TraceError(f"{what}, which changes with the batch", "leave it out of the module's code")
+        self.tracer.texts.append((text, found))  # type: ignore[attr-defined]
         return text
+
+    def __repr__(self) -> str:
+        return super().__repr__() if sys._getframe(1).f_globals.get("__name__") in _OF_FX else str(self)
 
     def __index__(self) -> int:
         return int(constant(self))
@@ -267,6 +279,9 @@ def is_instance(value: Any, classes: Any) -> bool:
         raise TraceError(
             f"the trunk's own code asks if `{value.node.name}` is of a type such as torch.FloatTensor", help
         )
+    if nn.Parameter in asked and value.node.op != "get_attr" and isinstance(value.values[0], torch.Tensor):
+        help = "a graph takes both for a tensor: leave it out of the module's code"
+        raise TraceError(f"the trunk's own code asks if `{value.node.name}` is a parameter", help)
     return isinstance(value.values[0], classes) or any(cls in MetaProxy.__mro__[:-1] for cls in asked)
 
 

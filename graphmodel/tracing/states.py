@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,6 +85,54 @@ def refused_contexts(active: Callable[[], bool], error: Callable[[str, str], Exc
         for context, plain in zip(contexts, enter, strict=True):
             context.__enter__ = plain
         torch.set_grad_enabled.__init__ = init  # type: ignore[method-assign]
+
+
+@contextmanager
+def refused_modes(active: Callable[[], bool], error: Callable[[str, str], Exception]) -> Iterator[None]:
+    """Inside, switching a module between training and eval mode is an error, unless a closed module does so.
+
+    A graph calls the modules in the mode that they are in.
+    """
+    plain = nn.Module.__setattr__
+
+    def set_attribute(self: nn.Module, name: str, value: Any) -> None:
+        if name == "training" and not active() and bool(value) is not self.__dict__.get(name, value):
+            what = "training" if value else "eval"
+            raise error(
+                f"the trunk's own code puts a {type(self).__name__} into {what} mode while it runs",
+                "let the class's own `train()` do it, freeze it in the spec (`freeze`), or read only the trunk's own "
+                "result",
+            )
+        plain(self, name, value)
+
+    nn.Module.__setattr__ = set_attribute  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.__setattr__ = plain  # type: ignore[method-assign]
+
+
+@contextmanager
+def restored_draws() -> Iterator[Callable[[], bool]]:
+    """Takes back what is drawn inside from the generators of Python and numpy.
+
+    Yields:
+        A function that tells whether anything was drawn.
+    """
+    numpy = sys.modules.get("numpy")
+    python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy is not None else ()
+
+    def drawn() -> bool:
+        now = numpy.random.get_state() if numpy is not None else ()
+        same = all(bool((a == b).all()) if hasattr(a, "all") else a == b for a, b in zip(numpy_state, now, strict=True))
+        return random.getstate() != python_state or not same
+
+    try:
+        yield drawn
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +38,7 @@ from graphmodel.tracing.proxy import (
     same_calls,
     unpacked,
 )
-from graphmodel.tracing.states import recorded_states, refused_contexts
+from graphmodel.tracing.states import recorded_states, refused_contexts, refused_modes, restored_draws
 from graphmodel.tracing.trunk_tensors import ROOT, TrunkTensors, relative
 
 
@@ -94,7 +94,7 @@ class StageTracer(fx.Tracer):
         known_layouts: layouts of values that a library had reshaped.
         maps: the maps that a library made of values.
         decisions: what the trunk's code decided by the image size.
-        texts: image sizes that the trunk's code wrote into a string, other than an assertion's message.
+        texts: sizes and tensors that the trunk's code wrote into a string, other than an assertion's message.
         tensors: the tensors that the trunk holds.
     """
 
@@ -108,7 +108,7 @@ class StageTracer(fx.Tracer):
         self.maps: dict[fx.Node | None, MetaProxy] = {}
         self.proxies: dict[str, Any] = {}
         self.decisions: list[SizeDecision] = []
-        self.texts: list[tuple[str, SizeDecision]] = []
+        self.texts: list[tuple[str, TraceError]] = []
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         self.tensors = TrunkTensors(root)
@@ -177,10 +177,11 @@ class StageTracer(fx.Tracer):
     ) -> Any:
         if self.runs.active or not self.has_name(m):  # a slice of a container is a module that nobody owns
             return forward(*args, **kwargs)
-        out = super().call_module(m, forward, args, kwargs)
+        path = relative(self.path_of_module(m))
+        with restored_draws() if path not in self.open_paths else nullcontext():  # a closed module draws in every call
+            out = super().call_module(m, forward, args, kwargs)
         if isinstance(out, MetaProxy):
             out = unpacked(out)
-        path = relative(self.path_of_module(m))
         self.tapped_values.setdefault(path, []).append(out)
         self.tapped_values.setdefault(path + INPUT_OF, []).append(next(iter((*args, *kwargs.values())), None))
         return out
@@ -269,6 +270,7 @@ class StageTracer(fx.Tracer):
             recorded_builtins(self.record),
             recorded_states(self.record, self.root, BUILTINS),
             refused_contexts(lambda: self.runs.active, TraceError),
+            refused_modes(lambda: self.runs.active, TraceError),
             self._recorded_tensors(),
         ):
             yield

@@ -365,3 +365,66 @@ def test_frozen_calls_are_marked_in_the_graph(small: dict[str, Any]) -> None:
     frozen = {n.name for n in graph.nodes.values() if n.facts.frozen}
     assert "layer1" in frozen
     assert "head" not in frozen
+
+
+class NormEval(nn.Module):
+    """A network that keeps the statistics of one norm, in the way that detectors do, and trains its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.last = nn.Conv2d(4, 2, 1)
+
+    def train(self, mode: bool = True) -> NormEval:
+        super().train(mode)
+        self.norm.eval()
+        for parameter in self.first.parameters():
+            parameter.requires_grad_(not mode)
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.block(self.norm(self.first(x))))
+        return out
+
+
+def as_it_is(model: Any) -> Any:
+    return model
+
+
+def pickled(model: Any) -> Any:
+    return pickle.loads(pickle.dumps(model))
+
+
+def converted(model: Any) -> Any:
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def sliced(model: Any) -> Any:
+    return model.slice(outputs=["last"])
+
+
+@pytest.mark.parametrize("change", [as_it_is, copy.deepcopy, pickled, converted, sliced])
+@pytest.mark.parametrize("given", [True, False])
+def test_what_the_trunks_own_train_keeps_in_eval_mode_stays_there(given: bool, change: Any) -> None:
+    graphmodel.register_trunk("norm_eval")(NormEval)
+    mapping = [{"from": f"images.{name}", "as": name} for name in ("first", "last")]
+    spec = {"inputs": {"images": [3, 8, 8]}, "trunk": "norm_eval", "mapping": mapping}
+    model = change(graphmodel.compile(spec, seed=0, trunks={"trunk": NormEval()} if given else None))
+    reference = NormEval()
+    reference.load_state_dict(model.trunk.state_dict())
+    for mode in (True, False, True):
+        model.train(mode)
+        reference.train(mode)
+        assert {n: m.training for n, m in model.trunk.named_modules() if n} == {
+            n: m.training for n, m in reference.named_modules() if n
+        }
+    assert [n for n, p in model.trunk.named_parameters() if not p.requires_grad] == ["first.weight", "first.bias"]
+    if change is converted:
+        return  # it runs on GPUs only
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.equal(model(x)["last"], reference(x))
+    found, expected = model.trunk.state_dict(), reference.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not torch.equal(found["block.1.running_mean"], torch.zeros(4))
+    assert torch.equal(found["norm.running_mean"], torch.zeros(4))

@@ -13,7 +13,7 @@ import torch._dynamo.testing
 from torch import nn
 
 import graphmodel
-from graphmodel.lower.guards import InputError, check_input, check_views
+from graphmodel.lower.guards import InputError, check_input, check_samples, check_views
 from tests.effort import steps
 
 SPEC = {
@@ -108,6 +108,112 @@ def test_a_converted_model_takes_its_dtype(dtype: torch.dtype) -> None:
     model = graphmodel.compile(VIT).eval().to(dtype)
     assert model(images(32, 32).to(dtype))["features"].dtype == dtype
     assert graphmodel.compile(VIT, device="meta")(torch.empty(2, 3, 32, 32, device="meta"))["features"].is_meta
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_another_dtype_than_that_of_the_weights_is_one_diagnostic(model: Any, dtype: torch.dtype) -> None:
+    with pytest.raises(InputError, match=f"(?s)GM542.*`images` is {dtype} and the weights are torch.float32.*"):
+        model(images(64, 64).to(dtype), crops())
+    with pytest.raises(InputError, match=f"`crops` is {dtype} and the weights"):
+        model(images(64, 64), [x.to(dtype) for x in crops()])
+
+
+def test_other_errors_of_a_call_stay_as_they_are() -> None:
+    class Raises(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not x.is_meta:
+                raise RuntimeError("this dtype is about something else")
+            return self.layer(x)
+
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": "given", "mapping": {"images": {"output": {"as": "out"}}}}
+    model = graphmodel.compile(spec, trunks={"trunk": Raises()})
+    with pytest.raises(RuntimeError, match="something else") as caught:
+        model(images(32, 32))
+    assert not isinstance(caught.value, graphmodel.CompileError)
+
+
+class Affine(nn.Module):
+    """A trunk of one layer, with one number for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+TABLES = {"inputs": {name: {"shape": [3]} for name in ("a", "b", "c")}, "trunk": "given"}
+
+
+def joined(*sources: Any, combine: str = "sum", **rest: Any) -> Any:
+    mapping = [{"from": [f"{s}.output" for s in sources], "combine": combine, "as": "both"}]
+    mapping += [{"from": f"{name}.output", "as": name} for name in TABLES["inputs"]]
+    return graphmodel.compile({**TABLES, "mapping": mapping, **rest}, trunks={"trunk": Affine()})
+
+
+def tables(*sizes: int) -> list[torch.Tensor]:
+    return [torch.randn(size, 3) for size in sizes]
+
+
+@pytest.mark.parametrize("optimize", [True, False, {"batch_inputs": True}])
+@pytest.mark.parametrize("combine", ["sum", "concat", "stack"])
+def test_joined_inputs_have_one_batch_size(combine: str, optimize: Any) -> None:
+    model = joined("a", "b", combine=combine, optimize=optimize)
+    assert model(*tables(4, 4, 2))["both"].shape[0] == 4
+    for sizes in ((2, 3, 2), (1, 3, 1)):  # a sum would repeat a batch of one
+        with pytest.raises(
+            InputError, match=r"GM541.*`a` has batch size .* and the input `b` has 3: the output `both`"
+        ):
+            model(*tables(*sizes))
+    part = model.slice(outputs=["a", "b"])
+    assert part(*tables(2, 3))["b"].shape == (3, 4)  # what joined them is not there
+
+
+def test_inputs_of_outputs_that_are_joined_have_one_batch_size() -> None:
+    sources = [{"from": ["both", "c.output"], "combine": "sum", "as": "all"}]
+    mapping = [{"from": ["a.output", "b.output"], "combine": "sum", "as": "both"}, *sources]
+    model = graphmodel.compile({**TABLES, "mapping": mapping, "outputs": ["all"]}, trunks={"trunk": Affine()})
+    assert model(*tables(2, 2, 2))["all"].shape == (2, 4)
+    with pytest.raises(InputError, match="`a` has batch size 2 and the input `c` has 1: the output `all`"):
+        model(*tables(2, 2, 1))
+
+
+def test_views_that_are_joined_have_one_batch_size_each() -> None:
+    views = {"views": [{"count": 2, "shape": [3]}]}
+    spec = {"inputs": {"a": views, "b": views}, "trunk": "given"}
+    mapping = [{"from": ["a.output", "b.output"], "combine": "sum", "as": "both"}]
+    model = graphmodel.compile({**spec, "mapping": mapping}, trunks={"trunk": Affine()})
+    assert model(tables(2, 3), tables(2, 3))["both"].shape == (5, 4)
+    with pytest.raises(InputError, match="view 0 of the input `a` has batch size 2 and view 0 of the input `b` has 3"):
+        model(tables(2, 3), tables(3, 2))  # as many rows, of other samples
+
+
+def test_the_check_of_joined_inputs_survives_compilers() -> None:
+    torch._dynamo.reset()
+    model = joined("a", "b").eval()
+    counter = torch._dynamo.testing.CompileCounter()
+    fast = torch.compile(model, fullgraph=True, backend=counter)
+    for size in (2, 3, 5):
+        batch = tables(size, size, 7)
+        for tensor in batch:
+            torch._dynamo.mark_dynamic(tensor, 0)
+        assert torch.equal(fast(*batch)["both"], model(*batch)["both"])
+    assert counter.frame_count == 1
+    with pytest.raises(Exception, match="`a` has batch size 1 and the input `b` has 3"):
+        fast(*tables(1, 3, 3))
+    batch, other = torch.export.Dim("batch", min=2), torch.export.Dim("other", min=2)
+    exported = torch.export.export(model, tuple(tables(3, 3, 4)), dynamic_shapes=({0: batch}, {0: batch}, {0: other}))
+    five = tables(5, 5, 6)
+    assert torch.equal(exported.module()(*five)["both"], model(*five)["both"])
+    traced = torch.fx.symbolic_trace(model)
+    assert torch.equal(traced(*five)["both"], model(*five)["both"])
+    with pytest.raises(InputError, match="GM541"):
+        traced(*tables(1, 3, 3))
 
 
 class Embedding(nn.Module):
@@ -209,3 +315,4 @@ def test_a_check_takes_a_few_steps() -> None:
     x, views, groups = images(8, 8), crops(8, 4), (((0, 1), (3, None, None)), ((2, 3, 4), (3, None, None)))
     assert steps(lambda: check_input(x, "x", (3, 8, 8)))[0] < 80
     assert steps(lambda: check_views(views, "views", groups))[0] < 300
+    assert steps(lambda: check_samples(((x, "x", None), (views, "views", 1)), "out"))[0] < 80

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.utils.checkpoint
@@ -154,6 +156,79 @@ def test_what_a_tensor_says_of_its_memory_is_refused(name: str) -> None:
         both(lambda m, x: 2 if getattr(x, name) is None else 3)
 
 
+def put_back(m: Any, x: torch.Tensor) -> int:
+    m.stem.eval()
+    m.stem.train(m.training)
+    return 2
+
+
+class Counting(Asking):
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        out: torch.Tensor = self.head(self.stem(x)) * self.calls
+        return out
+
+
+REFUSED: dict[str, tuple[Rule, str]] = {
+    "mode of a part": (lambda m, x: m.head.train() and 2, "puts a Conv2d into training mode while it runs"),
+    "mode that is put back": (put_back, "puts a Conv2d into eval mode"),
+    "assigned mode": (lambda m, x: setattr(m, "training", True) or 2, "puts a Asking into training mode"),
+    "random": (lambda m, x: 2 if random.random() < 0.5 else 3, "random numbers with Python or numpy"),
+    "numpy": (lambda m, x: 2 if numpy.random.rand() < 0.5 else 3, "random numbers with Python or numpy"),
+    "parameter": (lambda m, x: 2 if isinstance(x, nn.Parameter) else 3, "asks if `trunk_stem` is a parameter"),
+    "text of a tensor": (lambda m, x: len(str(x)), "text of `trunk_stem`"),
+    "repr of a tensor": (lambda m, x: len(repr(x)), "text of `trunk_stem`"),
+    "format of a tensor": (lambda m, x: len(f"{x}"), "text of `trunk_stem`"),
+    "text of a shape": (lambda m, x: len(str(x.shape)), "text of `size`, which changes with the batch"),
+}
+"""Rules whose answer may be another one in each call, and what is said of them."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_graph_cannot_follow_is_refused_unless_the_trunk_is_one_call(name: str) -> None:
+    rule, words = REFUSED[name]
+    state = random.getstate()
+    with pytest.raises(graphmodel.CompileError, match=words):
+        both(rule)
+    assert random.getstate() == state
+    module = Asking(rule).eval()
+    spec = {**SPEC, "mapping": {"images": {"output": {"as": "output"}}}}
+    model = graphmodel.compile(spec, trunks={"trunk": copy.deepcopy(module)}).eval()
+    x, found = torch.randn(2, 3, 8, 8), []
+    for made in (model, module):
+        random.seed(0)
+        numpy.random.seed(0)
+        found.append(made(x))
+    assert torch.equal(found[0]["output"], found[1])
+
+
+def test_a_number_that_counts_the_calls_is_refused() -> None:
+    module = Counting(lambda m, x: 1)
+    with pytest.raises(graphmodel.CompileError, match="changes the number `calls` in every call"):
+        graphmodel.compile(SPEC, trunks={"trunk": module})
+
+
+def test_closed_modules_may_draw_and_count() -> None:
+    class Drawing(nn.Module):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x * random.random() * numpy.random.rand()
+
+    module = Asking(lambda m, x: 1)
+    module.head = nn.Sequential(module.head, Drawing())
+    model = graphmodel.compile(SPEC, trunks={"trunk": copy.deepcopy(module)})
+    x, found = torch.randn(2, 3, 8, 8), []
+    for made in (model, module):
+        random.seed(0)
+        numpy.random.seed(0)
+        found.append(made(x))
+    assert torch.equal(found[0]["output"], found[1])
+
+
 def test_nothing_stays_replaced() -> None:
     names = ("is_grad_enabled", "is_autocast_enabled", "get_autocast_dtype", "is_tensor", "Size")
     before = [getattr(torch, name) for name in names]
@@ -162,3 +237,4 @@ def test_nothing_stays_replaced() -> None:
     assert "isinstance" not in globals()
     assert "type" not in globals()
     assert isinstance(torch.zeros(2).shape, torch.Size)
+    assert nn.Module.__setattr__.__module__ == "torch.nn.modules.module"

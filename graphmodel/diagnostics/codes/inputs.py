@@ -28,7 +28,7 @@ ENTRIES = (
         """The number of dimensions and channels is the spec's. The image size may be any that the trunk takes, unless
             the model depends on the compiled size: a table of positions, a classifier of flattened maps, code that
             decides by the size. Compile the model for the size that it is used with. Views that go through the model
-            as one batch have one size.""",
+            as one batch have one size. Inputs whose samples an output joins have one batch size.""",
         """
             trunk = {"name": "timm:vit_tiny_patch16_224", "img_size": 32}
             module = graphmodel.compile({"trunk": trunk, "inputs": {"images": [3, 32, 32]}})
@@ -44,8 +44,9 @@ ENTRIES = (
     code(
         "GM542",
         "an input of another dtype",
-        """An input declared with a floating-point dtype (the default) may have any of them, as mixed precision needs.
-            Images of bytes are converted first. An input declared as integers or booleans has exactly that dtype.""",
+        """An input declared with a floating-point dtype (the default) may have any that the layers accept: the dtype
+            of the weights, or a lower one in autocast. Images of bytes are converted first. An input declared as
+            integers or booleans has exactly that dtype.""",
         """
             module = graphmodel.compile({"trunk": "resnet", "inputs": {"images": [3, 64, 64]}})
             module(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
