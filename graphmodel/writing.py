@@ -52,7 +52,7 @@ def write_file(path: str | Path, content: str | bytes, *, code: str = "GM520") -
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         if target.exists() and not target.is_file():
-            target.write_bytes(data)
+            _write_to_device(target, data)
             return Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
@@ -103,6 +103,8 @@ def refuse_existing(path: str | Path) -> None:
 def fill_file(path: str | Path, fill: Callable[[Path], None]) -> list[Path]:
     """Writes a file with something that writes to a path itself; files that it writes beside it come along.
 
+    A device or a FIFO is refused: it would be replaced.
+
     Args:
         path: the file; its parents are made, and a file that was there is replaced at the end.
         fill: writes the file to the path that it is given, which has the same name in a temporary directory.
@@ -118,6 +120,8 @@ def fill_file(path: str | Path, fill: Callable[[Path], None]) -> list[Path]:
         target = target.resolve() if target.is_symlink() else target
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file")
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
         fresh = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
@@ -136,6 +140,17 @@ def fill_file(path: str | Path, fill: Callable[[Path], None]) -> list[Path]:
     return [Path(path), *(Path(path).parent / file.name for file in beside)]
 
 
+def _write_to_device(target: Path, data: bytes) -> None:
+    """Writes into a device, or into a FIFO that somebody reads; without a reader, opening it would wait for ever."""
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise OSError(error.errno, "it is a FIFO that nobody reads") if error.errno == errno.ENXIO else error from None
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
 def replace_directory(path: str | Path, own: Sequence[str], fill: Callable[[Path], None]) -> None:
     """Writes a directory as a whole; one that was there is replaced at the end.
 
@@ -152,6 +167,8 @@ def replace_directory(path: str | Path, own: Sequence[str], fill: Callable[[Path
     """
     try:
         target = Path(path).resolve()
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is not a directory")
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
         fresh = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))

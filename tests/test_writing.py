@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from graphmodel import CompileError, writing
-from graphmodel.writing import replace_directory, write_file
+from graphmodel.writing import fill_file, replace_directory, write_file
 
 OWN = ("a.txt", "b.txt")
 
@@ -52,6 +52,26 @@ def test_links_are_followed_and_devices_written_to(tmp_path):
     assert (tmp_path / "real.txt").read_text() == "new"
     write_file("/dev/null", "x")
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_fifo_is_written_to_if_somebody_reads_it_and_never_replaced(tmp_path):
+    fifo = tmp_path / "fifo.txt"
+    os.mkfifo(fifo)
+    for write in (
+        lambda p: write_file(p, "x"),
+        lambda p: fill_file(p, lambda fresh: fresh.write_text("x")),
+        lambda p: replace_directory(p, OWN, fill_with("x")),
+    ):
+        with pytest.raises(CompileError, match=r"GM520.*(nobody reads|not a regular file|not a directory)"):
+            write(fifo)
+        assert fifo.is_fifo()
+        assert [p.name for p in tmp_path.iterdir()] == ["fifo.txt"]
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_file(fifo, "text")
+        assert os.read(reader, 10) == b"text"
+    finally:
+        os.close(reader)
 
 
 @pytest.mark.parametrize("place", ["file/below", "a" * 300, "/proc/nothing/x", ".", "nul\0"])
