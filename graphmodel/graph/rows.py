@@ -58,12 +58,15 @@ def _denominators(node: Node) -> Iterator[int]:
 def inputs_read_together(graph: ModelGraph) -> tuple[tuple[tuple[View, ...], str], ...]:
     """Inputs whose samples a call joins: with unequal batch sizes the call would fail, or repeat a batch of one.
 
+    Calls of a trunk that takes several inputs are left out: they do what the trunk's own code does.
+
     Args:
         graph: a model graph, before optimizations join the batches of inputs that have nothing to do with each other.
 
     Returns:
         Groups of inputs in their order, each with the name of an output that reads all of them.
     """
+    companions = {name for item in graph.inputs.values() for name in item.companions}
     comes_from: dict[str, tuple[View, ...]] = {}
     meeting: nx.Graph[View] = nx.Graph()
     for name, node in graph.nodes.items():
@@ -73,6 +76,8 @@ def inputs_read_together(graph: ModelGraph) -> tuple[tuple[tuple[View, ...], str
             views = ((name, None),) if isinstance(node.info, TensorInfo) else ()
         elif node.kind == "input" and (item := graph.inputs.get(node.refs()[0])) is not None and item.views is not None:
             views = ((item.name, int(node.args[1])),)
+        elif len(read) > 1 and node.kind == "trunk":  # its own code says whether a mask of one serves all samples
+            views = tuple(view for view in views if view[0] not in companions) or views
         elif len(read) > 1 and not _joins_batches(node):
             sizes = {_batch_size(graph.nodes[ref]) for ref in node.refs() if comes_from.get(ref)}
             if len(sizes) == 1 and len({len(found) for found in read}) == 1:

@@ -31,6 +31,34 @@ def test_the_order_of_outputs_does_not_move_batch_statistics(two_inputs: dict[st
     assert codes[0] == codes[1]
 
 
+@pytest.mark.parametrize("optimize", [False, True, {"batch_inputs": True, "fuse_heads": True, "channels_last": True}])
+def test_the_order_of_outputs_of_two_trunks_only_orders_them(optimize: Any) -> None:
+    norm = {"mlp": {"dims": ["auto", 6, 4], "use_bn": True}}
+    spec = {
+        "inputs": {"a": [3, 32, 32], "b": [3, 32, 32]},
+        "trunks": {name: {"name": "timm:test_resnet"} for name in ("one", "two")},
+        "heads": {"head": norm, "other": norm},
+        "mapping": [
+            {"from": "a.one.flatten", "head": "head", "as": "a1"},
+            {"from": "b.one.flatten", "head": "head", "as": "b1"},
+            {"from": "b.two.flatten", "head": "other", "as": "b2"},
+            {"from": "a.two.flatten", "as": "a2"},
+            {"from": ["b1", "a1"], "combine": "concat", "as": "both"},
+        ],
+        "optimize": optimize,
+    }
+    names = ["a1", "b1", "b2", "a2", "both"]
+    inputs = [torch.rand(4, 3, 32, 32) for _ in range(2)]
+    results, states = [], []
+    for order in (names, names[::-1], ["both", "a2", "a1", "b2", "b1"]):
+        model = graphmodel.compile({**spec, "outputs": order}, seed=0).train()
+        results.append(model(*inputs))
+        states.append(model.state_dict())
+        assert list(results[-1]) == order
+        assert all(torch.equal(results[-1][name], results[0][name]) for name in names)
+        assert all(torch.equal(states[-1][key], states[0][key]) for key in states[0])
+
+
 def test_inputs_run_in_the_order_of_inputs(two_inputs: dict[str, Any]) -> None:
     backwards = {**two_inputs, "mapping": dict(reversed(two_inputs["mapping"].items()))}
     scopes = [

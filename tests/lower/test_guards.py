@@ -183,6 +183,31 @@ def test_inputs_of_outputs_that_are_joined_have_one_batch_size() -> None:
         model(*tables(2, 2, 1))
 
 
+class Masked(nn.Module):
+    """A trunk whose own code takes a mask for each sample, or one for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.layer(torch.where(mask, x, 0.0))
+
+
+def test_a_trunk_of_several_inputs_decides_itself_what_it_joins() -> None:
+    names = {name: {"shape": [3], "with": ["mask"]} for name in "ab"}
+    inputs = {**names, "mask": {"shape": [3], "dtype": "bool"}}
+    mapping: list[Any] = [{"from": f"{name}.output", "as": name} for name in "ab"]
+    mapping += [{"from": ["a", "b"], "combine": "sum", "as": "both"}]
+    spec = {"inputs": inputs, "trunk": "given", "mapping": mapping}
+    net = Masked()
+    model = graphmodel.compile(spec, trunks={"trunk": net})
+    a, b, mask = *tables(3, 3), torch.tensor([[True, False, True]])
+    assert torch.equal(model(a, b, mask)["both"], net(a, mask) + net(b, mask))
+    with pytest.raises(InputError, match="`a` has batch size 1 and the input `b` has 3"):
+        model(a[:1], b, mask)
+
+
 def test_views_that_are_joined_have_one_batch_size_each() -> None:
     views = {"views": [{"count": 2, "shape": [3]}]}
     spec = {"inputs": {"a": views, "b": views}, "trunk": "given"}
