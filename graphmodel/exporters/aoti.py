@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Iterator
@@ -30,8 +31,10 @@ _OPTIONS = {"aot_inductor.check_lowerbound": False}
 def _write(program: Program, path: Path) -> None:
     if program.device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
         raise fail("GM581", "AOTInductor needs a C++ compiler", help="install g++, or export to pt2 or onnx")
+    buffer = io.BytesIO()  # on a full disk, torch's own writer of files ends the process
     with _checking_inputs():
-        _inductor.aoti_compile_and_package(program.exported, package_path=str(path), inductor_configs=_OPTIONS)
+        _inductor.aoti_compile_and_package(program.exported, package_path=buffer, inductor_configs=_OPTIONS)
+    path.write_bytes(buffer.getbuffer())
     _verify_checks(program, _load(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from graphmodel.exporters.program import Program
 
 
 def _write(program: Program, path: Path) -> None:
-    torch.export.save(program.exported, path)
+    buffer = io.BytesIO()  # on a full disk, torch's own writer of files ends the process
+    torch.export.save(program.exported, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _load(path: Path) -> Run:

@@ -71,9 +71,9 @@ def graft(
         if path in inner:
             attach(root, f"{component}.{path}", module.get_submodule(path))
     if kept:
-        holder = container(root, component)
-        assert isinstance(holder, Container)
-        holder.kept_in_eval = kept
+        top = container(root, component)
+        assert isinstance(top, Container)
+        top.kept_in_eval = kept
     # Tensors keep the order of the library's own `state_dict`, whatever order the calls read them in.
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     own = {name: place for place, (name, _) in enumerate(tensors)}

@@ -105,7 +105,7 @@ def refused_modes(active: Callable[[], bool], error: Callable[[str, str], Except
             )
         plain(self, name, value)
 
-    nn.Module.__setattr__ = set_attribute  # type: ignore[method-assign,assignment]
+    nn.Module.__setattr__ = set_attribute  # type: ignore[method-assign]
     try:
         yield
     finally:
