@@ -186,3 +186,21 @@ def test_weights_do_not_multiply_integers(dtype: str) -> None:
     mapping = [{"from": "ids", "head": "h", "as": "o"}]
     with pytest.raises(graphmodel.CompileError, match=f"floating-point weights and reads numbers of type {dtype}"):
         graphmodel.compile({"inputs": inputs, "heads": heads, "mapping": mapping}, device="meta")
+
+
+def test_too_many_sizes_say_how_many_there_are() -> None:
+    spec = {"inputs": {"a": [4, 8, 8]}, "mapping": [{"from": "a", "resize": [2, 2, 2], "as": "b"}]}
+    with pytest.raises(graphmodel.CompileError, match="`resize` gives 3 sizes") as caught:
+        graphmodel.compile(spec, device="meta")
+    assert "write one size for all dimensions, or 2" in caught.value.diagnostics[0].help
+
+
+def test_a_doubled_key_of_one_trunk_does_not_name_the_trunk() -> None:
+    spec = {
+        "inputs": {"images": [3, 32, 32]},
+        "trunk": {"name": "resnet", "depth": 18},
+        "heads": {"pyramid": {"fpn": {"out_channels": 4}}},
+        "mapping": [{"from": ["images.res3", "images.res3"], "head": "pyramid"}],
+    }
+    with pytest.raises(graphmodel.CompileError, match=r"two features of a dict have the key `images\.res3`"):
+        graphmodel.compile(spec, device="meta")
