@@ -21,7 +21,7 @@ CHANNELS = {F.batch_norm: (1, 2, 3, 4), F.instance_norm: (1, 2, 3, 4)}
 """Functions over channels, and where tensors of one number per channel stand among their arguments."""
 
 SUMS: frozenset[Any] = frozenset({torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.mul, torch.Tensor.mul})
-"""Functions of two tensors that return one like them if the two are alike."""
+"""Functions of two tensors that return one like the larger if the other is like it, or repeated along dimensions."""
 SUMS_IN_PLACE: frozenset[Any] = frozenset({torch.Tensor.add_, torch.Tensor.__iadd__})
 
 CONVOLUTIONS: dict[Any, int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
@@ -54,6 +54,10 @@ class ShapeOnlyOps(TorchFunctionMode):
             return _like(args[0])
         if func in SUMS and not kwargs and len(args) == 2 and _are_alike(*args):
             return _like(args[0])
+        if func in SUMS and not kwargs and len(args) == 2 and _scales(*args):
+            return _like(max(args, key=torch.Tensor.numel))
+        if func is F.adaptive_avg_pool2d and _is_average_of_all(*args, **kwargs):
+            return _empty((*args[0].shape[:-2], 1, 1), args[0])
         if func in SUMS_IN_PLACE and not kwargs and len(args) == 2 and _are_alike(*args):
             return _changed(args[0])
         if func is F.scaled_dot_product_attention and _is_attention(args, kwargs):
@@ -136,6 +140,21 @@ def _convolved(
 def _are_alike(x: Any, y: Any) -> bool:
     """Whether these are meta tensors of one shape, layout in memory and dtype."""
     return _is_meta(x) and _is_meta(y) and (x.shape, x.stride(), x.dtype) == (y.shape, y.stride(), y.dtype)
+
+
+def _scales(x: Any, y: Any) -> bool:
+    """Whether these are contiguous meta tensors of one dtype, of which one has size 1 where it differs from the other."""
+    if not (_is_meta(x) and _is_meta(y)) or x.ndim != y.ndim or x.dtype != y.dtype:
+        return False
+    if not (x.is_contiguous() and y.is_contiguous()):
+        return False
+    small, large = (x, y) if x.numel() <= y.numel() else (y, x)
+    return all(a in (1, b) for a, b in zip(small.shape, large.shape, strict=True))
+
+
+def _is_average_of_all(x: Any, output_size: Any) -> bool:
+    """Whether this is the average of each feature map of a contiguous meta tensor."""
+    return output_size in (1, (1, 1), [1, 1]) and _is_meta(x) and x.ndim in (3, 4) and x.numel() > 0 and x.is_contiguous()
 
 
 def _is_layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, **options: Any) -> bool:

@@ -65,6 +65,29 @@ def test_layer_norms_and_linear_layers_keep_their_shapes(layer: nn.Module, shape
     assert out.is_meta
 
 
+@pytest.mark.parametrize("shapes", [((2, 6, 1, 1), (2, 6, 5, 4)), ((1, 7, 3), (2, 7, 3)), ((1, 4), (4, 1))])
+@pytest.mark.parametrize("function", [torch.mul, torch.add])
+def test_a_tensor_repeated_along_dimensions_keeps_the_shape_of_the_other(
+    shapes: tuple[tuple[int, ...], ...], function: Callable[..., torch.Tensor]
+) -> None:
+    pair = [torch.randn(shape) for shape in shapes]
+    for x, y in (pair, pair[::-1]):
+        expected = function(x, y)
+        with ShapeOnlyOps():
+            out = function(x.to("meta"), y.to("meta"))
+        assert (out.shape, out.dtype, out.stride()) == (expected.shape, expected.dtype, expected.stride())
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 4), (6, 5, 4)])
+@pytest.mark.parametrize("size", [1, (1, 1), (1, None), 3])
+def test_average_pooling_keeps_its_shape(shape: tuple[int, ...], size: int | tuple[int, int]) -> None:
+    pool, x = nn.AdaptiveAvgPool2d(size), torch.randn(shape)
+    expected = pool(x)
+    with ShapeOnlyOps():
+        out = pool(x.to("meta"))
+    assert (out.shape, out.dtype, out.stride()) == (expected.shape, expected.dtype, expected.stride())
+
+
 @pytest.mark.parametrize("make", [lambda: nn.LayerNorm(4), lambda: nn.Linear(4, 3)])
 def test_wrong_widths_fail_as_they_do_for_real(make: Callable[[], nn.Module]) -> None:
     with ShapeOnlyOps(), pytest.raises(RuntimeError):
