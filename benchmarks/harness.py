@@ -214,6 +214,8 @@ def interleave(
 
         return run if repeat > 1 else step
 
+    if device == "cuda":
+        repeat = max(repeat, 5)  # a single step of some milliseconds times the launches of its kernels
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for step in contestants.values():  # the first runs build caches, and choose kernels on a GPU
         for _ in range(3 if device == "cuda" else 1):

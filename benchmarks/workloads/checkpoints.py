@@ -48,7 +48,12 @@ def rows_of(name: str, trunk: Any, batch: int, settings: Settings, simulate: Any
     model = graphmodel.compile(
         {**spec, "checkpoint": {"memory_budget": f"{budget // 2**20}MiB", "batch": batch}}, seed=0
     )
+    planned = simulate(model.model_graph, batch)
     found = predicted.weights + measured(model, batch, settings)
+    yield Row(
+        "checkpoint_budget", f"{name}: measured / predicted with the plan", found / planned.total, unit="of it",
+        target=Target("<=", 1.05), device=harness.device_name(settings.device), note=note,
+    )  # fmt: skip
     yield Row(
         "checkpoint_budget", f"{name}: measured / budget", found / budget, unit="of it",
         target=Target("<=", 1.05), device=harness.device_name(settings.device),

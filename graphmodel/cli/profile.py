@@ -45,6 +45,7 @@ def profile_command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw a bar chart: svg or png.")
     ] = None,
+    expand: Annotated[bool, typer.Option("--expand", help="List every head of a grid in a row of its own.")] = False,
     form: options.FormatOption = options.Format.text,
 ) -> None:
     """Profile a spec: operations, parameters and activation memory of each stage."""
@@ -64,7 +65,8 @@ def profile_command(
         from graphmodel.stage_profile import profile
 
         found = profile(spec, batch=batch, measure=measure, device=device, allow_imports=source.allow_imports)
-        stages = found.stages if key == "order" else found.sorted(key)
+        shown = found if expand else found.without_grids()
+        stages = shown.stages if key == "order" else shown.sorted(key)
         if output is not None:
             from graphmodel.writing import write_file
 

@@ -23,8 +23,12 @@ MIN_POSITIONS = 4
 The folded weight costs a pass over the weight and saves one over the result.
 """
 
-MIN_ELEMENTS = {"cpu": 1 << 17, "others": 1 << 23}
-"""How many elements a result must have: below, the few small operations that compute the weight cost more."""
+MIN_ELEMENTS = {"cpu": 1 << 17}
+"""How many elements a result must have, by kind of device: below, computing the folded weight costs more.
+
+On other devices folding in every forward does not pay: on an H100 the launches of its small operations took longer than
+what they saved, at batch 8 and 32 of a ResNet-50 (0.74 and 0.63 times as fast).
+"""
 
 
 def folded_tensors(layer: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,10 +114,12 @@ def pays(layer: nn.Module, norm: nn.Module, x: torch.Tensor) -> bool:
     weight, mean = _tensor(layer, "weight"), _tensor(norm, "running_mean")
     assert weight is not None
     assert mean is not None
+    least = MIN_ELEMENTS.get(x.device.type)
+    if least is None:
+        return False
     positions = x.numel() // max(1, x.shape[1])
     for stride in getattr(layer, "stride", ()):
         positions = positions * stride if is_transposed(layer) else positions // stride
-    least = MIN_ELEMENTS["cpu" if x.device.type == "cpu" else "others"]
     return positions * mean.numel() >= max(least, MIN_POSITIONS * weight.numel())
 
 

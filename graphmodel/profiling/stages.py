@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from graphmodel.diagnostics import fail, first_line
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.text import info_text, target_text
-from graphmodel.graph.types import ModelGraph
+from graphmodel.graph.types import ModelGraph, head_name
 from graphmodel.passes.training_step import saved_by_call, simulate_step
 from graphmodel.profiling.flops import count_flops
 from graphmodel.profiling.parameters import Parameters, total
+from graphmodel.spec.grids import grid_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class StageCost:
         recomputed: they are dropped and computed again in the backward pass (`checkpoint`).
         forward: measured seconds of its forward pass; None if not measured.
         backward: measured seconds of its backward pass, recomputation included.
+        grid: the grid whose head it belongs to.
     """
 
     name: str
@@ -40,6 +42,7 @@ class StageCost:
     recomputed: bool = False
     forward: float | None = None
     backward: float | None = None
+    grid: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,13 @@ class ModelProfile:
 
         return tuple(sorted(self.stages, key=value, reverse=True))
 
+    def without_grids(self) -> ModelProfile:
+        """The profile with one stage for the heads of each grid, in the place of the first."""
+        found: dict[str, list[StageCost]] = {}
+        for stage in self.stages:
+            found.setdefault(f"grid {stage.grid}" if stage.grid else f"call {stage.name}", []).append(stage)
+        return replace(self, stages=tuple(_together(stages) for stages in found.values()))
+
     def with_times(
         self,
         forward: Mapping[str, float],
@@ -97,6 +107,25 @@ class ModelProfile:
         """The profile with measured figures."""
         stages = tuple(replace(s, forward=forward.get(s.name), backward=backward.get(s.name)) for s in self.stages)
         return replace(self, stages=stages, forward=whole[0], backward=whole[1], measured_peak=peak, device=device)
+
+
+def _together(stages: Sequence[StageCost]) -> StageCost:
+    """One stage for the calls of a grid's heads, or the only one."""
+    if len(stages) == 1:
+        return stages[0]
+    grid, last = stages[0].grid, {s.calls.split(".")[1]: s.shape for s in stages if s.calls.startswith("heads.")}
+    shapes = list(dict.fromkeys(last.values()))
+    sums: dict[str, Any] = {n: sum(getattr(s, n) for s in stages) for n in ("flops", "parameters", "activations")}
+    for name in ("forward", "backward"):
+        times = [time for s in stages if (time := getattr(s, name)) is not None]
+        sums[name] = sum(times) if times else None
+    return replace(
+        stages[0],
+        name=f"{grid} ({len(last)} heads)",
+        calls=f"heads.{grid}_*",
+        shape=shapes[0] if len(shapes) == 1 else f"{len(shapes)} shapes",
+        **sums,
+    )
 
 
 def profile_graph(graph: ModelGraph, batch: int, rows: Mapping[str, int] | None = None) -> ModelProfile:
@@ -136,6 +165,7 @@ def profile_graph(graph: ModelGraph, batch: int, rows: Mapping[str, int] | None 
                 parameters=own,
                 activations=saved[node.name],
                 recomputed=bool(node.facts.checkpoint),
+                grid=grid_of(graph.spec, [head_name(node.component)]) if node.kind == "head" and node.component else "",
             )
         )
     return ModelProfile(

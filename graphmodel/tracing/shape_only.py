@@ -143,7 +143,7 @@ def _are_alike(x: Any, y: Any) -> bool:
 
 
 def _scales(x: Any, y: Any) -> bool:
-    """Whether these are contiguous meta tensors of one dtype, of which one has size 1 where it differs from the other."""
+    """Whether these are contiguous meta tensors of one dtype, and one has size 1 where it differs from the other."""
     if not (_is_meta(x) and _is_meta(y)) or x.ndim != y.ndim or x.dtype != y.dtype:
         return False
     if not (x.is_contiguous() and y.is_contiguous()):
@@ -154,7 +154,9 @@ def _scales(x: Any, y: Any) -> bool:
 
 def _is_average_of_all(x: Any, output_size: Any) -> bool:
     """Whether this is the average of each feature map of a contiguous meta tensor."""
-    return output_size in (1, (1, 1), [1, 1]) and _is_meta(x) and x.ndim in (3, 4) and x.numel() > 0 and x.is_contiguous()
+    return (
+        output_size in (1, (1, 1), [1, 1]) and _is_meta(x) and x.ndim in (3, 4) and x.numel() > 0 and x.is_contiguous()
+    )
 
 
 def _is_layer_norm(x: Any, shape: Any, weight: Any = None, bias: Any = None, **options: Any) -> bool:

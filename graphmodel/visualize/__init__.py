@@ -57,8 +57,11 @@ def picture_of(
     """
     from graphmodel.api import graph_of
     from graphmodel.visualize.compose import compose
+    from graphmodel.visualize.optimizations import optimizations_of
 
-    return compose(graph_of(source, allow_imports=allow_imports), options)
+    graph = graph_of(source, allow_imports=allow_imports)
+    # A compiled module may have been made with other passes than its spec asks for.
+    return compose(graph, options, optimizations=optimizations_of(graph, getattr(source, "passes", None)))
 
 
 def draw(

@@ -16,24 +16,32 @@ from graphmodel.profiling.parameters import Parameters
 from graphmodel.spec.grids import axes_text, grid_of
 from graphmodel.visualize import cards, labels
 from graphmodel.visualize.group import QUIET, Group, Grouping, grouped, operation_name
+from graphmodel.visualize.optimizations import Optimizations, optimizations_of
 from graphmodel.visualize.picture import Arrow, Box, Frame, Options, Picture
 
 
-def compose(graph: ModelGraph, options: Options | None = None, flops: Mapping[str, int] | None = None) -> Picture:
+def compose(
+    graph: ModelGraph,
+    options: Options | None = None,
+    flops: Mapping[str, int] | None = None,
+    optimizations: Optimizations | None = None,
+) -> Picture:
     """The picture of a graph.
 
     Args:
         graph: before or after its passes.
         options: what to show.
         flops: of each node, by name; counted here if None.
+        optimizations: what they do to the graph; found here, by the switches of its spec, if None.
     """
     options = options or Options()
     if flops is None:
         flops = count_flops(graph)
+    done = optimizations_of(graph) if optimizations is None else optimizations
     ghosts: frozenset[str] = frozenset()
     if options.ghosts and options.depth > 0:
         graph, ghosts = with_ghosts(graph)
-    return _Composer(graph, grouped(graph, options, ghosts), flops).picture()
+    return _Composer(graph, grouped(graph, options, ghosts), flops, done).picture()
 
 
 def with_ghosts(graph: ModelGraph) -> tuple[ModelGraph, frozenset[str]]:
@@ -71,8 +79,8 @@ def _unused(module: nn.Module, path: str, called: set[str]) -> Iterator[str]:
 
 
 class _Composer:
-    def __init__(self, graph: ModelGraph, grouping: Grouping, flops: Mapping[str, int]) -> None:
-        self.graph, self.grouping, self.flops = graph, grouping, flops
+    def __init__(self, graph: ModelGraph, grouping: Grouping, flops: Mapping[str, int], done: Optimizations) -> None:
+        self.graph, self.grouping, self.flops, self.done = graph, grouping, flops, done
         self.parameters = Parameters(graph)
         self.flows = Flows(graph)
 
@@ -92,9 +100,10 @@ class _Composer:
         flops = sum(self.flops.get(n.name, 0) for n in real)
         counts.append(labels.totals(self.parameters.of(real).total, flops))
         counts[-1] += f" at {rows_text(rows_per_sample(self.graph))}" if flops else ""
+        summary = (*self.graph.summary, *self.done.lines)
         return Picture(
             title=self.graph.spec.name,
-            lines=(" · ".join(c for c in counts if c), *(labels.cut(done, 110) for done in self.graph.summary)),
+            lines=(" · ".join(c for c in counts if c), *(labels.cut(text, 110) for text in summary)),
             boxes=tuple(boxes),
             arrows=tuple(arrows),
             frames=tuple(frames),
@@ -143,7 +152,7 @@ class _Composer:
         """Facts that all modules of a group share, or all its operations if it calls no module."""
         nodes = list(nodes)
         telling = [n for n in nodes if n.call == "module"] or nodes
-        found = [labels.badges(n.facts) for n in telling]
+        found = [(*labels.badges(n.facts), *self.done.badges.get(n.name, ())) for n in telling]
         return tuple(b for b in (found[0] if found else ()) if all(b in f for f in found))
 
     def text(self, group: Group, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:

@@ -17,8 +17,13 @@ FACTS: dict[str, tuple[str, str]] = {
     "grouped_views": ("views grouped", "views of one shape share a call"),
     "copied": ("copy", "keeps a copy, because a later call changes the value in place"),
     "checkpoint": ("checkpointed", "its activations are recomputed in the backward pass"),
+    "batch_inputs": ("joined", "shares a pass with inputs of the same shape"),
+    "fuse_heads": ("fused", "runs with heads of the same structure as one computation"),
+    "fold_batchnorm": ("folded", "frozen BatchNorm is folded into the weights before it"),
+    "channels_last": ("channels last", "runs in channels-last memory format"),
+    "set_memory_format": ("channels last", "runs in channels-last memory format"),
 }
-"""The badge and the explanation of each fact that is left on nodes; the badge of an unknown fact is its name."""
+"""The badge and the explanation of each fact and of each optimization; the badge of an unknown one is its name."""
 INTERNAL = frozenset({"in_place", "changed_by", "features"})
 """Facts that pictures do not show."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from graphmodel.visualize import labels
-from graphmodel.visualize.dot import LIGHT, MARKS, fill_role, flow_role, frame_roles
+from graphmodel.visualize.dot import MARKS
+from graphmodel.visualize.palette import LIGHT, fill_role, flow_role, frame_roles
 from graphmodel.visualize.picture import Box, Frame, Orientation, Picture
 
 SHAPES = {

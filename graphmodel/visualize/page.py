@@ -18,6 +18,7 @@ from graphmodel.profiling.flops import count_flops
 from graphmodel.visualize import labels
 from graphmodel.visualize.compose import compose
 from graphmodel.visualize.dot import to_dot
+from graphmodel.visualize.optimizations import optimizations_of
 from graphmodel.visualize.picture import LEVELS, Box, Frame, Options, Orientation, Picture
 from graphmodel.visualize.render import VENDOR, dark_rules, font_faces, to_svg
 
@@ -64,11 +65,11 @@ def page_of(
 
 
 def _levels(graph: ModelGraph, options: Options) -> list[Level]:
-    flops = count_flops(graph)
+    flops, done = count_flops(graph), optimizations_of(graph)
     found = []
     for depth, name in enumerate(LEVELS):
         stack = 0 if name == "everything" else options.stack
-        found.append(Level(name, compose(graph, replace(options, depth=depth, stack=stack), flops)))
+        found.append(Level(name, compose(graph, replace(options, depth=depth, stack=stack), flops, done)))
     return found
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from graphmodel.diagnostics import fail
-from graphmodel.visualize.dot import PALETTE, printable, tooltip
+from graphmodel.visualize.dot import printable, tooltip
+from graphmodel.visualize.palette import PALETTE
 from graphmodel.visualize.picture import Picture
 
 SVG = "http://www.w3.org/2000/svg"

@@ -71,3 +71,18 @@ def test_graph_json_has_the_settings_of_heads(spec: Path) -> None:
     settings = graph_document(graphmodel.compile(spec, device="meta"))["head_settings"]
     assert list(settings) == [n for n in settings if n.startswith("probe_")]
     assert settings["probe_res5_lr_0_01"] == {"lr": 0.01, "grid": "probe", "labels": {"layers": "res5", "lr": "0_01"}}
+
+
+def test_a_profile_has_one_row_for_a_grid_and_json_has_every_head(spec: Path) -> None:
+    def profile(*options: str) -> str:
+        result = CliRunner().invoke(app, ["profile", str(spec), *options], env={"COLUMNS": "200"})
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    (row,) = (line.split() for line in profile().splitlines() if "probe" in line)
+    assert row[:5] == ["probe", "(6", "heads)", "heads.probe_*", "N×10"]
+    stages = [s for s in json.loads(profile("--format", "json"))["stages"] if s["grid"] == "probe"]
+    assert len(stages) == 6
+    assert "23.1 k" in " ".join(row)
+    assert sum(s["parameters"] for s in stages) == 3 * (256 + 1 + 512 + 1) * 10
+    assert len([line for line in profile("--expand").splitlines() if "heads.probe_" in line]) == 6

@@ -170,7 +170,7 @@ def images(*sizes: int) -> list[torch.Tensor]:
 @pytest.mark.slow
 def test_all_optimizations_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(folding, "MIN_POSITIONS", 0)
-    monkeypatch.setattr(folding, "MIN_ELEMENTS", {"cpu": 0, "others": 0})
+    monkeypatch.setattr(folding, "MIN_ELEMENTS", {"cpu": 0})
     shared, separate = compared(many_heads(), ALL)
     done = [line.partition(":")[0] for line in shared.optimized_graph.summary]
     assert done == ["batch_inputs", "fuse_heads", "channels_last", "fold_batchnorm"]

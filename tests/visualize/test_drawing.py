@@ -12,7 +12,7 @@ pytest.importorskip("pygraphviz")
 
 from graphmodel.visualize import Options, Picture, compare_pictures, draw
 from graphmodel.visualize.compose import compose
-from graphmodel.visualize.dot import DARK, LIGHT
+from graphmodel.visualize.palette import DARK, LIGHT
 from graphmodel.visualize.render import SVG
 from tests.visualize.conftest import NATIVE, drawn, example_graph, probes
 from tests.visualize.geometry import Area, groups, points, shape_area, shapes, text_area, texts
