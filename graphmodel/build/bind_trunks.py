@@ -290,6 +290,8 @@ def _cannot_open(module: Any) -> tuple[str, str] | None:
 def unknown_help(name: str) -> str:
     """What to write instead of an unknown trunk."""
     library, colon, variant = name.partition(":")
+    if library == "name" and variant:  # `name:resnet` is text
+        return f"write `name: {variant}`, with a space after the colon"
     family = find_trunk(library) if colon else None
     variants = family.variants() if family is not None else None
     if variants is None and not colon:

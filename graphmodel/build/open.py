@@ -215,11 +215,12 @@ class _TrunkRun:
         size = "×".join(str(d) for d in group.shape)
         theirs = trunk.family.input_help(trunk.params, group.shape, trunk.module, trunk.shapes)
         # Of a shape with the channels last, a family only sees another number of channels.
-        own = _shape_help(group.shape) if not theirs or "in_chans" in theirs else ""
+        own = _shape_mistake(group.shape)[1] if not theirs or "in_chans" in theirs else ""
         size_help = self.channels_help() or own or theirs
+        cause = _shape_mistake(group.shape)[0] if size_help and size_help == own else str(error)
         self.error(
             "GM305" if size_help else "GM303",
-            f"the trunk `{trunk.spec.family}` cannot run on `{self.item.name}` ({size}): {error}",
+            f"the trunk `{trunk.spec.family}` cannot run on `{self.item.name}` ({size}): {cause}",
             self.item.at,
             size_help or error.help or "check the input's shape and dtype against what the trunk takes",
         )
@@ -245,17 +246,24 @@ class _TrunkRun:
         return self.writer.embed(opened, inputs, self.trunk.component.name, prefix, scope, span, facts)
 
 
-def _shape_help(shape: Sequence[int]) -> str:
-    """What to write instead of a shape with the batch in it, or with its channels last; empty for other shapes."""
+def _shape_mistake(shape: Sequence[int]) -> tuple[str, str]:
+    """What is wrong with a shape that has the batch in it, its channels last or too few dimensions, and what to write.
+
+    Empty for other shapes.
+    """
     counts = (1, 3, 4)
     if len(shape) == 4 and shape[1] in (1, 3) and shape[2] > 4:
-        return f"a shape is that of one sample, without the batch: `[{', '.join(map(str, shape[1:]))}]`"
+        help = f"a shape is that of one sample, without the batch: `[{', '.join(map(str, shape[1:]))}]`"
+        return "its first dimension seems to be the batch", help
     if len(shape) == 3 and shape[2] in counts and shape[0] not in counts:
-        return f"a shape has the channels first: `[{shape[2]}, {shape[0]}, {shape[1]}]`"
-    if len(shape) == 1:
-        images = f"a shape of images has channels, height and width: `[3, {shape[0]}, {shape[0]}]`"
-        return f"{images}; an input that no trunk reads is marked so: `{{shape: [{shape[0]}], trunk: none}}`"
-    return ""
+        return "its channels are last", f"a shape has the channels first: `[{shape[2]}, {shape[0]}, {shape[1]}]`"
+    if len(shape) in (1, 2):
+        few = "one dimension" if len(shape) == 1 else "two dimensions"
+        images = f"a shape of images has channels, height and width: `[3, {shape[0]}, {shape[-1]}]`"
+        own = ", ".join(map(str, shape))
+        unread = f"; an input that no trunk reads is marked so: `{{shape: [{own}], trunk: none}}`"
+        return f"it has {few}", images + unread * (len(shape) == 1)
+    return "", ""
 
 
 def _with_extras(component: Component, opened: TracedTrunk) -> Component:

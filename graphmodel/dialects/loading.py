@@ -57,9 +57,11 @@ def _refuse_text(path: str | Path) -> None:
 def _refuse_two_formats(document: Document) -> None:
     """Refuses a file with the keys of two formats: those of one would be ignored."""
     native = [key for key in NATIVE_KEYS if key in document.data]
-    if "MODEL" in document.data and native:
+    config = document.data.get("config")
+    theirs = "MODEL" if "MODEL" in document.data else "config.MODEL"
+    if native and ("MODEL" in document.data or (isinstance(config, Mapping) and "MODEL" in config)):
         written = ", ".join(f"`{key}`" for key in native)
-        message = f"the file has VISSL's `MODEL` and keys of the native format: {written}"
+        message = f"the file has VISSL's `{theirs}` and keys of the native format: {written}"
         help = "keep one of them; `graphmodel convert` writes a VISSL file in the native format"
         raise fail("GM110", message, document.span((native[0],), key=True), help, native[0])
 
@@ -116,7 +118,7 @@ def read_spec(
 
         if not isinstance(source, ModelSpec):
             message = f"a spec is a path, several paths, a mapping or a `ModelSpec`, not {type(source).__name__}"
-            raise fail("GM105", message)
+            raise fail("GM105", message, help='for example `graphmodel.compile("spec.yaml")`')
         if not overrides and not inputs:
             return source
         document = source.origin

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphmodel.diagnostics import Collector, choices_help, fail, first_line
+from graphmodel.diagnostics import Collector, choices_help, fail, first_line, nearest
 from graphmodel.graph.types import ModelGraph, Output, find_output, output_names
 from graphmodel.lower.containers import Container
-from graphmodel.lower.emit import emit_code
+from graphmodel.lower.emit import FORMS, emit_code
 from graphmodel.lower.freezing import keep_frozen
 from graphmodel.lower.module import COMPILED, CompiledModel, assemble, check_unedited
 from graphmodel.lower.sharded import copy_sharded, gather_with, is_sharded
@@ -61,7 +61,10 @@ def slice_graph(graph: ModelGraph, inputs: Sequence[str] | None, outputs: Sequen
     for what, names, known in (("input", inputs, graph.inputs), ("output", outputs, output_names(graph.outputs))):
         for name in names or ():
             if name not in known:
-                report.error("GM502", f"unknown {what} `{name}`", None, choices_help(name, list(known), f"{what}s"))
+                help = choices_help(name, list(known), f"{what}s")
+                form = nearest(name, FORMS) if what == "output" and nearest(name, known) is None else None
+                help += f"; the form of the result is chosen by `returns`: `{form}`" if form else ""
+                report.error("GM502", f"unknown {what} `{name}`", None, help)
     report.raise_errors()
     allowed = set(graph.inputs if inputs is None else inputs)
     found = {name: find_output(graph.outputs, name) for name in (graph.outputs if outputs is None else outputs)}

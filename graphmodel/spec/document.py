@@ -12,6 +12,7 @@ import yaml
 
 from graphmodel.diagnostics import Collector, Span, fail, first_line
 from graphmodel.spec.regular_files import other_than_a_file
+from graphmodel.spec.syntax import syntax_error
 
 KeyPath = tuple[str | int, ...]
 
@@ -169,7 +170,7 @@ def read_text(text: str, name: str = "<string>", *, quote: bool = True, report: 
         _refuse_depth(text, name, lines)
         documents = list(yaml.compose_all(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
-        raise fail("GM101", *_syntax(error, name, lines)) from None
+        raise fail("GM101", *syntax_error(error, name, lines)) from None
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line = before.count("\n")
@@ -428,27 +429,3 @@ def _span(start: Any, end: Any, name: str, lines: list[str]) -> Span:
     text = lines[start.line] if start.line < len(lines) else ""
     length = end.column - start.column if end.line == start.line else len(text.rstrip()) - start.column
     return Span(name, start.line + 1, start.column + 1, max(1, length), text)
-
-
-def _syntax(error: yaml.MarkedYAMLError, name: str, lines: list[str]) -> tuple[str, Span, str]:
-    mark = error.problem_mark or error.context_mark
-    if mark is not None and mark.line >= len(lines) and error.context_mark is not None:
-        mark = error.context_mark  # at the end of the file: where the unclosed bracket or quote was opened
-    problem = (error.problem or "unreadable").strip()
-    if problem == "could not find expected ':'" and error.context_mark is not None:
-        mark = error.context_mark  # the key: the parser notices on the next line
-        end = len(lines[mark.line].rstrip()) if mark.line < len(lines) else mark.column + 1
-        span = Span(name, mark.line + 1, mark.column + 1, max(1, end - mark.column), lines[mark.line])
-        key = lines[mark.line][mark.column : end]
-        return "YAML syntax: a key without a colon", span, f"write `{key.split(' ')[0][:60]}:`, or quote the text"
-    message = f"YAML syntax: {problem}" + (f" {error.context}" if error.context else "")
-    hint = "check brackets, quotes, colons and indentation at and just above this line"
-    if mark is not None and mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
-        hint = "YAML is indented with spaces; replace the tab"
-    elif "alias" in problem:
-        hint = "an alias `*name` needs an anchor `&name` before it; quote the text if the star is meant literally"
-    if mark is None:
-        return message, Span(name, 1, 1), hint
-    line = min(mark.line, max(len(lines) - 1, 0))
-    text = lines[line] if lines else ""
-    return message, Span(name, line + 1, mark.column + 1, 1, text), hint

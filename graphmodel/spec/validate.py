@@ -279,14 +279,20 @@ def diagnose(
     context = finding.get("ctx", {})
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = [tag.strip().strip("'") for tag in str(context.get("expected_tags", "")).split(",")]
-        expected = " or ".join(_KINDS[tag] for tag in tags if tag in _KINDS)
+        kinds = [_KINDS[tag] for tag in tags if tag in _KINDS]
+        expected = " or ".join([part for part in (", ".join(kinds[:-1]), *kinds[-1:]) if part])
         message = f"`{where}` takes {expected or 'another kind of value'}, not {kind_of(value)}"
-        return Diagnostic("GM202", message, document.span(path), "", path=where)
+        return Diagnostic(
+            "GM202", message, document.span(path), _no_space(value) or _example(model, location), path=where
+        )
     if kind in _WANTED or kind == "model_type":
         owner = model_at(model, location) if kind == "model_type" else None
         wanted = "a mapping" if kind == "model_type" else _WANTED[kind]
         example = getattr(owner, "example", "")
         example = f"for example `{example}`" if example else finding.get("help", "")
+        example = (
+            _no_space(value) or example or ("a list is written in brackets: `[a, b]`" if wanted == "a list" else "")
+        )
         message = f"`{where}` takes {wanted}, not {_shown(value)}" if where else f"the spec takes {wanted}"
         return Diagnostic("GM202", message, document.span(path), example, path=where)
     if kind in ("too_short", "too_long"):
@@ -303,8 +309,29 @@ def diagnose(
                 text = f"should be {text}, not {_shown(value)}"
     message, _, help = text.partition("; help: ")
     help = help or finding.get("help", "")
-    joined = f"`{where}`: {message}" if where else f"the spec {message}"
+    colon = "" if message.startswith(("has ", "needs ", "takes ", "should ")) else ":"
+    joined = f"`{where}`{colon} {message}" if where else f"the spec {message}"
     return Diagnostic("GM202", joined, document.span(path), help, path=where)
+
+
+def _no_space(value: Any) -> str:
+    """What to write instead of `key:value`, which is text."""
+    found = re.fullmatch(r"([A-Za-z_]\w*):(\S.*)", value) if isinstance(value, str) and len(value) < 200 else None
+    return f"write `{found[1]}: {found[2]}`, with a space after the colon" if found is not None else ""
+
+
+def _example(model: Any, location: tuple[str | int, ...]) -> str:
+    """How a member of a union is written that is a mapping."""
+    for part in location:
+        model = _step(model, part)
+    members = [model]
+    while members:
+        member = members.pop()
+        example = getattr(member, "example", "") if isinstance(member, type) else ""
+        if example:
+            return f"for example `{example}`"
+        members += typing.get_args(member)[:1] if typing.get_origin(member) is Annotated else typing.get_args(member)
+    return ""
 
 
 def _quoted(text: str) -> str:

@@ -41,7 +41,7 @@ TABLE = [
     Bad("open bracket", f"{ROOT}heads: {{a: [1\n", "GM101", 3, 12),
     Bad("open quote", f"{ROOT}name: 'x\n", "GM101", 3, 7),
     Bad("tab", "trunk:\n\tname: resnet\n", "GM101", 2, 1, ("tab",)),
-    Bad("missing colon", "trunk\n  name: resnet\n", "GM101", 2, 7),
+    Bad("missing colon", "trunk\n  name: resnet\n", "GM101", 1, 1, ("`trunk:`",)),
     Bad("unknown alias", "trunk: *resnet\n", "GM101", 1, 8, ("anchor",)),
     Bad("null byte", b"trunk: res\0net\n", "GM101", 1, 11, ("not allowed",)),
     Bad("control character", b"trunk: res\x07net\n", "GM101", 1, 11, ("not allowed",)),

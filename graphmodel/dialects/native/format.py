@@ -122,7 +122,7 @@ class TrunkYaml(YamlModel):
         written = [key for key in self.model_extra or {} if nearest(key, ("name", "module", "copy"))]
         if not (self.name or self.module or self.copy_) and written:
             meant = nearest(written[0], ("name", "module", "copy"))
-            raise ValueError(f"has no `name`, and the unknown key `{written[0]}`; help: did you mean `{meant}`?")
+            raise ValueError(f"has no `name` and an unknown key `{written[0]}`; help: did you mean `{meant}`?")
         if [self.name, self.module, self.copy_].count(None) != 2:
             raise ValueError(
                 "needs one of `name`, `module` and `copy`; help: for example `name: resnet` or `name: "

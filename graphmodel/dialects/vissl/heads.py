@@ -11,7 +11,7 @@ from graphmodel.diagnostics import choices_help
 from graphmodel.dialects.located import Located
 from graphmodel.dialects.vissl.context import Context, is_chain
 from graphmodel.dialects.vissl.trunks import ONE_RESULT
-from graphmodel.spec.document import KeyPath, kind_of
+from graphmodel.spec.document import KeyPath, dotted, kind_of
 from graphmodel.spec.names import name_problem
 from graphmodel.spec.pools import POOLS
 
@@ -72,11 +72,18 @@ def read_heads(context: Context) -> Heads:
     """HEAD.PARAMS as named native heads; findings go into the report."""
     params = context.model.HEAD.PARAMS
     at = context.path("HEAD", "PARAMS")
+    if params and isinstance(params[0], str) and params[0]:
+        rest = ", {…}" if len(params) > 1 else ""
+        help = f'write `[["{params[0][:60]}"{rest}]]`: a list of heads, each a list'
+        context.error("GM223", "HEAD.PARAMS is one head, not a list of heads", at, help)
+        return Heads({}, [], [])
     items: list[tuple[list[tuple[Any, KeyPath]], bool]] = []
     for i, item in enumerate(params):
         nested = is_chain(item)
         modules = [(m, (*at, i, j)) for j, m in enumerate(item)] if nested else [(item, (*at, i))]
         items.append((modules, nested))
+    if not params and dotted(at) in {error.path for error in context.report.errors}:
+        return Heads({}, [], [])
     if not params:
         context.error(
             "GM222",
