@@ -189,7 +189,8 @@ def test_weights_do_not_multiply_integers(dtype: str) -> None:
 
 
 def test_too_many_sizes_say_how_many_there_are() -> None:
-    spec = {"inputs": {"a": [4, 8, 8]}, "mapping": [{"from": "a", "resize": [2, 2, 2], "as": "b"}]}
+    edge = {"from": "a", "resize": [2, 2, 2], "head": "b"}
+    spec = {"inputs": {"a": [4, 8, 8]}, "heads": {"b": {"conv1x1": {"out_channels": 2}}}, "mapping": [edge]}
     with pytest.raises(graphmodel.CompileError, match="`resize` gives 3 sizes") as caught:
         graphmodel.compile(spec, device="meta")
     assert "write one size for all dimensions, or 2" in caught.value.diagnostics[0].help
