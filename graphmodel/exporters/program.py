@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from graphmodel.diagnostics import fail, first_line
 from graphmodel.graph.rows import shared_batches
@@ -22,6 +25,9 @@ from graphmodel.lower.emit import ordered
 from graphmodel.lower.inference import optimize_for_inference
 from graphmodel.lower.module import CompiledModel
 from graphmodel.lower.random_inputs import random_inputs, weights_of
+
+_SEVERAL_ROWS = re.compile(r"\.size\(\)\[0\] (> 1|>= 2|!= 1)$")
+"""A check of an exported program that its batch has several rows."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +96,33 @@ def make_program(module: CompiledModel, *, training: bool, fold: bool = False, t
         rows = {n: number * (i + 2) for i, group in enumerate(batches) for n, number in group.items()}
         args = random_inputs(module, graph, rows)
         traced = optimize_for_inference(module, memory_format="contiguous") if fold else module
-        try:
-            with _batch_one_is_like_others(), torch.no_grad() if fold else nullcontext():
-                exported = torch.export.export(
-                    traced, args, dynamic_shapes=_dynamic(graph, batches, fewest), strict=False
-                )
-        except Exception as error:  # torch.export raises many kinds of errors
-            raise fail("GM582", f"this model cannot be exported to {to}: {first_line(error)}") from error
-        if fewest == 1:
-            _accept_one_row(exported)
+        with torch.no_grad() if fold else nullcontext():
+            exported = _exported(traced, args, partial(_dynamic, graph, batches), fewest, to)
         sizes = (fewest, 2, 5) if fewest < 2 else (2, 3, 5)
         samples = [_sample(module, graph, batch, outputs, training) for batch in sizes]
     return Program(exported, dict(_dimensions(graph, batches)), outputs, tuple(samples), weights.dtype, weights.device)
+
+
+def _exported(
+    module: nn.Module, args: tuple[Any, ...], dynamic: Callable[[int], dict[str, Any]], fewest: int, to: str
+) -> torch.export.ExportedProgram:
+    """Traces a module for batches of `fewest` rows and more.
+
+    Raises:
+        CompileError: GM582.
+    """
+    for least in (fewest, 2):
+        try:
+            with _batch_one_is_like_others():
+                exported = torch.export.export(module, args, dynamic_shapes=dynamic(least), strict=False)
+        except Exception as error:  # torch.export raises many kinds of errors
+            if least == 1:
+                continue  # it asks whether there are several rows, as recurrent layers do
+            raise fail("GM582", f"this model cannot be exported to {to}: {first_line(error)}") from error
+        if fewest == 1:
+            _accept_one_row(exported)
+        return exported
+    raise AssertionError("two rows were tried")
 
 
 def difference(program: Program, run: Any, sample: Sample) -> float:
@@ -204,11 +225,14 @@ def _batch_one_is_like_others() -> Iterator[None]:
 def _accept_one_row(exported: torch.export.ExportedProgram) -> None:
     """Drops checks that there are several rows.
 
-    torch leaves them when it asks for the memory format of a depthwise convolution's result; no number depends on it.
-    The comparison at batch 1 shows that the program serves a single row.
+    torch leaves them when it asks for the memory format of a depthwise convolution's result, or of a transposed tensor;
+    no number depends on it. The comparison at batch 1 shows that the program serves a single row.
     """
+    for symbol, found in exported.range_constraints.items():
+        if found.lower == 2:
+            exported.range_constraints[symbol] = ValueRanges(1, found.upper)
     if hasattr(exported, "_guards_code"):
-        exported._guards_code = [code for code in exported._guards_code if not code.endswith(".size()[0] > 1")]
+        exported._guards_code = [code for code in exported._guards_code if not _SEVERAL_ROWS.search(code)]
 
 
 @contextmanager

@@ -192,6 +192,35 @@ def test_trunks_of_every_library(trunk: str, tmp_path: Path) -> None:
     assert report.batches == [1, 2, 5]
 
 
+LAYERS: dict[str, Any] = {
+    "lstm": {"torch.nn:LSTM": {"hidden_size": 8, "batch_first": True}},
+    "transformer": {"torch.nn:TransformerEncoderLayer": {"nhead": 2, "dim_feedforward": 16, "batch_first": True}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", list(LAYERS))
+def test_layers_that_ask_for_the_number_of_rows_serve_a_single_one(layer: str, tmp_path: Path) -> None:
+    embedding = {"torch.nn:Embedding": {"num_embeddings": 50, "embedding_dim": 16}}
+    spec = {"inputs": {"tokens": {"shape": [12], "dtype": "int64"}}, "heads": {"head": [embedding, LAYERS[layer]]}}
+    model = graphmodel.compile({**spec, "mapping": [{"from": "tokens", "head": "head"}]}, seed=0).eval()
+    report = graphmodel.export(model, tmp_path / "model.pt2")
+    assert report.batches == [1, 2, 5]
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for batch in (1, 4):
+        tokens = torch.randint(50, (batch, 12))
+        torch.testing.assert_close(loaded(tokens), model(tokens))
+
+
+@pytest.mark.slow
+def test_heads_that_run_as_one_serve_a_single_image(tmp_path: Path) -> None:
+    heads = {f"head{i}": {"mlp": {"dims": ["auto", 4]}} for i in range(14)}
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}, "heads": heads}
+    model = graphmodel.compile(spec, seed=0)
+    assert "fuse_heads" in model.passes
+    assert graphmodel.export(model, tmp_path / "model.pt2").batches == [1, 2, 5]
+
+
 @pytest.mark.parametrize(
     "suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.slow)]
 )  # fmt: skip
