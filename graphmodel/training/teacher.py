@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from graphmodel.build.freeze_patterns import is_frozen, moving_norms
 from graphmodel.diagnostics import choices_help, fail
 from graphmodel.graph.copies import copies
 from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.sharded import is_sharded
 from graphmodel.training.wrapped import compiled_models
 
 
@@ -51,7 +53,12 @@ def update_teacher(module: nn.Module, momentum: float, *, pairs: Mapping[str, st
     averaged: list[torch.Tensor] = []
     towards: list[torch.Tensor] = []
     for model in compiled_models(module, "update_teacher").values():
-        for mine, theirs in _tensors(model, _of_spec(model) if pairs is None else pairs, part_of_student=pairs is None):
+        for part in model.modules():
+            if is_sharded(part):
+                part.reshard()  # type: ignore[operator]  # after a forward alone, whole parameters are in their place
+        for mine, theirs in map(
+            _local, _tensors(model, _of_spec(model) if pairs is None else pairs, part_of_student=pairs is None)
+        ):
             if mine.is_floating_point() or mine.is_complex():
                 averaged.append(mine)
                 towards.append(theirs if theirs.dtype == mine.dtype else theirs.to(mine.dtype))
@@ -62,6 +69,20 @@ def update_teacher(module: nn.Module, momentum: float, *, pairs: Mapping[str, st
         help = 'write `teacher: {copy: student}` in the spec, or pass `pairs={"teacher": "student"}`'
         raise fail("GM592", message, help=help, path="pairs")
     torch._foreach_lerp_(averaged, towards, 1 - momentum)
+
+
+def _local(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The shards that this process holds of a teacher's tensor, and the same rows of the student's."""
+    mine: Any
+    theirs: Any
+    mine, theirs = pair
+    if hasattr(mine, "device_mesh"):
+        if not hasattr(theirs, "device_mesh"):
+            from torch.distributed.tensor import distribute_tensor
+
+            theirs = distribute_tensor(theirs.detach(), mine.device_mesh, mine.placements, src_data_rank=None)
+        return mine.to_local(), theirs.redistribute(mine.device_mesh, mine.placements).to_local()
+    return mine, theirs.full_tensor() if hasattr(theirs, "device_mesh") else theirs
 
 
 def _of_spec(model: CompiledModel) -> dict[str, str]:

@@ -188,3 +188,23 @@ def test_a_sharded_module_and_its_slices(two_inputs: dict[str, Any], mesh: Any) 
     part.eval()
     assert model.trunk.layer1.training
     assert torch.equal(part(images)["image"], expected.eval()(images)["image"])
+
+
+def test_teachers_of_a_sharded_module_follow_their_students(mesh: Any) -> None:
+    spec = {
+        "inputs": {"images": [3, 32, 32]},
+        "trunks": {"student": {"name": "resnet", "depth": 18}, "teacher": {"copy": "student"}},
+        "mapping": [{"from": f"images.{name}.res2", "as": f"of_{name}"} for name in ("student", "teacher")],
+    }
+    model = graphmodel.materialise(graphmodel.compile(spec, device="meta"), mesh=mesh, seed=0)
+    whole = graphmodel.compile(spec, seed=0)
+    x = torch.randn(2, 3, 32, 32)
+    for each in (model, whole):
+        with torch.no_grad():
+            for parameter in each.trunks.student.parameters():
+                parameter.mul_(3)
+            each(x)  # leaves whole parameters in the place of shards
+        graphmodel.update_teacher(each, 0.9)
+    for name, value in whole.state_dict().items():
+        found = model.state_dict()[name]
+        assert torch.equal(found.full_tensor() if hasattr(found, "full_tensor") else found, value), name
