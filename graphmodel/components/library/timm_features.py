@@ -113,6 +113,12 @@ def classifies(trunk: Any) -> bool:
     return all(callable(getattr(trunk, name, None)) for name in ("forward_head", "get_classifier"))
 
 
+def classifiers(trunk: Any) -> tuple[str, ...]:
+    """Paths of a model's classifiers, as timm publishes them: `head.fc`."""
+    found = (getattr(trunk, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
 class TimmNaming:
     """Names and makes the features of timm's models."""
 
@@ -135,7 +141,9 @@ class TimmNaming:
         )
         if not classifies(trunk):
             return [*stages, last, feature("output", kind="logits", normed=True)]
-        pooled = feature("pre_logits", aliases=("flatten",), kind="pre_logits", normed=True)
+        # Opens a head that holds the classifier: closed, it would keep the classifier's weights, which do not train.
+        taps = tuple(path for path in classifiers(trunk) if "." in path)
+        pooled = feature("pre_logits", taps, aliases=("flatten",), kind="pre_logits", normed=True)
         return [*stages, last, pooled, feature("logits", aliases=("output",), kind="logits", normed=True)]
 
     def default(self, trunk: Any) -> str:

@@ -314,3 +314,11 @@ def test_modules_of_the_head_are_features_beside_the_pooled_vector() -> None:
         assert torch.equal(pooled, expected)
         assert torch.equal(vector, expected)
         assert torch.equal(logits, own(x))
+
+
+@pytest.mark.parametrize("name", ["timm:convnext_atto", "timm:regnety_002"])
+def test_the_pooled_vector_leaves_out_the_classifier(name: str) -> None:
+    """DDP fails on parameters that get no gradient."""
+    model = graphmodel.compile({"inputs": {"images": [3, 64, 64]}, "trunk": name}, device="meta")
+    model(torch.empty(2, 3, 64, 64, device="meta"))["features"].sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
