@@ -27,6 +27,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "fsdp2, frozen": ("fsdp2", *EXACT, "--freeze"),
     "gpipe": ("pipeline", "--schedule", "gpipe"),
     "1f1b": ("pipeline", "--schedule", "1f1b"),
+    "costs": ("shard_costs",),
+    "pipelines": ("pipeline_cases",),
 }
 """What two processes run, in one group."""
 
@@ -111,3 +113,15 @@ def test_fsdp2_with_a_frozen_trunk_gives_the_losses_of_one_process(two: dict[str
 def test_a_pipeline_gives_the_losses_of_one_process(two: dict[str, dict[str, Any]], one: Any, schedule: str) -> None:
     assert two[schedule]["losses"][-1] < two[schedule]["losses"][0] / 3
     assert largest_difference(two[schedule], one("pipeline")) < 1e-6
+
+
+def test_processes_hold_and_receive_what_the_table_of_costs_says(two: dict[str, dict[str, Any]]) -> None:
+    found = two["costs"]
+    assert len(found["collectives"]) == 2, "gathering and scattering"
+    for measured in found["measured"]:
+        assert measured == found["computed"]
+
+
+@pytest.mark.parametrize("name", ["vit", "crops"])
+def test_pipelines_of_other_models_give_the_gradients_of_one_process(two: dict[str, dict[str, Any]], name: str) -> None:
+    assert two["pipelines"][name] < 1e-9

@@ -1,4 +1,4 @@
-"""Runs several scripts of examples/embed in one group of processes, since starting one takes longer than a run.
+"""Runs several scripts of examples/embed and tests/sharding in one group of processes, since starting one takes longer than a run.
 
 torchrun --nproc-per-node 2 tests/two_processes.py RUNS, where RUNS is a JSON file: a list of [script, options].
 """
@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-EMBED = Path(__file__).parent.parent / "examples" / "embed"
+TESTS = Path(__file__).parent
+FOLDERS = (TESTS.parent / "examples" / "embed", TESTS / "sharding")
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(EMBED))
+    sys.path[:0] = map(str, FOLDERS)
     dist.init_process_group("gloo")
     for script, options in json.loads(Path(sys.argv[1]).read_text("utf-8")):
         print(script, *options, flush=True)

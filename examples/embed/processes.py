@@ -38,7 +38,8 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         count, total, squares = all_reduce(torch.stack([count, x.sum(dims), x.square().sum(dims)]))
         mean, var = total / count, squares / count - (total / count).square()
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
+            if self.num_batches_tracked is not None:  # it is while `checkpoint` computes again
+                self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
             self.running_var.lerp_((var * count / (count - 1)).to(self.running_var), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import fail
@@ -17,6 +19,7 @@ from graphmodel.lower.module import CompiledModel, check_unedited
 from graphmodel.lower.slicing import part_of
 from graphmodel.lower.splitting import as_input, can_cross, changed_inputs, with_copies
 from graphmodel.passes.on_meta import batch_size
+from graphmodel.passes.stages import opened, sequentials
 from graphmodel.pipelining.cuts import blocks_of, cut
 from graphmodel.profiling.flops import count_flops
 from graphmodel.sharding.plan import check_compiled
@@ -58,7 +61,15 @@ class PipelineSplit:
             message = f"the pipeline has stages 0 to {len(self.modules) - 1}, not {index!r}"
             raise fail("GM578", message, help="start one process for each stage, and pass its rank")
         place = torch.device(device)
-        return PipelineStage(self.modules[index].to(place), index, len(self.modules), place, group=group)
+        module = _Stage(self.modules[index].to(place), last=index == len(self.modules) - 1)
+        return PipelineStage(module, index, len(self.modules), place, group=group)
+
+    def arguments(self, *inputs: Any) -> tuple[torch.Tensor, ...]:
+        """What a schedule takes for the module's inputs: views one by one, since stages pass tensors alone.
+
+        `schedule.step(*split.arguments(images, crops))`
+        """
+        return tuple(t for value in inputs for t in (value if isinstance(value, (tuple, list)) else (value,)))
 
     def named(self, results: Any) -> dict[str, torch.Tensor]:
         """The results of the last stage by the names of the module's outputs."""
@@ -68,6 +79,27 @@ class PipelineSplit:
     def loss(self, function: Callable[[dict[str, torch.Tensor], Any], torch.Tensor]) -> Callable[[Any, Any], Any]:
         """A loss function for a schedule, from one that takes the outputs by name and the target."""
         return lambda results, target: function(self.named(results), target)
+
+
+class _Stage(nn.Module):
+    """A stage as processes exchange values: views are arguments of their own, values and gradients contiguous."""
+
+    def __init__(self, module: CompiledModel, *, last: bool) -> None:
+        super().__init__()
+        self.module, self.last = module, last
+        self.views = [item.views and len(item.views) for item in module.model_graph.inputs.values()]
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        received = map(_with_contiguous_gradient, tensors)
+        result = self.module(*(next(received) if n is None else list(islice(received, n)) for n in self.views))
+        return result if self.last else tuple(value.contiguous() for value in result)
+
+
+def _with_contiguous_gradient(value: torch.Tensor) -> torch.Tensor:
+    if value.requires_grad:
+        value = value.view_as(value)
+        value.register_hook(torch.Tensor.contiguous)
+    return value
 
 
 def split_pipeline(module: CompiledModel, stages: int = 2) -> PipelineSplit:
@@ -107,7 +139,7 @@ def split_pipeline(module: CompiledModel, stages: int = 2) -> PipelineSplit:
     if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
         raise fail("GM578", f"`stages` takes a positive number, not {stages!r}", help="write `stages=2`")
     check_unedited(module, "a split")
-    graph = module.model_graph
+    graph = _opened(module)
     blocks = blocks_of(graph)
     rows = {name: number * batch_size(graph) for name, number in rows_per_sample(graph).items()}
     work = {name: flops // batch_size(graph) for name, flops in count_flops(graph, rows).items()}
@@ -133,6 +165,26 @@ def split_pipeline(module: CompiledModel, stages: int = 2) -> PipelineSplit:
         made.append(part_of(module, own, "tuple"))
     flops = [sum(work[n] for n in behind - (done[i - 1] if i else set())) for i, behind in enumerate(done)]
     return PipelineSplit(tuple(made), tuple(flat), tuple(flops))
+
+
+def _opened(module: CompiledModel) -> ModelGraph:
+    """The graph with the blocks of each `nn.Sequential` called one by one, such as those of a ViT.
+
+    One that has hooks, or that was changed, stays as it is.
+    """
+    graph = module.model_graph
+    while True:
+        known = {str(node.target): graph.module_of(node) for node in graph.nodes.values() if node.call == "module"}
+        wider = opened(graph, {t for t in sequentials(graph) if _can_open(module.get_submodule(t), known[t])})
+        if wider is graph:
+            return graph
+        graph = wider
+
+
+def _can_open(own: nn.Module, known: nn.Module | None) -> bool:
+    hooks = (own._forward_hooks, own._forward_pre_hooks, own._backward_hooks, own._backward_pre_hooks)
+    same = type(own) is nn.Sequential and known is not None and own._modules.keys() == known._modules.keys()
+    return same and not any(hooks)
 
 
 def _crossing(graph: ModelGraph, before: set[str]) -> list[str] | None:
