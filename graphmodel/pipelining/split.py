@@ -87,7 +87,8 @@ class _Stage(nn.Module):
     def __init__(self, module: CompiledModel, *, last: bool) -> None:
         super().__init__()
         self.module, self.last = module, last
-        self.views = [item.views and len(item.views) for item in module.model_graph.inputs.values()]
+        inputs = module.model_graph.inputs.values()
+        self.views = [None if item.views is None else len(item.views) for item in inputs]
 
     def forward(self, *tensors: torch.Tensor) -> Any:
         received = map(_with_contiguous_gradient, tensors)
@@ -98,7 +99,7 @@ class _Stage(nn.Module):
 def _with_contiguous_gradient(value: torch.Tensor) -> torch.Tensor:
     if value.requires_grad:
         value = value.view_as(value)
-        value.register_hook(torch.Tensor.contiguous)
+        value.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
     return value
 
 
