@@ -17,7 +17,7 @@ from graphmodel.diagnostics import CompileError, choices_help, fail, first_line
 from graphmodel.exporters.format import Format
 from graphmodel.exporters.program import difference, make_program
 from graphmodel.lower.module import CompiledModel
-from graphmodel.writing import fill_file
+from graphmodel.writing import cannot_write, fill_file
 
 FORMATS = ("pt2", "onnx", "aoti")
 """Files of this package, which are also the names of the formats."""
@@ -118,6 +118,8 @@ def export(
             worst = max(difference(program, run, sample) for sample in program.samples)
         except CompileError:
             raise
+        except OSError as error:
+            raise cannot_write(file, error) from error
         except Exception as error:  # whatever an exporter or a runtime raises for a model that it does not know
             raise fail("GM582", f"this model cannot be exported to {chosen.name}: {first_line(error)}") from error
         allowed = TOLERANCE.get(program.dtype, 1e-4)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
 from graphmodel.diagnostics import fail, first_line
 from graphmodel.graph.text import target_text
 from graphmodel.lower.codegen import ModelCode
+
+# `torch.save` pickles by protocol 2, in which torch's memory formats fail: they are named as attributes of the module.
+copyreg.pickle(torch.memory_format, lambda memory_format: str(memory_format).removeprefix("torch."))
 
 
 @dataclass(frozen=True)

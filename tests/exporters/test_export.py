@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +311,18 @@ def test_the_command_exports_specs_and_saved_models(tmp_path: Path, run: Run) ->
     for name in ("a.pt2", "b.pt2"):
         assert torch.export.load(tmp_path / name).module()(x)["label"].allclose(expected, atol=1e-6)
     run("export", spec, "-o", tmp_path / "a.zip", code=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["model.pt2", "model.onnx"])
+def test_a_file_that_does_not_fit_on_the_disk_is_one_diagnostic(file: str, tmp_path: Path) -> None:
+    spec = {"inputs": {"images": [3, 16, 16]}, "trunk": "given", "mapping": [{"from": "images.output", "as": "out"}]}
+    model = graphmodel.compile(spec, trunks={"trunk": torch.nn.Sequential(torch.nn.Conv2d(3, 64, 9))}).eval()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, limits[1]))
+    try:
+        with pytest.raises(graphmodel.CompileError, match="GM520"):
+            graphmodel.export(model, tmp_path / file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

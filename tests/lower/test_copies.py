@@ -170,3 +170,17 @@ def test_copies_of_copies_have_the_same_class(small: dict[str, Any]) -> None:
     other = copy.deepcopy(copy.deepcopy(model))
     assert len(type(other).__mro__) == len(type(model).__mro__)
     assert type(other).__qualname__ == "CompiledModel"
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_torch_saves_models_in_channels_last(optimized: bool) -> None:
+    trunk = {"name": "resnet", "depth": 18, "memory_format": "channels_last"}
+    model: Any = graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunk": trunk}, seed=0).eval()
+    if optimized:
+        model = graphmodel.optimize_for_inference(model, memory_format="channels_last")
+    stream, x = io.BytesIO(), torch.randn(2, 3, 32, 32)
+    torch.save(model, stream)
+    stream.seek(0)
+    loaded = torch.load(stream, weights_only=False)
+    assert "memory_format = torch.channels_last" in loaded.code
+    assert torch.equal(loaded(x)["features"], model(x)["features"])
