@@ -88,7 +88,7 @@ def _graph_of(bound: BoundModel) -> ModelGraph:
     frozen = resolve_patterns(spec, components, report)
     report.raise_errors()
     graph = ModelGraph(
-        nodes={n.name: n for n in writer.nodes},
+        nodes=writer.nodes,
         components=components,
         inputs=spec.inputs,
         outputs=outputs,

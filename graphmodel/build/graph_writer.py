@@ -61,7 +61,7 @@ def version(value: Value) -> tuple[int, ...]:
 
 
 class GraphWriter:
-    """Collects nodes in execution order.
+    """Collects nodes in execution order, by name.
 
     Args:
         batches: the two batch sizes that every call runs with.
@@ -70,7 +70,7 @@ class GraphWriter:
 
     def __init__(self, batches: tuple[int, int], inputs: Sequence[str]) -> None:
         self.batches = batches
-        self.nodes: list[Node] = []
+        self.nodes: dict[str, Node] = {}
         self.taken: set[str] = set(inputs) | BUILTIN_NAMES
 
     def unique(self, name: str) -> str:
@@ -105,7 +105,7 @@ class GraphWriter:
 
     def add(self, node: Node, pair: tuple[Any, Any]) -> Value:
         info = self.info(pair)
-        self.nodes.append(replace(node, info=info))
+        self.nodes[node.name] = replace(node, info=info)
         return Value(node.name, pair, info)
 
     def placeholder(self, name: str, shape: Sequence[int], dtype: torch.dtype, span: Span | None) -> Value:
@@ -172,33 +172,31 @@ class GraphWriter:
 
     def protect_last(self, value: Value) -> Value:
         """Lets the last call read a copy of `value`, which it changes in place."""
-        last = self.nodes.pop()
+        _, last = self.nodes.popitem()
         copy = self.function(
             "clone", torch.clone, (value,), name=f"{value.node}_copy", facts=Facts(copied="changed in place")
         )
-        self.nodes.append(last.reading({value.node: copy.node}))
+        self.nodes[last.name] = last.reading({value.node: copy.node})
         return Value(last.name, copy.pair, last.info)
 
     def mark_in_place(self, graph: fx.Graph, names: Mapping[fx.Node, str]) -> None:
         """Marks values that a call changes in place and that are read afterwards: their readers keep their order."""
         order = _position(graph)
-        index = {node.name: i for i, node in enumerate(self.nodes)}
         for changer in graph.nodes:
             for changed in changer.meta.get("mutates", ()):
                 if any(order[u] > order[changer] for u in changed.users):
                     for reader in (changed, *changed.users):
-                        at = index[names[reader]]
+                        at = names[reader]
                         self.nodes[at] = self.nodes[at].with_facts(in_place=True)
-                    at = index[names[changed]]
+                    at = names[changed]
                     by = (*self.nodes[at].facts.changed_by, names[changer])
                     self.nodes[at] = self.nodes[at].with_facts(changed_by=by)
 
     def mark_features(self, names: Mapping[str, str]) -> None:
         """Records on each node the names of the features that it is, for display and explanation."""
-        index = {node.name: i for i, node in enumerate(self.nodes)}
         for feature, name in names.items():
-            node = self.nodes[index[name]]
-            self.nodes[index[name]] = node.with_facts(features=(*node.facts.features, feature))
+            node = self.nodes[name]
+            self.nodes[name] = node.with_facts(features=(*node.facts.features, feature))
 
     def embed(
         self,
