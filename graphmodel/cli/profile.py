@@ -37,7 +37,8 @@ def profile_command(
         bool, typer.Option("--measure", help="Build the weights, run training steps, and measure time and peak memory.")
     ] = False,
     device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Where to measure; CUDA if there is any, else the CPU.")
+        str | None,
+        typer.Option("--device", metavar="DEVICE", help="Where to measure; CUDA if there is any, else the CPU."),
     ] = None,
     sort: Annotated[
         Sort | None, typer.Option(help="The order of the rows; by time if measured, else by activations.")

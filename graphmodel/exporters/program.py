@@ -97,7 +97,7 @@ def make_program(module: CompiledModel, *, training: bool, fold: bool = False, t
         args = random_inputs(module, graph, rows)
         traced = optimize_for_inference(module, memory_format="contiguous") if fold else module
         with torch.no_grad() if fold else nullcontext():
-            exported = _exported(traced, args, partial(_dynamic, graph, batches), fewest, to)
+            exported = _exported(traced, args, partial(_dynamic, graph, batches, _most(weights.device)), fewest, to)
         sizes = (fewest, 2, 5) if fewest < 2 else (2, 3, 5)
         samples = [_sample(module, graph, batch, outputs, training) for batch in sizes]
     return Program(exported, dict(_dimensions(graph, batches)), outputs, tuple(samples), weights.dtype, weights.device)
@@ -168,11 +168,30 @@ def _sample(
     return Sample(batch, args, {name: value.detach().clone() for name, value in expected.items()})
 
 
-def _dynamic(graph: ModelGraph, batches: list[dict[str, int]], fewest: int) -> dict[str, Any]:
-    """The dynamic dimensions of the inputs, as `torch.export` takes them."""
+def _most(device: torch.device) -> int | None:
+    """The largest batch of a call on a device: torch takes another kernel for larger ones there, and asks for a bound.
+
+    Source: `_select_batch_norm_backend` in torch's `aten/src/ATen/native/Normalization.cpp` (2.11).
+    """
+    return 65_535 if device.type == "cuda" else None
+
+
+def _dynamic(graph: ModelGraph, batches: list[dict[str, int]], most: int | None, fewest: int) -> dict[str, Any]:
+    """The dynamic dimensions of the inputs, as `torch.export` takes them.
+
+    Args:
+        graph: the graph.
+        batches: the inputs that share a batch size, each with its rows per sample.
+        most: how many rows there are at most if all inputs and views go through a layer together.
+        fewest: the smallest batch.
+    """
+    rows_of_all = sum(
+        rows * len(graph.inputs[item].views or (None,)) for group in batches for item, rows in group.items()
+    )
+    bounds = {"min": fewest} if most is None else {"min": fewest, "max": most // max(rows_of_all, 1)}
     found: dict[str, Any] = {}
     for name, group in zip(batch_names(batches), batches, strict=True):
-        batch = torch.export.Dim(name, min=fewest)
+        batch = torch.export.Dim(name, **bounds)
         for item, rows in group.items():
             dim = {0: rows * batch if rows > 1 else batch}
             views = graph.inputs[item].views

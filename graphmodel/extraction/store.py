@@ -180,6 +180,15 @@ class Store:
         return fail("GM608", message, help="delete it and extract again, or copy it again from where it is intact")
 
 
+def _place(location: str, options: dict[str, Any] | None, write: bool) -> Any:
+    """What zarr opens: a path, or a store of fsspec for a URL, since zarr 3.4 takes `memory://` for one of its own."""
+    if "://" not in location:
+        return location
+    from zarr.storage import FsspecStore
+
+    return FsspecStore.from_url(location, storage_options=options, read_only=not write)
+
+
 def open_store(location: str, *, write: bool = False, options: dict[str, Any] | None = None) -> Store | None:
     """The store at a place; None if there is nothing.
 
@@ -192,7 +201,7 @@ def open_store(location: str, *, write: bool = False, options: dict[str, Any] | 
 
     _check_url(location)
     try:
-        group = zarr.open_group(location, mode="r+" if write else "r", zarr_format=3, storage_options=options)
+        group = zarr.open_group(_place(location, options, write), mode="r+" if write else "r", zarr_format=3)
     except (FileNotFoundError, GroupNotFoundError):
         place = Path(location)
         if "://" not in location and place.exists() and (not place.is_dir() or any(_foreign(place))):
@@ -269,11 +278,10 @@ def create_store(
     }
     try:
         group = zarr.create_group(
-            location,
+            _place(location, options, True),
             overwrite=True,
             zarr_format=3,
             attributes={_KEY: _BEGUN},
-            storage_options=options,
         )
         for name in (FEATURES, SAMPLES):
             group.require_group(name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from graphmodel import __version__
 from graphmodel.diagnostics import Collector, Diagnostic
 from graphmodel.extraction.features import FeatureDataset
 from graphmodel.extraction.packages import need
@@ -26,7 +27,7 @@ from graphmodel.probing.samples import Samples, stratified
 from graphmodel.probing.target import Feature, Head, features_of, heads_of
 
 HOLDOUT = 0.2
-_PACKAGES = ("graphmodel", "torch", "numpy")
+_PACKAGES = ("torch", "numpy")
 
 
 def probe(
@@ -175,7 +176,7 @@ class _Work:
             settings=self.settings(),
             results=ranked(results),
             digests={feature.name: feature.digests for feature in self.features},
-            versions={name: version(name) for name in _PACKAGES},
+            versions={"graphmodel": __version__, **{name: version(name) for name in _PACKAGES}},
             notes=(*self.report.found, *notes),
         )
         if out is None:

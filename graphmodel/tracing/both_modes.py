@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class ModeSwitch(nn.Module):
         call = self.training_call if self.training else self.eval_call
         if call is None:
             return values[0]
-        args, kwargs = map_structure(lambda item: values[item] if isinstance(item, Slot) else item, call)
+        args, kwargs = map_structure(lambda item: values[item.index] if isinstance(item, Slot) else item, call)
         if isinstance(self.function, str):
             return getattr(args[0], self.function)(*args[1:], **kwargs)
         return self.function(*args, **kwargs)
@@ -59,8 +59,14 @@ class ModeSwitch(nn.Module):
         return name if self.eval_call is not None else f"{name}, in training"
 
 
-class Slot(int):
-    """The position of a tensor among the values that a `ModeSwitch` is called with."""
+@dataclass(frozen=True)
+class Slot:
+    """The position of a tensor among the values that a `ModeSwitch` is called with.
+
+    It is no kind of `int`: torch 2.11 cannot index with one under `torch.compile`.
+    """
+
+    index: int
 
 
 def for_both_modes(eval_trace: TracedTrunk, train_trace: TracedTrunk, trunk: nn.Module) -> TracedTrunk:
