@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from graphmodel.cli import options
-from graphmodel.stored import stored
+from graphmodel.stored import stored, stored_path
 
 STORED = ("native", "vissl")
 """Dialects whose schemas are shipped with the package."""
+OUTPUT = "output"
+"""The schema of what commands print; it is written by hand."""
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def schema(
-    dialect: Annotated[str | None, typer.Argument(help="native or vissl; both if left out.")] = None,
+    dialect: Annotated[
+        str | None, typer.Argument(help="native or vissl; both if left out. Or output: what --format json prints.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write DIR/NAME.schema.json instead.")
     ] = None,
@@ -33,6 +38,9 @@ def schema(
     """
     from graphmodel.cli import console
 
+    if dialect == OUTPUT and output is None:
+        console.print_json(json.loads(stored_path(f"{OUTPUT}.schema.json").read_text("utf-8")))
+        return
     options.import_modules(imports)
     found = {name: stored(f"{name}.schema.json") for name in STORED}
     if output is None and dialect in (None, *STORED) and None not in found.values():

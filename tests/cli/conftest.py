@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,21 @@ def run() -> Run:
         return result
 
     return call
+
+
+@pytest.fixture(scope="session")
+def validate_output() -> Callable[[str, Any], None]:
+    """Checks what a command printed as JSON against the published schema."""
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads((Path(__file__).parents[2] / "schemas" / "output.schema.json").read_text("utf-8"))
+    Draft202012Validator.check_schema(schema)
+
+    def check(command: str, text: str) -> None:
+        validator = Draft202012Validator({"$ref": f"#/$defs/{command}", "$defs": schema["$defs"]})
+        validator.validate(json.loads(text))
+
+    return check
 
 
 @pytest.fixture

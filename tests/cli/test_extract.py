@@ -39,13 +39,15 @@ def test_store_is_written_and_found(place):
     assert "8 found" in call(place).stdout
 
 
-def test_events_as_json(place):
+def test_events_as_json(place, validate_output):
     result = call(place, "--format", "json", "--outputs", "flatten", "--dtype", "float16")
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert [e["event"] for e in events] == ["progress", "report"]
     assert events[0]["done"] == events[0]["total"] == 8
     assert events[1]["outputs"] == {"flatten": [512]}
     assert events[1]["ok"]
+    for line in result.stdout.splitlines():
+        validate_output("extract", line)
 
 
 def test_frozen_part_of_a_spec_with_heads_and_the_note_of_a_default(place):

@@ -57,12 +57,14 @@ def test_heads_are_printed_by_accuracy_and_written(call, tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["epochs"] == 1
 
 
-def test_events_as_json(call):
+def test_events_as_json(call, validate_output):
     result = call("--format", "json", "--epochs", "2", "--outputs", "fast")
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert [event["event"] for event in events] == ["progress", "progress", "report"]
     assert events[-1]["ok"]
     assert events[-1]["best"] == "fast"
+    for line in result.stdout.splitlines():
+        validate_output("probe", line)
 
 
 def test_neighbours_of_two_numbers(call):
