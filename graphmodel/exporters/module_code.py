@@ -119,6 +119,8 @@ class ModuleWriter:
         called = self.bundle.use(kind)
         children = [(name, self._child(child, f"{path}.{name}")) for name, child in module._modules.items()]
         own = {k: v for k, v in module.__dict__.items() if k not in _PLAIN and k not in self.kept}
+        if isinstance(module, nn.RNNBase):  # lists of its parameters, which it makes itself
+            own = {k: v for k, v in own.items() if k not in ("_flat_weights", "_flat_weight_refs")}
         if kind is not type(module):
             own = {}
         is_list = [name for name, _ in children] == [str(i) for i in range(len(children))]

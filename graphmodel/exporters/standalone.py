@@ -44,6 +44,8 @@ PART = '''def part(cls, *, parameters={}, buffers={}, non_persistent=(), childre
         module.register_buffer(name, empty, persistent=name not in non_persistent)
     module._modules.update(children)
     module.__dict__.update(attributes, **more)
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()  # lists of its parameters
     return module'''
 
 HEADER = '''"""{title}

@@ -141,6 +141,16 @@ CASES: dict[str, dict[str, Any]] = {
         "optimize": {"batch_inputs": True},
     },
     "a list": {"inputs": IMAGES, "trunk": "torchvision:resnet18", "heads": LABEL, "returns": "list"},
+    "layers of torch, and inputs that no trunk reads": {
+        "inputs": {"tokens": {"shape": [12], "dtype": "int64"}},
+        "heads": {
+            "head": [
+                {"torch.nn:Embedding": {"num_embeddings": 50, "embedding_dim": 16}},
+                {"torch.nn:LSTM": {"hidden_size": 8, "batch_first": True}},
+            ]
+        },
+        "mapping": [{"from": "tokens", "head": "head"}],
+    },
     "timm": {"inputs": IMAGES, "trunk": "timm:test_resnet", "heads": LABEL},
 }
 
