@@ -32,6 +32,7 @@ light() {
   "$1" -m graphmodel --version
   "$1" -m graphmodel examples native/pirl
   "$1" -m graphmodel show pirl.yaml >/dev/null
+  "$1" -m graphmodel compile --help | grep -q -- '--output'
   "$1" -m graphmodel heads mlp >/dev/null
   "$1" -m graphmodel trunks 'timm:vit_*' >/dev/null
   "$1" -m graphmodel schema native >/dev/null

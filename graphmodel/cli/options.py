@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -161,7 +161,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     Returns:
         The same command with a flat list of options, required ones first.
     """
-    hints = get_type_hints(command, include_extras=True)
+    hints = {name: _as_written(hint) for name, hint in get_type_hints(command, include_extras=True).items()}
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     flat: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
@@ -184,6 +184,12 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in flat}
     return run
+
+
+def _as_written(hint: Any) -> Any:
+    """An annotation as in the source: Python 3.10 wraps that of a parameter whose default is None in `Optional`."""
+    inside = get_args(hint) if get_origin(hint) is Union else ()
+    return next((part for part in inside if get_origin(part) is Annotated), hint)
 
 
 def load(

@@ -145,3 +145,13 @@ def test_summaries_of_commands_are_not_shortened(columns):
     assert max(map(len, text.splitlines())) <= int(columns)
     together = " ".join(text.split())
     assert "show Print a spec as the compiler reads it; with --resolved, in full." in together
+
+
+def test_options_are_found_in_the_annotations_of_every_python():
+    from typing import Annotated, Optional
+
+    from graphmodel.cli.options import _as_written
+
+    assert _as_written(Optional[Annotated[int, "x"]]) == Annotated[int, "x"]  # noqa: UP045 (what 3.10 makes of it)
+    assert _as_written(Annotated[int, "x"]) == Annotated[int, "x"]
+    assert _as_written(int) is int
