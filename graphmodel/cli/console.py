@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -109,13 +110,18 @@ def _coloured(diagnostic: Diagnostic) -> str:
     return "\n".join(lines)
 
 
-def console() -> Console:
-    """Rich's console on stdout; text for a file or a pipe is not cut, unless `COLUMNS` says how wide it may be."""
+def _has_width() -> bool:
+    """Whether text on stdout has to fit: in a file or a pipe only if `COLUMNS` says how wide it may be."""
     import os
 
+    return sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
+
+
+def console() -> Console:
+    """Rich's console on stdout."""
     from rich.console import Console
 
-    fits = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
+    fits = _has_width()
     return Console(highlight=False, width=None if fits else 10_000, soft_wrap=not fits)
 
 
@@ -130,11 +136,16 @@ def print_table(
         right: headers of columns that align right.
         title: a line above.
     """
+    body = [list(row) for row in rows]
+    used = [i for i, _ in enumerate(columns) if not body or any(row[i] for row in body)]
+    if not _has_width():  # Rich takes 0.1 s to import
+        cells = [[columns[i] for i in used], *([_cell(row[i]) for i in used] for row in body)]
+        lines = [printable(title)] if title else []
+        typer.echo("\n".join([*lines, *_aligned(cells, [columns[i] in right for i in used])]))
+        return
     from rich.table import Table
     from rich.text import Text
 
-    body = [list(row) for row in rows]
-    used = [i for i, _ in enumerate(columns) if not body or any(row[i] for row in body)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for i in used:
         table.add_column(columns[i], justify="right" if columns[i] in right else "left", overflow="fold")
@@ -148,10 +159,19 @@ def print_table(
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), color=out.is_terminal)
 
 
+def _aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterator[str]:
+    """The lines of a table whose columns are as wide as they need."""
+    widths = [max(len(line) for row in rows for line in row[i].split("\n")) for i, _ in enumerate(right)]
+    for row in rows:
+        for parts in zip_longest(*(cell.split("\n") for cell in row), fillvalue=""):
+            texts = zip(parts, widths, right, strict=True)
+            yield "  ".join(t.rjust(w) if to_right else t.ljust(w) for t, w, to_right in texts).rstrip()
+
+
 def print_wrapped(text: str) -> None:
     """A sentence, in several lines if the terminal is narrow."""
-    out = console()
-    typer.echo("\n".join(textwrap.wrap(printable(text), out.width) if out.width < 10_000 else [printable(text)]))
+    shown = printable(text)
+    typer.echo("\n".join(textwrap.wrap(shown, console().width)) if _has_width() else shown)
 
 
 def _cell(text: str) -> str:
