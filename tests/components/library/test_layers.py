@@ -350,7 +350,7 @@ def test_exported_and_standalone_models_have_them(model: Any, tmp_path: Path) ->
     program_text = (
         "import sys, torch\nfrom model import Model\n"
         "data = torch.load('../tensors.pt')\nfound = Model.load().eval()(data['x'])\n"
-        "assert all(torch.equal(found[name], value) for name, value in data['expected'].items())\n"
+        "torch.testing.assert_close(found, data['expected'])  # another process may have another number of threads\n"
         "assert not any(name.startswith('graphmodel') for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program_text], cwd=tmp_path / "model", check=True)
