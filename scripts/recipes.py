@@ -81,8 +81,8 @@ RECIPES = {
     ),
     "clip": Recipe(
         "CLIP",
-        {"Radford et al. 2021": "2103.00020", "Zhai et al. 2022": "2111.07991"},
-        "a text encoder, a learned temperature, cross-entropy in both directions",
+        {"Radford et al. 2021": "2103.00020"},
+        "a tokenizer, a learned temperature, cross-entropy in both directions",
     ),
     "dinov2_linear": Recipe(
         "Linear evaluation of DINOv2",

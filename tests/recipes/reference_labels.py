@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.recipes.cases import Case, Outputs, images, labels, trunk
+from tests.recipes.reference_text import TextEncoder, texts
 from tests.recipes.reference_vit import ViT
 
 
@@ -78,14 +79,14 @@ class LinearEvaluation(nn.Module):
 
 
 class CLIP(nn.Module):
-    """openai/CLIP, clip/model.py, the image tower; the text tower is a linear layer."""
+    """openai/CLIP, clip/model.py, the image encoder as timm has it, and the text encoder."""
 
     def __init__(self) -> None:
         super().__init__()
         self.trunk = ViT(64, 32, 16, 2, 4, 64, eps=1e-5)
         self.trunk.patch_embed["proj"] = nn.Conv2d(3, 16, 32, 32, bias=False)
         self.trunk.norm_pre = nn.LayerNorm(16)
-        self.image, self.text = nn.Linear(16, 512, bias=False), nn.Linear(512, 512, bias=False)
+        self.image, self.text = nn.Linear(16, 512, bias=False), TextEncoder(30, 6, 16, 2, 4, 512)
 
     def forward(self, images: torch.Tensor, texts: torch.Tensor) -> Outputs:
         trunk = self.trunk
@@ -110,10 +111,12 @@ CASES = {
         [
             "inputs.images=[3,64,64]",
             "trunk={name: 'timm:vit_base_patch32_clip_224', img_size: 64, embed_dim: 16, depth: 2, num_heads: 4}",
+            "inputs.texts={shape: [6], dtype: int64, trunk: none}",
+            "heads.text.text_transformer={vocab_size: 30, width: 16, depth: 2, num_heads: 4}",
         ],
         CLIP,
         {"trunk": "trunk", "image": "heads.image", "text": "heads.text"},
-        lambda: [images(3, 64), torch.randn(3, 512, dtype=torch.float64)],
+        lambda: [images(3, 64), texts(3, 6, 30)],
         clip_loss,
     ),
     "multi_task": Case(
