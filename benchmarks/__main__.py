@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings.failures.clear()
         try:
             for row in WORKLOADS[name](settings):
+                row.run_on = settings.device
                 rows.append(row)
                 verdict = "" if row.met is None else f"   target {row.target}: {'met' if row.met else 'MISSED'}"
                 print(f"{name:20s} {row.metric:44s} {row.baseline:36s} {figure(row)}{verdict}", flush=True)

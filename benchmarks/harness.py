@@ -54,6 +54,7 @@ class Row:
         device: what it was measured on.
         note: sizes and conditions.
         times: median seconds of each side.
+        run_on: `cpu` or `cuda`: what the suite ran on, which a figure without a device is of as well.
     """
 
     workload: str
@@ -68,6 +69,7 @@ class Row:
     device: str = ""
     note: str = ""
     times: dict[str, float] = field(default_factory=dict)
+    run_on: str = "cpu"
 
     @property
     def met(self) -> bool | None:

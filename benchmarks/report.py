@@ -46,7 +46,7 @@ def write(rows: list[Row], skipped: Mapping[str, str], command: str, directory: 
         "command": command, "versions": versions(), "rows": [row.data() for row in rows], "skipped": dict(skipped),
     }  # fmt: skip
     (beside / "results.json").write_text(json.dumps(data, indent=1) + "\n")
-    drawn = plot(rows, beside / "ratios.svg")
+    drawn = [d for d, name in FIGURES.items() if plot([row for row in rows if row.run_on == d], beside / name)]
     (directory / "benchmarks.md").write_text(page(rows, skipped, command, drawn))
 
 
@@ -65,26 +65,27 @@ SEVERAL_RUNS = "python -m benchmarks --only NAMES"
 
 
 def read(files: Iterable[Path]) -> tuple[list[Row], dict[str, str], str]:
-    """The rows of earlier runs; a workload that several of them ran is taken from the last."""
-    by_workload: dict[str, list[Row]] = {}
+    """The rows of earlier runs; a workload that several of them ran on one kind of device is taken from the last."""
+    found: dict[tuple[str, str], list[Row]] = {}
     skipped: dict[str, str] = {}
     commands: list[str] = []
     for file in files:
         data = json.loads(file.read_text())
         commands.append(data["command"])
         skipped |= {name: why for name, why in data["skipped"].items() if name in WORKLOADS}
-        found: dict[str, list[Row]] = {}
+        mine: dict[tuple[str, str], list[Row]] = {}
         for item in data["rows"]:
             relation, _, value = item.pop("target").partition(" ")
             item.pop("met")
-            target = Target(relation, float(value)) if relation else None
-            found.setdefault(item["workload"], []).append(Row(**item, target=target))
-        by_workload |= found
-    order = sorted(by_workload, key=list(WORKLOADS).index)
-    rows = [row for name in order for row in by_workload[name]]
+            row = Row(**item, target=Target(relation, float(value)) if relation else None)
+            mine.setdefault((row.run_on, row.workload), []).append(row)
+        found |= mine
+    order = sorted(found, key=lambda key: (key[0], list(WORKLOADS).index(key[1])))
+    rows = [row for key in order for row in found[key]]
     skipped |= {name: "not measured" for name in WORKLOADS if name not in skipped}
     command = commands[0] if len(commands) == 1 else SEVERAL_RUNS
-    return rows, {name: why for name, why in skipped.items() if name not in by_workload}, command
+    measured = {name for _, name in found}
+    return rows, {name: why for name, why in skipped.items() if name not in measured}, command
 
 
 def figure(row: Row) -> str:
@@ -98,44 +99,65 @@ def figure(row: Row) -> str:
     return f"{number(row.figure)}{unit}{spread}"
 
 
-def page(rows: list[Row], skipped: Mapping[str, str], command: str, drawn: bool) -> str:
+def page(rows: list[Row], skipped: Mapping[str, str], command: str, drawn: Iterable[str]) -> str:
     """The page in Markdown."""
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     lines = [INTRODUCTION, f"Measured with `{command}`{', in several runs' * (command == SEVERAL_RUNS)} ({said}).\n"]
-    if drawn:
-        lines.append("![Ratios of time against the baselines](benchmarks/ratios.svg)\n")
-    targets = [row for row in rows if row.target is not None]
-    if targets:
-        met = sum(bool(row.met) for row in targets)
-        lines += ["## Targets\n", f"{met} of {len(targets)} figures with a target meet it.\n"]
-        lines += ["| workload | metric | baseline | figure | target | |", "|---|---|---|---|---|---|"]
-        lines += [
-            f"| {r.workload} | {r.metric} | {r.baseline or '–'} | {figure(r)} | {r.target} | {'met' if r.met else '**missed**'} |"
-            for r in targets
-        ]
-        lines.append("")
-    lines.append("## All figures\n")
-    for name in dict.fromkeys(row.workload for row in rows):
-        mine = [row for row in rows if row.workload == name]
-        lines += [
-            f"### {name}\n",
-            "| metric | baseline | figure | pairs | conditions | device |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {r.metric} | {r.baseline or '–'} | {figure(r)} | {r.pairs} | {r.note or '–'} | {r.device or '–'} |"
-            for r in mine
-        ]
-        lines.append("")
+    devices = [device for device in TITLES if any(row.run_on == device for row in rows)]
+    for device in devices:
+        mine = [row for row in rows if row.run_on == device]
+        suffix = f": {TITLES[device]}" * (len(devices) > 1)
+        if device in drawn:
+            lines.append(f"![Ratios of time against the baselines{suffix}](benchmarks/{FIGURES[device]})\n")
+        targets = [row for row in mine if row.target is not None]
+        if targets:
+            met = sum(bool(row.met) for row in targets)
+            lines += [f"## Targets{suffix}\n", f"{met} of {len(targets)} figures with a target meet it.\n"]
+            lines += ["| workload | metric | baseline | figure | target | |", "|---|---|---|---|---|---|"]
+            lines += [_target(row, conditions=device == "cuda") for row in targets]
+            lines.append("")
+    for device in devices:
+        mine = [row for row in rows if row.run_on == device]
+        suffix = f": {TITLES[device]}" * (len(devices) > 1)
+        lines.append(f"## All figures{suffix}\n")
+        for name in dict.fromkeys(row.workload for row in mine):
+            lines += [
+                f"### {name}{' (GPU)' * (device == 'cuda')}\n",
+                "| metric | baseline | figure | pairs | conditions | device |",
+                "|---|---|---|---|---|---|",
+            ]
+            lines += [
+                f"| {r.metric} | {r.baseline or '–'} | {figure(r)} | {r.pairs} | {r.note or '–'} | {r.device or '–'} |"
+                for r in mine
+                if r.workload == name
+            ]
+            lines.append("")
     if skipped:
         lines += ["## Not run\n", *(f"- `{name}`: {why}" for name, why in skipped.items()), ""]
     return "\n".join([*lines, *(NOTES.read_text().splitlines() if NOTES.exists() else []), "", BASELINES])
+
+
+TITLES = {"cpu": "CPU, one thread", "cuda": "GPU"}
+FIGURES = {"cpu": "ratios.svg", "cuda": "ratios_gpu.svg"}
+
+
+def _target(row: Row, conditions: bool) -> str:
+    """A row of the table of targets; one model may have several on a GPU, which the conditions tell apart."""
+    verdict = "met" if row.met else "**missed**"
+    metric = f"{row.metric} ({row.note})" if conditions else row.metric
+    return f"| {row.workload} | {metric} | {row.baseline or '–'} | {figure(row)} | {row.target} | {verdict} |"
+
+
+def _label(row: Row) -> str:
+    variant = ", ".join(part for part in ("bf16 autocast", "channels_last") if part in row.note)
+    return f"{row.workload}: {row.metric}{f' ({variant})' if variant else ''} against {row.baseline}"
 
 
 def plot(rows: list[Row], path: Path) -> bool:
     """Draws the ratios of time; whether matplotlib is installed and there is one."""
     shown = [row for row in rows if row.unit == "x" and row.low is not None]
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         return False
@@ -149,11 +171,12 @@ def plot(rows: list[Row], path: Path) -> bool:
         axes.plot([row.figure], [i], "o", color=color, markersize=5)
         if row.target is not None:
             axes.plot([row.target.value] * 2, [i - 0.35, i + 0.35], color="#777777", linewidth=1)
-    axes.set_yticks(range(len(shown)), [f"{r.workload}: {r.metric} against {r.baseline}" for r in shown], fontsize=7)
+    axes.set_yticks(range(len(shown)), [_label(row) for row in shown], fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("times as fast as the baseline: median, smallest and largest of the pairs; grey: target")
     axes.grid(axis="x", alpha=0.3)
-    drawing.savefig(path, metadata={"Date": None})
+    with rc_context({"svg.fonttype": "none"}):  # text as text: a tenth of the size
+        drawing.savefig(path, metadata={"Date": None})
     return True

@@ -1,6 +1,7 @@
 """The benchmark suite: what it compares, and what it writes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,9 +97,40 @@ def test_pages_are_combined_from_several_runs(tmp_path: Path) -> None:
     assert skipped["extraction"] == "not measured"
     assert not {"meta", "pirl"} & set(skipped)
     assert command == report.SEVERAL_RUNS
-    assert "in several runs" in report.page(rows, skipped, command, drawn=False)
+    assert "in several runs" in report.page(rows, skipped, command, drawn=())
     assert report.read([second])[2] == "python -m benchmarks --only x"
-    assert "in several runs" not in report.page(*report.read([second]), drawn=False)
+    assert "in several runs" not in report.page(*report.read([second]), drawn=())
+
+
+def test_figures_of_a_gpu_are_kept_beside_those_of_a_cpu(tmp_path: Path) -> None:
+    for device, value in (("cpu", 1.0), ("cuda", 2.0)):
+        row = Row("pirl", "forward", value, baseline="hand", low=value, high=value, target=Target(">=", 0.98))
+        row.run_on, row.device, row.note = device, device.upper(), "bf16 autocast"
+        report.write([row], {}, "python -m benchmarks", tmp_path / device)
+    rows, skipped, command = report.read(tmp_path / d / "benchmarks" / "results.json" for d in ("cuda", "cpu"))
+    assert [(row.run_on, row.figure) for row in rows] == [("cpu", 1.0), ("cuda", 2.0)]
+    report.write(rows, skipped, command, tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert page.index("## Targets: CPU, one thread") < page.index("## Targets: GPU") < page.index("### pirl (GPU)")
+    assert "| pirl | forward (bf16 autocast) | hand | 2.00x (2.00–2.00) | >= 0.98 | met |" in page
+    assert (tmp_path / "benchmarks" / "ratios_gpu.svg").exists()
+
+
+def test_a_part_that_fails_ends_itself_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings()
+
+    def rows() -> Iterator[int]:
+        for i in range(3):
+            with settings.attempt("w", f"part {i}"):
+                if i == 1:
+                    raise RuntimeError("out of memory\nmore")
+                yield i
+
+    assert list(rows()) == [0, 2]
+    assert [str(failure) for failure in settings.failures] == ["part 1 failed: RuntimeError: out of memory"]
+    assert "part 1 failed" in capsys.readouterr().err
+    with pytest.raises(harness.SkipWorkload), settings.attempt("w", "p"):
+        raise harness.SkipWorkload("no GPU")
 
 
 @pytest.mark.slow

@@ -175,7 +175,9 @@ def _folded(graph: ModelGraph, between: list[_Between], inside: Mapping[str, Pai
         holder = component.meta.get_submodule(path.rpartition(".")[0])
         while hasattr(holder, path.rpartition(".")[2]) or path in component.extras:
             path += "_"
-        extras = {**component.extras, path: FoldedPair(*names)}
+        pair = FoldedPair(*names)
+        pair.holder = (holder,)  # the graph itself can be run on meta, to count what it costs
+        extras = {**component.extras, path: pair}
         components[component.name] = replace(component, extras=extras)
         for source, call in calls:
             layer_of[call], target_of[call] = source, f"{component.name}.{path}"

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from graphmodel.build.freeze_patterns import is_frozen
 from graphmodel.graph.types import ModelGraph, Node, path_inside
+from graphmodel.passes.folding import FoldedPair
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Parameters:
     def used_by(self, node: Node) -> Sizes:
         """Those that a call uses."""
         owns = bool(node.component) and node.call in ("module", "attribute")
+        pair = self.graph.module_of(node) if owns and node.call == "module" else None
+        if isinstance(pair, FoldedPair):  # looks its two modules up beside itself
+            above = str(node.target).rpartition(".")[0]
+            return joined(self.below(node.component, f"{above}.{name}") for name in (pair.layer, pair.norm))
         return self.below(node.component, str(node.target)) if owns else {}
 
     def below(self, component: str, path: str) -> Sizes:
