@@ -54,6 +54,19 @@ def test_inputs_through_one_trunk_pass_each_stage_together(two_inputs: dict[str,
     assert names[0].isdisjoint(names[1])
 
 
+def test_a_transformer_is_cut_between_its_blocks() -> None:
+    trunk = {"name": "timm:vit_tiny_patch16_224", "img_size": 32, "embed_dim": 24, "depth": 4}
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": trunk, "heads": {"label": {"mlp": {"dims": ["auto", 4]}}}}
+    split = assert_same(spec, 2, torch.randn(2, 3, 32, 32))
+    assert max(split.flops) < 0.65 * sum(split.flops)
+    model = graphmodel.compile(spec, seed=0)
+    calls: list[int] = []
+    model.trunk.blocks.register_forward_hook(lambda *_: calls.append(1))
+    first, second = graphmodel.split_pipeline(model, 2).modules
+    second(*first(torch.randn(2, 3, 32, 32)))
+    assert calls == [1], "blocks with a hook stay together"
+
+
 def test_bad_numbers_of_stages(small: dict[str, Any]) -> None:
     model = graphmodel.compile(small, device="meta")
     for stages, code in ((0, "GM578"), ("2", "GM578"), (True, "GM578"), (100, "GM579")):
