@@ -145,3 +145,25 @@ def test_a_workload_runs_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureF
     assert not data["skipped"]
     assert main(["--list"]) == 0
     assert "three_entries" in capsys.readouterr().out
+
+
+def test_the_page_of_ways_to_embed_has_rows_of_the_benchmark() -> None:
+    from benchmarks.embedding import END, PAGE, START, read
+    from benchmarks.embedding_ways import WAYS
+
+    rows = PAGE.read_text("utf-8").partition(START)[2].partition(END)[0].strip().splitlines()[2:]
+    found = list(read(PAGE))
+    assert len(rows) == len(found) > 20, "a row of an unknown way: run `python -m benchmarks.embedding`"
+    assert found == [name for name in WAYS if name in found]
+
+
+@pytest.mark.slow
+def test_ways_to_embed_are_measured_and_written(tmp_path: Path) -> None:
+    from benchmarks import embedding
+
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{embedding.START}{embedding.END}\nafter\n")
+    assert embedding.main(["--only", "plain loop; AveragedModel; graphmodel.save and load", "-o", str(page)]) == 0
+    assert embedding.read(page) == {"plain loop": "0", "graphmodel.save and load": "0", "AveragedModel": "0"}
+    assert page.read_text().startswith("before\n")
+    assert page.read_text().endswith("after\n")
