@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from graphmodel.weights.load import load_weights
     from graphmodel.weights.report import LoadReport
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Loaded on first use: `import graphmodel`, `--help` and a malformed file must not wait for torch.
 _LAZY = {
