@@ -19,9 +19,15 @@ from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HAND_WRITTEN = [p for p in PAGES if p.name != "diagnostics.md"]  # tests/diagnostics runs what the generated page shows
-# These compile and export models.
+# These compile, export or train models.
 SLOW_PAGES = ("compiling.md", "export.md", "pt2.md", "onnx.md", "aoti.md", "fsdp2.md", "inference.md")
+SLOW_PAGES += ("linear_probe.md", "swav.md", "extract_and_probe.md")
 COMMANDS_BY_NAME: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+
+
+def name_of(page: Path) -> str:
+    """The path of a page, which tells pages of one name in two folders apart."""
+    return str(page.relative_to(ROOT)).removeprefix("docs/")
 
 
 def blocks(*languages: str) -> list[Any]:
@@ -31,7 +37,7 @@ def blocks(*languages: str) -> list[Any]:
         pattern = rf"^```(?:{'|'.join(languages)})\n(.*?)^```"
         for i, text in enumerate(re.findall(pattern, page.read_text("utf-8"), re.S | re.M)):
             marks = [pytest.mark.slow] if page.name in SLOW_PAGES and languages == ("python",) else []
-            found.append(pytest.param(text, id=f"{page.name}-{i}", marks=marks))
+            found.append(pytest.param(text, id=f"{name_of(page)}-{i}", marks=marks))
     return found
 
 
@@ -96,7 +102,20 @@ def test_the_commands_of_the_quick_start_succeed() -> None:
         assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda p: p.name)
+@pytest.mark.slow
+def test_the_vissl_file_of_the_swav_tutorial_converts_to_its_native_spec() -> None:
+    """The commands succeed in order, and the three specs of the page are one model."""
+    text = (ROOT / "docs" / "tutorials" / "swav.md").read_text("utf-8")
+    vissl, native = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    Path("swav.yaml").write_text(vissl, "utf-8")
+    for line in re.findall(r"```shell\n(.*?)```", text, re.S)[0].splitlines():
+        result = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+    converted = re.sub(r"^#.*\n| *#.*", "", Path("native.yaml").read_text("utf-8"), flags=re.M)
+    assert converted == native
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=name_of)
 def test_options_named_in_text_exist(page: Path) -> None:
     """Every `graphmodel COMMAND … --option` in inline code and in synopses."""
     text = page.read_text("utf-8")
@@ -109,7 +128,7 @@ def test_options_named_in_text_exist(page: Path) -> None:
         assert set(re.findall(r"(?<!\w)--?[a-z][\w-]*", " ".join(words))) <= known | {"--help"}, call
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https://)([^)#]+)[^)]*\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
@@ -119,7 +138,7 @@ ELSEWHERE = ("build/", "config/", "models/", "path/to/", "DIR/", "features/", "s
 """Beginnings of paths that readers have, and this repository does not."""
 
 
-@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=name_of)
 def test_files_named_in_text_exist(page: Path) -> None:
     """Paths with a folder, in inline code; NAME stands for any name."""
     for path in re.findall(r"`([\w.-]+/[\w./-]*)`", page.read_text("utf-8")):
