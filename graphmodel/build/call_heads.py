@@ -20,6 +20,7 @@ from graphmodel.build.bind import BoundEdge, BoundModule
 from graphmodel.build.graph_writer import GraphWriter, Value, version
 from graphmodel.components.construct import build_on_meta
 from graphmodel.components.head import HeadMismatch, HeadParams
+from graphmodel.components.structure import children
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import Collector, first_line
 from graphmodel.graph.types import Component, Info, head_name, head_path, tensor_infos
@@ -193,13 +194,31 @@ class _HeadCall:
     def layout_help(self) -> str:
         return ops.layout_help(self.value, self.layouts)
 
+    def several_help(self) -> str:
+        """What to write if this module reads one tensor and gets several, and nothing says that it can read them."""
+        params = type(self.module.params)
+        if isinstance(self.value.info, TensorInfo) or params.reads != "tensor":
+            return ""
+        if params.infer_all is not HeadParams.infer_all or params.infer_named is not HeadParams.infer_named:
+            return ""
+        if not self.position:
+            return "leave out `combine`: the features are then joined to one tensor"
+        before, name = self.edge.chain[self.position - 1], self.edge.spec.output
+        items = children(self.value.info) or []
+        names = before.params.outputs() or [str(key) for key, _ in items]
+        first = next((part for part, (_, info) in zip(names, items, strict=False) if isinstance(info, TensorInfo)), "0")
+        return (
+            f"end the head after `{before.call.name}`, which gives several tensors, and read one of them with another "
+            f"head: `{{from: {name}.{first}, head: NAME}}`"
+        )
+
     def report_mismatch(self, error: HeadMismatch) -> None:
         """Reports a head that itself explains why it cannot read the feature."""
         module = self.module
         self.error(
             f"the head `{module.call.name}` {error.message} (it reads {self.sources}, of shape {self.value.text})",
             (*module.call.at, *error.path),
-            error.help or self.layout_help(),
+            (self.position and self.several_help()) or error.help or self.layout_help(),
         )
 
     def report_channels_last(self) -> None:
@@ -220,7 +239,8 @@ class _HeadCall:
             message = f"cannot read {self.sources} of shape {value.text}: {_located(error)}"
         else:
             message = f"fails in its own code on {self.sources} of shape {value.text}: {_described(error)}"
-        self.error(f"the head `{module.call.name}` {message}", module.call.at, self.layout_help(), key=True)
+        help = self.several_help() or self.layout_help()
+        self.error(f"the head `{module.call.name}` {message}", module.call.at, help, key=True)
 
 
 # -- dtypes, which torch does not compare on the meta device -----------------------------------------------------------

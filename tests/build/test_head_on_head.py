@@ -349,3 +349,43 @@ def test_a_head_with_several_outputs_names_one_to_read() -> None:
 def test_an_empty_list_of_sources_is_told_in_plain_words() -> None:
     found = finding(changed(mapping=[{"from": [], "head": "project"}]))
     assert found.message == "`mapping[0].from` needs at least 1 entry, and has 0"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "read"),
+    [
+        ({"torch.nn:GRU": {"hidden_size": 5}}, {"linear": {"out_features": 2}}, "seq.0"),
+        ({"torch.nn:LSTM": {"hidden_size": 5}}, {"linear": {"out_features": 2, "in_features": 5}}, "seq.0"),
+        ({"prototypes": {"num_prototypes": [3, 5]}}, {"linear": {"out_features": 2}}, "seq.prototypes0"),
+    ],
+)
+def test_the_help_for_a_module_after_one_with_several_tensors_is_right(first: Any, second: Any, read: str) -> None:
+    """What it says to write compiles."""
+    spec: dict[str, Any] = {"inputs": {"x": [4, 6]}, "heads": {"seq": [first, second]}}
+    found = finding({**spec, "mapping": [{"from": "x", "head": "seq"}]})
+    assert found.code == "GM304"
+    assert found.path.startswith("heads.seq[1].linear")
+    assert f"`{{from: {read}, head: NAME}}`" in found.help
+    spec["heads"] = {"seq": first, "last": second}
+    spec["mapping"] = [{"from": "x", "head": "seq"}, {"from": read, "head": "last"}]
+    assert graphmodel.compile(spec)(torch.randn(3, 4, 6))["last"].shape == (3, 4, 2)
+
+
+def test_a_spec_may_have_neither_trunks_nor_heads() -> None:
+    mapping = [
+        {"from": "x", "pool": {"adaptive_avg_pool2d": 1}, "flatten": True, "as": "mean"},
+        {"from": ["mean", "table"], "combine": "concat", "normalize": True, "as": "z"},
+    ]
+    model = graphmodel.compile({"inputs": {"x": [3, 8, 6], "table": [2]}, "mapping": mapping})
+    x, table = torch.randn(4, 3, 8, 6), torch.randn(4, 2)
+    found = model(x, table)
+    torch.testing.assert_close(found["mean"], x.mean((2, 3)))
+    parts = torch.nn.functional.normalize(found["mean"]), torch.nn.functional.normalize(table)
+    torch.testing.assert_close(found["z"], torch.cat(parts, 1))
+    assert not model.state_dict()
+
+
+def test_a_spec_without_trunks_heads_and_mapping_says_what_is_missing() -> None:
+    found = finding({"inputs": {"x": [3, 8, 6]}})
+    assert "the spec has no trunk" in found.message
+    assert "`mapping`" in found.help

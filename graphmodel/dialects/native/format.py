@@ -395,6 +395,7 @@ class NativeSpec(YamlModel):
     def one_trunk_key(self) -> NativeSpec:
         if self.trunk is not None and self.trunks is not None:
             raise ValueError("has both `trunk` and `trunks`; help: name them all under `trunks`")
-        if self.trunk is None and self.trunks is None and not self.heads and not self.grid:
-            raise ValueError("has no trunk; help: add for example `trunk: {name: resnet, depth: 50}`")
+        if self.trunk is None and self.trunks is None and not (self.heads or self.grid or self.mapping):
+            help = "add for example `trunk: {name: resnet, depth: 50}`, or a `mapping` that reads the inputs themselves"
+            raise ValueError(f"has no trunk; help: {help}")
         return self
