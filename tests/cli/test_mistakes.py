@@ -134,7 +134,7 @@ MISTAKES: dict[str, tuple[str, list[str], str, tuple[str, ...]]] = {
         MODEL + "  HEAD: {PARAMS: ['mlp', {'dims': [512]}]}\n",
         [],
         "3:18",
-        ("one head", '`[["mlp", {…}]]`'),
+        ("one head", '`[["mlp", {"dims": […]}]]`'),
     ),
     "VISSL: heads by name": (MODEL + "  HEAD: {PARAMS: {mlp: {}}}\n", [], "3:18", ("a list, not a mapping",)),
     "VISSL: frozen": (MODEL + HEAD + "  NON_TRAINABLE_PARAMS: [trunk.layr1]\n", [], "4:26", ("`trunk.layer1`?",)),

@@ -144,7 +144,7 @@ TABLE = [
     Bad("VISSL: dimension mismatch", f"{VISSL}  HEAD: {{PARAMS: [['mlp', {{'dims': [2048, 10]}}]]}}\n", "GM304", 3, 37, ("wants 2048", "has 512")),
     Bad("VISSL: unknown feature", f"{VISSL}  MULTI_INPUT_HEAD_MAPPING: [['images', ['res6']]]\n  HEAD: {{PARAMS: [['mlp', {{'dims': [512, 10]}}]]}}\n", "GM213", 3, 42, ("res5",)),
     Bad("VISSL: no head", VISSL, "GM222", 2, 3),
-    Bad("VISSL: a head of another form", f"{VISSL}  HEAD: {{PARAMS: ['mlp']}}\n", "GM223", 3, 19),
+    Bad("VISSL: a head of another form", f"{VISSL}  HEAD: {{PARAMS: ['mlp']}}\n", "GM223", 3, 18),
     Bad("VISSL: repeated key", f"{VISSL}  TRUNK: {{NAME: resnet}}\n  HEAD: {{PARAMS: [['mlp', {{'dims': [512, 10]}}]]}}\n", "GM102", 3, 3),
     Bad("VISSL: MODEL is not a mapping", "MODEL: resnet\n", "GM202", 1, 8),
     Bad("VISSL: Detectron2", "MODEL: {META_ARCHITECTURE: GeneralizedRCNN}\n", "GM221", 1, 1),

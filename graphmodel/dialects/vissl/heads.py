@@ -73,8 +73,7 @@ def read_heads(context: Context) -> Heads:
     params = context.model.HEAD.PARAMS
     at = context.path("HEAD", "PARAMS")
     if params and isinstance(params[0], str) and params[0]:
-        rest = ", {…}" if len(params) > 1 else ""
-        help = f'write `[["{params[0][:60]}"{rest}]]`: a list of heads, each a list'
+        help = f'write `[["{params[0][:60]}", {{"dims": […]}}]]`: a list of heads, each a list'
         context.error("GM223", "HEAD.PARAMS is one head, not a list of heads", at, help)
         return Heads({}, [], [])
     items: list[tuple[list[tuple[Any, KeyPath]], bool]] = []
