@@ -2,8 +2,13 @@
 
 project = "graphmodel"
 author = "The graphmodel authors"
-extensions = ["myst_parser"]
-exclude_patterns = ["generate.py", "passes.md"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["generate.py"]
+nitpicky = False
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+napoleon_use_ivar = True  # an attribute that is documented twice is one too many
+default_role = "code"  # single backticks in docstrings
 html_theme = "furo"
 html_static_path = ["_static"]
 myst_heading_anchors = 3

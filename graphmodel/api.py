@@ -37,6 +37,12 @@ def build_graph(
 ) -> ModelGraph:
     """The model graph of a spec: names bound, every shape checked, no weight built, nothing optimized.
 
+    Example:
+        >>> import graphmodel
+        >>> spec = graphmodel.load_spec({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+        >>> list(graphmodel.build_graph(spec).outputs)
+        ['features']
+
     Args:
         spec: what `load_spec` returned.
         outputs: names of the outputs to keep, in this order; the spec's own if None.

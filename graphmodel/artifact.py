@@ -128,6 +128,16 @@ def load(
     The files in the directory are enough: with `weights`, the file or the download that the spec's `pretrained` names
     is not read again.
 
+    Example:
+        >>> import graphmodel, tempfile, torch
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> model = graphmodel.compile(spec, seed=0)
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     _ = graphmodel.save(model, f"{place}/model")
+        ...     again = graphmodel.load(f"{place}/model")
+        >>> torch.equal(again.trunk.conv1.weight, model.trunk.conv1.weight)
+        True
+
     Args:
         directory: where it was written to.
         device: where the weights go; torch's default device if None.

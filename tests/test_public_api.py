@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,12 @@ def test_importing_the_package_and_loading_a_spec_imports_no_torch(tmp_path: Pat
 
 def test_the_package_is_typed():
     assert (Path(graphmodel.__file__).parent / "py.typed").is_file()
+
+
+def test_every_public_name_is_on_the_page_with_an_example() -> None:
+    """Reports are shown by the functions that return them."""
+    page = (Path(graphmodel.__file__).parent.parent / "docs" / "api.md").read_text("utf-8")
+    shown = set(re.findall(r"^\.\. auto\w+:: graphmodel\.(\w+)$", page, re.M))
+    assert shown == set(graphmodel.__all__)
+    without = {name for name in shown if ">>> " not in (getattr(graphmodel, name).__doc__ or "")}
+    assert without == {"ExportReport", "ExtractReport", "ProbeReport", "ProbeResult"}

@@ -42,6 +42,23 @@ class TrunkFamily(Generic[ParamsT]):
     """A family of trunks: how to build one and what its features are called.
 
     Subclass it, set `Params`, and decorate it with `@register_trunk(name)`.
+
+    Example:
+        >>> import graphmodel
+        >>> from pydantic import BaseModel
+        >>> from torch import nn
+        >>> class Small(BaseModel):
+        ...     width: int = 8
+        >>> @graphmodel.register_trunk("two_layers")
+        ... class TwoLayers(graphmodel.TrunkFamily[Small]):
+        ...     Params = Small
+        ...     def build(self, params, input_type):
+        ...         return nn.Sequential(nn.Conv2d(3, params.width, 3), nn.ReLU())
+        ...     def features(self, params, trunk):
+        ...         return [graphmodel.Feature("conv", ("0",)), graphmodel.Feature("relu", ("1",))]
+        >>> spec = {"inputs": {"images": [3, 8, 8]}, "trunk": {"name": "two_layers", "width": 4}}
+        >>> list(graphmodel.compile(spec, seed=0).model_graph.outputs)
+        ['features']
     """
 
     Params: ClassVar[type[BaseModel]]

@@ -42,6 +42,11 @@ Runner = Callable[[nn.Module, Sequence["Feature"], Any, Mapping[str, Any], Runni
 class Feature:
     """A named value inside a trunk.
 
+    Example:
+        >>> import graphmodel
+        >>> graphmodel.Feature("res5", ("layer4",), aliases=("last",)).taps
+        ('layer4',)
+
     Attributes:
         name: what specs call it.
         taps: dotted paths of the trunk's modules whose outputs it is made of (`path:input` for what the module is

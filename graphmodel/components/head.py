@@ -31,10 +31,24 @@ class HeadMismatch(Exception):
 class HeadParams(Params):
     """Parameters of a head. Subclasses add fields; widths may be `auto`.
 
-    class CosineParams(HeadParams):
-        in_dim: PositiveInt | Auto = "auto"
-        classes: PositiveInt
-        width_field = "in_dim"
+    `width_field` names the field that takes the width of what the head reads::
+
+        class CosineParams(HeadParams):
+            in_dim: PositiveInt | Auto = "auto"
+            classes: PositiveInt
+            width_field = "in_dim"
+
+    Example:
+        >>> import graphmodel
+        >>> from torch import nn
+        >>> class ScaledParams(graphmodel.HeadParams):
+        ...     classes: int
+        ...     scale: float = 1.0
+        >>> @graphmodel.register_head("scaled", params=ScaledParams)
+        ... class Scaled(nn.Module):
+        ...     def __init__(self, params):
+        ...         super().__init__()
+        ...         self.layer, self.scale = nn.LazyLinear(params.classes), params.scale
     """
 
     reads: ClassVar[Literal["tensor", "list", "dict"]] = "tensor"

@@ -56,9 +56,20 @@ def register_head(name: str, *aliases: str, params: type[HeadParams] | None = No
     signature gives the parameters, which are annotated keywords; if a spec leaves out `in_features`, `in_channels` or
     `in_dim`, the value is read from the feature.
 
-        @graphmodel.register_head("angular")
-        class Angular(nn.Module):
-            def __init__(self, in_features: int, num_classes: int, scale: float = 16.0): ...
+    Example:
+        >>> import graphmodel, torch
+        >>> from torch import nn
+        >>> @graphmodel.register_head("angular")
+        ... class Angular(nn.Module):
+        ...     def __init__(self, in_features: int, num_classes: int, scale: float = 16.0):
+        ...         super().__init__()
+        ...         self.weight, self.scale = nn.Parameter(torch.randn(num_classes, in_features)), scale
+        ...     def forward(self, x):
+        ...         return self.scale * nn.functional.linear(nn.functional.normalize(x), self.weight)
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> model = graphmodel.compile({**spec, "heads": {"label": {"angular": {"num_classes": 7}}}}, seed=0)
+        >>> model(torch.zeros(2, 3, 64, 64))["label"].shape
+        torch.Size([2, 7])
 
     Raises:
         AlreadyRegistered: if another class has the name.
@@ -81,6 +92,20 @@ def register_trunk(name: str, *aliases: str) -> Callable[[T], T]:
 
     A plain module's features are those of its attribute `features` (if it has one: a mapping from names to dotted
     module paths), every dotted module path, and `output`, its own result, which is the default.
+
+    Example:
+        >>> import graphmodel
+        >>> from torch import nn
+        >>> @graphmodel.register_trunk("one_layer")
+        ... class OneLayer(nn.Module):
+        ...     def __init__(self, width: int = 8):
+        ...         super().__init__()
+        ...         self.conv = nn.Conv2d(3, width, 3)
+        ...     def forward(self, x):
+        ...         return self.conv(x)
+        >>> spec = {"inputs": {"images": [3, 8, 8]}, "trunk": {"name": "one_layer", "width": 4}}
+        >>> list(graphmodel.compile(spec, seed=0).model_graph.outputs)
+        ['features']
 
     Raises:
         AlreadyRegistered: if another class has the name.

@@ -31,7 +31,15 @@ Dim = int | Batch
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """The shape and dtype of a tensor in the graph; dimensions that grow with the batch are symbolic."""
+    """The shape and dtype of a tensor in the graph; dimensions that grow with the batch are symbolic.
+
+    Example:
+        >>> import graphmodel
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> graph = graphmodel.compile(spec, device="meta").model_graph
+        >>> str(graph.nodes["layer4"].info)
+        'N×512×2×2'
+    """
 
     shape: tuple[Dim, ...]
     dtype: str = "float32"

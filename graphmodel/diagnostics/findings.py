@@ -18,6 +18,11 @@ LIMIT = 100
 class Span:
     """A place in a source file.
 
+    Example:
+        >>> import graphmodel
+        >>> str(graphmodel.Span("spec.yaml", 3, 8, 5, "trunk: rsnet"))
+        'spec.yaml:3:8'
+
     Attributes:
         file: the path as the user gave it, or a name in angle brackets (`<mapping>`, `<--set>`).
         line: 1-based line.
@@ -39,6 +44,18 @@ class Span:
 @dataclass(frozen=True)
 class Diagnostic:
     """One finding.
+
+    Example:
+        >>> import graphmodel
+        >>> place = graphmodel.Span("spec.yaml", 3, 8, 5, "trunk: rsnet")
+        >>> found = graphmodel.Diagnostic("GM205", "unknown trunk `rsnet`", place, "did you mean `resnet`?")
+        >>> print(graphmodel.CompileError([found]))
+        error[GM205]: unknown trunk `rsnet`
+          --> spec.yaml:3:8
+           |
+         3 | trunk: rsnet
+           |        ^^^^^
+          help: did you mean `resnet`?
 
     Attributes:
         code: stable code, `GM101` to `GM699`; `graphmodel explain CODE` says more.
@@ -121,6 +138,14 @@ def printable(text: str) -> str:
 
 class CompileError(Exception):
     """A spec that cannot be compiled.
+
+    Example:
+        >>> import graphmodel
+        >>> try:
+        ...     graphmodel.load_spec({"inputs": {"images": [3, 64, 64]}, "trnk": "resnet"})
+        ... except graphmodel.CompileError as error:
+        ...     print(error.diagnostics[0].code, error.diagnostics[0].path)
+        GM201 trnk
 
     Attributes:
         diagnostics: the findings in source order, at most `LIMIT` of them.

@@ -83,6 +83,12 @@ def load_spec(
 ) -> ModelSpec:
     """Loads and resolves a spec; builds nothing and imports no torch.
 
+    Example:
+        >>> import graphmodel
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> graphmodel.load_spec(spec, overrides=["trunk.depth=34"]).trunks["trunk"].params
+        {'depth': 34}
+
     Args:
         source: a path, several paths (a base and overlays in order), a mapping already loaded, or a `ModelSpec`.
         overrides: `path=value` items, such as `trunk.depth=101`.

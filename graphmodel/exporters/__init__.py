@@ -66,11 +66,10 @@ def export(
     and compared with the module at several batch sizes before it takes its place, so it is complete and right, or
     unchanged.
 
-    | format | what it is | loaded with |
-    |---|---|---|
-    | `pt2` | a `torch.export` program | `torch.export.load(file).module()` |
-    | `onnx` | an ONNX model (extra `export`) | `onnxruntime.InferenceSession(file)` |
-    | `aoti` | a package compiled by AOTInductor (needs a C++ compiler) | `torch._inductor.aoti_load_package(file)` |
+    - `pt2`: a `torch.export` program, loaded with `torch.export.load(file).module()`
+    - `onnx`: an ONNX model (extra `export`), loaded with `onnxruntime.InferenceSession(file)`
+    - `aoti`: a package compiled by AOTInductor (needs a C++ compiler), loaded with
+      `torch._inductor.aoti_load_package(file)`
 
     Example:
         >>> import graphmodel, tempfile, torch

@@ -188,6 +188,13 @@ def output_names(outputs: Mapping[str, Output]) -> list[str]:
 class ModelGraph(Displayed):
     """A model as calls. Immutable: passes return new graphs.
 
+    Example:
+        >>> import graphmodel
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> graph = graphmodel.compile(spec, device="meta").model_graph
+        >>> list(graph.inputs), list(graph.outputs), list(graph.components)
+        (['images'], ['features'], ['trunk'])
+
     Attributes:
         nodes: the calls in execution order, by name.
         components: what they call, by path.

@@ -34,7 +34,15 @@ _OWN_PASSES = ("fold_batchnorm", "channels_last")
 
 
 class InferenceModel(CompiledModel):
-    """What `optimize_for_inference` returns: the same inputs and outputs, in eval mode for good, without gradients."""
+    """What `optimize_for_inference` returns: the same inputs and outputs, in eval mode for good, without gradients.
+
+    Example:
+        >>> import graphmodel, torch
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> fast = graphmodel.optimize_for_inference(graphmodel.compile(spec, seed=0))
+        >>> fast.training, fast(torch.zeros(1, 3, 64, 64))["features"].requires_grad
+        (False, False)
+    """
 
     def train(self, mode: bool = True) -> InferenceModel:
         """Stays in eval mode.

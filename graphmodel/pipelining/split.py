@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 class PipelineSplit:
     """A module as pipeline stages.
 
+    Example:
+        >>> import graphmodel
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> split = graphmodel.split_pipeline(graphmodel.compile(spec, seed=0), stages=2)
+        >>> len(split.modules), split.outputs
+        (2, ('features',))
+
     Attributes:
         modules: the stages in order. The first takes the module's inputs; each returns a tuple of tensors, which the
             next one takes. They share the parameters of the module.

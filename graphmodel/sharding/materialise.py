@@ -38,7 +38,7 @@ def materialise(
         >>> torch.equal(model.trunk.conv1.weight, graphmodel.compile(spec, seed=0).trunk.conv1.weight)
         True
 
-        On every process of a group:
+        On every process of a group::
 
             model = graphmodel.compile(spec, device="meta")
             for stage in graphmodel.shard_plan(model):

@@ -59,7 +59,7 @@ def shard_plan(module: CompiledModel) -> list[nn.Module]:
         >>> [names[stage] for stage in graphmodel.shard_plan(model)][:3]
         ['trunk.layer1', 'trunk.layer2', 'trunk.layer3.0']
 
-        With a process group, on every rank:
+        With a process group, on every rank::
 
             for stage in graphmodel.shard_plan(model):
                 fully_shard(stage, mesh=mesh)

@@ -250,6 +250,12 @@ class WeightsSpec(Part):
 class ModelSpec(Part, Displayed):
     """A whole model, every name resolved and every default filled in.
 
+    Example:
+        >>> import graphmodel
+        >>> spec = graphmodel.load_spec({"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}})
+        >>> spec.trunks["trunk"].family, spec.inputs["images"].shape
+        ('resnet', (3, 64, 64))
+
     Attributes:
         head_defaults: parameters for every head that has them and does not set them.
         freeze: name patterns over components, module paths and parameters.

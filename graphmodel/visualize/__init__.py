@@ -78,6 +78,12 @@ def draw(
 ) -> str | bytes:
     """Draws a model, for example `draw("spec.yaml", "svg")`.
 
+    Example:
+        >>> import graphmodel
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> "flowchart TB" in graphmodel.draw(spec, "mmd")
+        True
+
     Args:
         source: as for `picture_of`, or a picture.
         format: one of `FORMATS`.

@@ -20,6 +20,13 @@ def export_weights(
 ) -> Tensors:
     """The weights of a compiled module under other names.
 
+    Example:
+        >>> import graphmodel, torchvision
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> weights = graphmodel.export_weights(graphmodel.compile(spec, seed=0), "torchvision")
+        >>> torchvision.models.resnet18().load_state_dict(weights, strict=False).missing_keys
+        ['fc.weight', 'fc.bias']
+
     Args:
         module: the module; its tensors are shared, not copied.
         layout: `vissl` gives trunk and heads under VISSL's names (as `model.state_dict()` in VISSL does);

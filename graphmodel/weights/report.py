@@ -31,6 +31,14 @@ class LoadReport:
     Every tensor of the state dict that was read is in exactly one of `matched`, `unexpected`, `pruned`, `skipped`,
     `duplicates` and `wrong_shape`, and every floating-point tensor of the model in `matched` or `missing`.
 
+    Example:
+        >>> import graphmodel
+        >>> spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+        >>> model, other = graphmodel.compile(spec, seed=0), graphmodel.compile(spec, seed=1)
+        >>> report = graphmodel.load_weights(model, other.state_dict())
+        >>> report.missing, report.unexpected
+        ([], [])
+
     Attributes:
         source: which state dict of the checkpoint was read, and how its keys were translated.
         matched: our key and the checkpoint's, of every tensor that was copied.
