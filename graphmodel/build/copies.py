@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from graphmodel.components.construct import meta_copy
-from graphmodel.components.positions import grid_of, is_position_embedding, resize
+from graphmodel.components.positions import fitted
 from graphmodel.diagnostics import Span
 from graphmodel.graph.types import Component
 
@@ -27,7 +27,7 @@ def why_not_copied(copy: Component, original: Component) -> str | None:
             return f"`{name}` of the original is not in the copy"
         if (
             own[name].shape != theirs[name].shape
-            and _fitted(theirs[name], name, own[name].shape, copy, original) is None
+            and fitted(theirs[name], name, own[name].shape, copy.meta, original.meta) is None
         ):
             shapes = ("×".join(map(str, t.shape)) for t in (own[name], theirs[name]))
             return "`{}` is {} and {} in the original".format(name, *shapes)
@@ -55,22 +55,9 @@ def copied(component: Component, original: Component, path: str, span: Span | No
         torch.set_rng_state(state)
         made = component.build()
         shapes = {name: tensor.shape for name, tensor in made.state_dict().items()}
-        found = {k: _fitted(v, k, shapes[k], component, original) for k, v in source.state_dict().items()}
+        found = {k: fitted(v, k, shapes[k], component.meta, original.meta) for k, v in source.state_dict().items()}
         made.load_state_dict(found)
         return made
 
     meta = meta_copy(component.meta) if original.given else component.meta
     return replace(component, name=path, build=build, meta=meta, span=span, copy_of=original.name)
-
-
-def _fitted(
-    tensor: torch.Tensor, name: str, shape: torch.Size, copy: Component, original: Component
-) -> torch.Tensor | None:
-    """A tensor of the original in the shape that the copy has; None if it has no such form."""
-    if tensor.shape == shape:
-        return tensor
-    if not is_position_embedding(name):
-        return None
-    grids = [grid_of(c.meta, name, s[1]) if len(s) == 3 else None for c, s in ((copy, shape), (original, tensor.shape))]
-    with torch.no_grad():
-        return resize(tensor, shape, grids[0], grids[1], antialias=False)

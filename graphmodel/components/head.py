@@ -159,8 +159,13 @@ def vector_width(feature: TensorInfo) -> int:
     raise HeadMismatch(
         f"wants one vector per sample and the feature is {feature}",
         (),
-        "pool it (`pool: {adaptive_avg_pool2d: 1}`), flatten it (`flatten: true`), or read a pooled feature",
+        f"pool it (`pool: {{{_global_pool(feature)}: 1}}`), flatten it (`flatten: true`), or read a pooled feature",
     )
+
+
+def _global_pool(feature: TensorInfo) -> str:
+    """The operation that pools a map, or a volume."""
+    return "adaptive_avg_pool3d" if len(feature.shape) == 5 else "adaptive_avg_pool2d"
 
 
 def map_width(feature: TensorInfo) -> int:
@@ -185,7 +190,7 @@ def token_width(feature: TensorInfo) -> int:
         HeadMismatch: if it is a feature map, even of one pixel.
     """
     if len(feature.shape) not in (2, 3):
-        help = "flatten it (`flatten: true`), or pool it first (`pool: {adaptive_avg_pool2d: 1}`)"
+        help = f"flatten it (`flatten: true`), or pool it first (`pool: {{{_global_pool(feature)}: 1}}`)"
         raise HeadMismatch(f"wants vectors or tokens and the feature is {feature}", (), help)
     return vector_width(feature)
 

@@ -81,6 +81,27 @@ def resize(
     return for_grid(tensor.float(), stored, grid, prefix, antialias=antialias).to(tensor.dtype)
 
 
+def fitted(
+    tensor: torch.Tensor, name: str, shape: torch.Size, copy: nn.Module, original: nn.Module
+) -> torch.Tensor | None:
+    """A tensor of the original in the shape that a copy for another image size has; None if it has no such form.
+
+    Args:
+        tensor: the original's tensor.
+        name: its key in both.
+        shape: the shape of the copy's.
+        copy: the module that wants it.
+        original: the module that has it.
+    """
+    if not is_position_embedding(name):
+        return tensor if tensor.shape == shape else None
+    grids = [grid_of(m, name, s[1]) if len(s) == 3 else None for m, s in ((copy, shape), (original, tensor.shape))]
+    if tensor.shape == shape and grids[0] == grids[1]:  # 2×8 patches are as many as 4×4
+        return tensor
+    with torch.no_grad():
+        return resize(tensor, shape, grids[0], grids[1], antialias=False)
+
+
 def _resize_map(tensor: torch.Tensor, shape: torch.Size, antialias: bool) -> torch.Tensor | None:
     def resampled(maps: torch.Tensor, size: Grid) -> torch.Tensor:
         return F.interpolate(maps.float(), size=size, mode="bicubic", antialias=antialias).to(tensor.dtype)

@@ -211,14 +211,19 @@ def _one_per_union(found: list[Any], document: Document, at: KeyPath) -> list[An
     The one that is kept says most, and has the words that the others accept in its help.
     """
     groups: dict[KeyPath, list[Any]] = {}
+    paths: list[KeyPath] = []
     for finding in found:
         path = real_path(tuple(finding["loc"]), document, at)
         # Only members of a union leave parts in the location that the document does not have.
         alone = len(path) - len(at) == len(finding["loc"])
         groups.setdefault((*path, len(groups)) if alone else path, []).append(finding)
+        paths.append(path)
+    inside = {path[:end] for path in paths for end in range(len(path))}
     kept = []
-    for group in groups.values():
+    for path, group in groups.items():
         best = min(group, key=lambda finding: finding["type"] in _VAGUE)
+        if best["type"] in _VAGUE and path in inside:  # of `integer | list`, an entry of the list says more
+            continue
         words = [str(f["ctx"]["expected"]) for f in group if f["type"] == "literal_error" and f is not best]
         kept.append({**best, "help": f"or write {' or '.join(words)}".replace("'", "`")} if words else best)
     return kept

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from graphmodel.build.freeze_patterns import is_frozen, moving_norms
+from graphmodel.components.positions import fitted, is_position_embedding
 from graphmodel.diagnostics import choices_help, fail
 from graphmodel.graph.copies import copies
 from graphmodel.lower.module import CompiledModel
@@ -21,8 +22,9 @@ def update_teacher(module: nn.Module, momentum: float, *, pairs: Mapping[str, st
     """Moves the teachers of a model towards their students: `teacher = momentum * teacher + (1 - momentum) * student`.
 
     Parameters and buffers with floating-point numbers (BatchNorm statistics) are averaged, other buffers (counters)
-    copied. BatchNorm of a teacher with `batchnorm: train` has statistics of its own, which stay as they are. Call it
-    after the optimizer's step.
+    copied. A teacher for another image size follows the student's position embeddings resized to its own. BatchNorm of
+    a teacher with `batchnorm: train` has statistics of its own, which stay as they are. Call it after the optimizer's
+    step.
 
     Example:
         >>> import graphmodel, torch
@@ -111,6 +113,9 @@ def _tensors(
     for teacher, student in pairs.items():
         first, second = (_part(model, name) for name in (teacher, student))
         own, other = (dict((*part.named_parameters(), *part.named_buffers())) for part in (first, second))
+        for name, tensor in own.items():
+            if name in other:
+                other[name] = _resized(other[name], name, tensor.shape, first, second)
         differing = [name for name in own if name not in other]
         differing += [name for name in other if name not in own and not part_of_student]
         differing += [name for name in own if name in other and own[name].shape != other[name].shape]
@@ -122,6 +127,18 @@ def _tensors(
             message = f"`{teacher}.{trains}` requires a gradient, and an optimizer would train it"
             raise fail("GM592", message, help=f"freeze the teacher `{teacher}`", path="pairs")
         yield from ((tensor, other[name]) for name, tensor in own.items() if id(tensor) not in own_statistics)
+
+
+def _resized(
+    tensor: torch.Tensor, name: str, shape: torch.Size, teacher: nn.Module, student: nn.Module
+) -> torch.Tensor:
+    """A student's position embedding for the image size of its teacher; any other tensor as it is."""
+    if not is_position_embedding(name):
+        return tensor
+    source: Any = tensor
+    whole: torch.Tensor = source.full_tensor() if hasattr(source, "device_mesh") else tensor
+    found = fitted(whole, name, shape, teacher, student)
+    return tensor if found is None or found is whole else found
 
 
 def _part(model: CompiledModel, name: str) -> nn.Module:

@@ -90,7 +90,7 @@ TABLE = [
     Bad("unknown parameter of a trunk", "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, dept: 18}\n", "GM201", 2, 23, ("`depth`",)),
     Bad("unknown parameter of a head", f"{ROOT}heads: {{h: {{mlp: {{dims: [auto, 10], use_bm: true}}}}}}\n", "GM201", 3, 37, ("`use_bn`",)),
     Bad("text for a list", f"{ROOT}heads: {{h: {{mlp: {{dims: wide}}}}}}\n", "GM202", 3, 25),
-    Bad("a width that is neither a size nor auto", f"{ROOT}heads: {{h: {{mlp: {{dims: [auto, -1]}}}}}}\n", "GM202", 3, 32, ("`heads.h.mlp.dims[1]`: should be greater than 0", "`auto`")),
+    Bad("a width that is neither a size nor auto", f"{ROOT}heads: {{h: {{mlp: {{dims: [auto, -1]}}}}}}\n", "GM202", 3, 32, ("`heads.h.mlp.dims[1]` should be greater than 0", "`auto`")),
     Bad("a bare head without its parameters", f"{ROOT}heads: {{h: mlp}}\n", "GM203", 3, 9, ("`dims`",)),
     Bad("text for a number", "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: deep}\n", "GM202", 2, 30),
     Bad("fraction for a size", "inputs: {images: [3, 64.5, 64]}\ntrunk: resnet\n", "GM202", 1, 22),

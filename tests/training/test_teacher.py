@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.utils import ModelEmaV3
 
 import graphmodel
@@ -154,3 +155,22 @@ def test_wrong_arguments_are_one_diagnostic(momentum: float, pairs: Any, message
     with pytest.raises(graphmodel.CompileError, match=message) as caught:
         graphmodel.update_teacher(model, momentum, pairs=pairs)
     assert [d.code for d in caught.value.diagnostics] == ["GM592"]
+
+
+@pytest.mark.parametrize("size", [96, [32, 128]])
+def test_a_teacher_for_another_image_size_follows_resized_position_embeddings(size: Any) -> None:
+    trunks = {"student": {"name": "timm:test_vit", "img_size": 64}, "teacher": {"copy": "student", "img_size": size}}
+    shape = [3, size, size] if isinstance(size, int) else [3, *size]
+    spec = {"inputs": {"small": [3, 64, 64], "large": shape}, "trunks": trunks}
+    model = graphmodel.compile({**spec, "mapping": {"small": {"student": None}, "large": {"teacher": None}}}, seed=0)
+    student, teacher = model.trunks.student, model.trunks.teacher
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    graphmodel.update_teacher(model, 0.9)
+    grid = [side // 16 for side in shape[1:]]
+    goal = dict(student.state_dict())
+    goal["pos_embed"] = resample_abs_pos_embed(goal["pos_embed"], grid, num_prefix_tokens=1, antialias=False)
+    for name, tensor in teacher.state_dict().items():
+        torch.testing.assert_close(tensor, 0.9 * before[name] + 0.1 * goal[name])

@@ -159,3 +159,23 @@ def test_a_feature_that_a_head_cannot_read_is_refused(feature: str, head: dict[s
         graphmodel.compile(spec, device="meta")
     assert [d.code for d in caught.value.diagnostics] == ["GM304"]
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "path", "message"),
+    [
+        ({"prototypes": {"num_prototypes": [3, "a"]}}, "num_prototypes[1]", "takes a whole number, not 'a'"),
+        ({"prototypes": {"num_prototypes": []}}, "num_prototypes", "needs at least 1 entry"),
+        ({"prototypes": {"num_prototypes": 3, "weight_norm": "fix"}}, "weight_norm", "not a valid value"),
+        ({"cosine": {"num_classes": 3, "scale": float("inf")}}, "scale", "should be a finite number, not inf"),
+        ({"cosine": {"num_classes": 0}}, "num_classes", "should be greater than 0, not 0"),
+        ({"deconv": {"num_joints": 3, "channels": [4, 0]}}, "channels[1]", "should be greater than 0, not 0"),
+        ({"deconv": {"num_joints": 3, "final_kernel": 2}}, "final_kernel", "`2` is not a valid value"),
+    ],
+)
+def test_a_parameter_that_is_not_valid_is_one_diagnostic(head: dict[str, Any], path: str, message: str) -> None:
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.compile({"inputs": {"x": [13]}, "heads": {"h": head}}, device="meta")
+    [found] = caught.value.diagnostics
+    assert found.path == f"heads.h.{next(iter(head))}.{path}"
+    assert message in found.message
