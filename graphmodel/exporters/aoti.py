@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from graphmodel.diagnostics import fail
 from graphmodel.exporters.format import Format, Run
 from graphmodel.exporters.program import Program
+from graphmodel.lower.torch_compile import kernels_without_guards
 
 # torch writes checks of dtypes, sizes and strides, and skips them unless an environment variable is set at run time.
 _SKIPPED = re.compile(r"if\s*\(\s*!\s*_check_aoti_runtime_check_inputs_env\(\)\s*\)\s*\{\s*return;\s*\}")
@@ -32,7 +33,7 @@ def _write(program: Program, path: Path) -> None:
     if program.device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
         raise fail("GM581", "AOTInductor needs a C++ compiler", help="install g++, or export to pt2 or onnx")
     buffer = io.BytesIO()  # on a full disk, torch's own writer of files ends the process
-    with _checking_inputs():
+    with _checking_inputs(), kernels_without_guards():
         _inductor.aoti_compile_and_package(program.exported, package_path=buffer, inductor_configs=_OPTIONS)
     path.write_bytes(buffer.getbuffer())
     _verify_checks(program, _load(path))

@@ -98,7 +98,9 @@ def make_program(module: CompiledModel, *, training: bool, fold: bool = False, t
         traced = optimize_for_inference(module, memory_format="contiguous") if fold else module
         with torch.no_grad() if fold else nullcontext():
             exported = _exported(traced, args, partial(_dynamic, graph, batches, _most(weights.device)), fewest, to)
-        sizes = (fewest, 2, 5) if fewest < 2 else (2, 3, 5)
+        sizes: tuple[int, ...] = (fewest, 2, 5) if fewest < 2 else (2, 3, 5)
+        if to == "aoti":
+            sizes = (*sizes, 17)  # torch chooses another kernel for convolutions of 16 rows and more
         samples = [_sample(module, graph, batch, outputs, training) for batch in sizes]
     return Program(exported, dict(_dimensions(graph, batches)), outputs, tuple(samples), weights.dtype, weights.device)
 

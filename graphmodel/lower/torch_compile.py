@@ -326,6 +326,17 @@ def _start(args: Any = None) -> None:
     torch._C._select_conv_backend = _select_conv_backend
 
 
+@contextmanager
+def kernels_without_guards() -> Iterator[None]:
+    """Inside, a program that torch compiles is not limited to the batch sizes of one kernel of convolutions."""
+    before = torch._C._select_conv_backend
+    torch._C._select_conv_backend = _select_conv_backend
+    try:
+        yield
+    finally:
+        torch._C._select_conv_backend = before
+
+
 def _end(args: Any = None) -> None:
     torch._C._select_conv_backend = _torch_select_conv_backend
     seconds = perf_counter() - _started.pop() if _started else 0.0

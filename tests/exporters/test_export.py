@@ -160,7 +160,7 @@ def test_a_package_of_aotinductor_gives_the_numbers(tmp_path: Path) -> None:
     model = graphmodel.compile({**spec, "heads": {"label": {"mlp": {"dims": ["auto", 3]}}}}, seed=0).eval()
     report = graphmodel.export(model, tmp_path / "model.pt2", to="aoti")
     loaded = torch._inductor.aoti_load_package(str(tmp_path / "model.pt2"))
-    for batch in (1, 4):
+    for batch in (1, 40, 4):  # from 16 rows on, torch has another kernel for convolutions
         x = torch.randn(batch, 3, 16, 16)
         torch.testing.assert_close(loaded(x)["label"], model(x)["label"], rtol=1e-4, atol=1e-5)
     assert report.difference < 1e-4
