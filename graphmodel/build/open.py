@@ -215,7 +215,7 @@ class _TrunkRun:
         size = "×".join(str(d) for d in group.shape)
         theirs = trunk.family.input_help(trunk.params, group.shape, trunk.module, trunk.shapes)
         # Of a shape with the channels last, a family only sees another number of channels.
-        own = _shape_mistake(group.shape)[1] if not theirs or "in_chans" in theirs else ""
+        own = _shape_mistake(group.shape)[1] if not error.help and (not theirs or "in_chans" in theirs) else ""
         size_help = self.channels_help() or own or theirs
         cause = _shape_mistake(group.shape)[0] if size_help and size_help == own else str(error)
         self.error(

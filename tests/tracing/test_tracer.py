@@ -148,6 +148,16 @@ def test_a_trunk_that_cannot_be_opened_gives_one_diagnostic() -> None:
     assert "numbers in the tensor" in finding.message
 
 
+def test_a_trunk_of_vectors_is_told_what_its_code_does_and_not_that_images_have_three_dimensions() -> None:
+    class OnVectors(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    spec = {"inputs": {"vectors": [4]}, "trunk": "given"}
+    with pytest.raises(graphmodel.CompileError, match=r"GM303.*numbers in the tensor"):
+        graphmodel.compile(spec, trunks={"trunk": OnVectors()})
+
+
 class InPlace(nn.Module):
     """Changes the first convolution's output in place."""
 
