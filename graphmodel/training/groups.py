@@ -120,6 +120,8 @@ def param_groups(
     for name, parameter in module.named_parameters():
         put("other", lr, weight_decay if parameter.dim() > 1 and not UNDECAYED.search(name) else None, parameter)
     if not groups:
+        if next(module.parameters(), None) is None:
+            raise fail("GM591", "the model has no parameters, so there is nothing to train")
         raise fail("GM591", "every parameter is frozen, so there is nothing to train", help="freeze less of the model")
     return list(groups.values())
 

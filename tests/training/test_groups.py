@@ -137,3 +137,6 @@ def test_a_model_that_is_frozen_has_nothing_to_train() -> None:
     model = compiled({"name": "resnet", "depth": 18}, freeze=["all"])
     with pytest.raises(graphmodel.CompileError, match="every parameter is frozen"):
         graphmodel.param_groups(model, lr=1)
+    model = graphmodel.compile({"inputs": {"x": [3]}, "mapping": [{"from": "x", "normalize": True, "as": "z"}]})
+    with pytest.raises(graphmodel.CompileError, match="the model has no parameters"):
+        graphmodel.param_groups(model, lr=1)

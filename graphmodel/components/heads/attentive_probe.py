@@ -60,7 +60,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, key_bias: bool = True) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_width = num_heads, dim // num_heads
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim, bias=key_bias)
         self.v = nn.Linear(dim, dim)
@@ -73,7 +73,7 @@ class CrossAttention(nn.Module):
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
         """`(N, L, C)` as `(N, heads, L, C / heads)`."""
-        return x.reshape(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_width).transpose(1, 2)
 
 
 @register_head("attentive_probe", params=AttentiveProbeParams)

@@ -58,7 +58,7 @@ class CausalAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_width = num_heads, width // num_heads
         self.in_proj_weight = nn.Parameter(torch.randn(3 * width, width) * width**-0.5)
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -66,7 +66,9 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = qkv.reshape(x.shape[0], x.shape[1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            qkv.reshape(x.shape[0], x.shape[1], 3, self.num_heads, self.head_width).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         found = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: torch.Tensor = self.out_proj(found.transpose(1, 2).flatten(2))
         return out

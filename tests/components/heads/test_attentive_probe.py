@@ -115,6 +115,7 @@ def test_it_reads_the_tokens_of_a_transformer() -> None:
     model = graphmodel.compile(SPEC, seed=0)
     found = model(torch.randn(2, 3, 32, 32))["probe"]
     assert found.shape == (2, 5)
+    assert model(torch.randn(0, 3, 32, 32))["probe"].shape == (0, 5)
     found.sum().backward()
     assert all(p.grad is None for n, p in model.named_parameters() if n.startswith("trunk."))
 

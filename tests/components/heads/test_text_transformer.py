@@ -82,6 +82,7 @@ def test_tracing_exporting_and_compiling_change_nothing(model: graphmodel.Compil
     model.eval()
     ids = texts(4, 7, 20)
     expected = model(ids)["words"]
+    assert model(ids[:0])["words"].shape == (0, 4)
     assert torch.fx.symbolic_trace(model)(ids)["words"].equal(expected)
     program = torch.export.export(model, (ids,), dynamic_shapes={"text": {0: torch.export.Dim("batch", min=2)}})
     torch.testing.assert_close(program.module()(ids[:2])["words"], expected[:2])

@@ -197,3 +197,11 @@ def test_what_does_not_fit_a_volume_is_one_finding(source: dict[str, Any], help:
     found = finding("given", [2, 8, 12, 12], {**source, "as": "z"}, trunks={"trunk": Volumes()})
     assert found.code == "GM306"
     assert help in found.help
+
+
+@pytest.mark.parametrize("head", [{"linear": {"out_features": 3}}, {"mlp": {"dims": ["auto", 3]}}])
+def test_the_help_of_heads_that_read_vectors_pools_volumes(head: dict[str, Any]) -> None:
+    spec = {"inputs": {"x": [2, 4, 6, 6]}, "heads": {"h": head}}
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.compile(spec, device="meta")
+    assert "`pool: {adaptive_avg_pool3d: 1}`" in caught.value.diagnostics[0].help
