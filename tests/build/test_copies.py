@@ -391,3 +391,13 @@ def test_timm_copies_keep_what_their_constructor_computes() -> None:
     own = dict(timm.create_model("test_vit4").named_buffers())
     for name, buffer in model.trunks.b.named_buffers():
         assert torch.equal(buffer, own[name])
+
+
+def test_a_misspelled_parameter_of_a_copy_for_another_image_size_is_named() -> None:
+    trunks = {"student": {"name": "timm:test_vit", "img_size": 64}, "teacher": {"copy": "student", "img_siz": 96}}
+    spec = {"inputs": {"small": [3, 64, 64], "large": [3, 96, 96]}, "trunks": trunks}
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.compile({**spec, "mapping": {"small": {"student": None}, "large": {"teacher": None}}}, device="meta")
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.path) == ("GM201", "trunks.teacher.img_siz")
+    assert "did you mean `img_size`?" in found.help

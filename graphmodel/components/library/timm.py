@@ -201,7 +201,8 @@ class TimmTrunk(LibraryTrunk):
         # timm's transformers accept several sizes only if they are built for that.
         if len({tuple(s) for s in shapes}) < 2 or "dynamic_img_size" in params.keywords():
             return params
-        model = type(build_on_meta(lambda: self.make(_without(params.keywords(), WEIGHTS), "rgb")))
+        plain = _without(params.keywords(), WEIGHTS)
+        model = type(build_on_meta(lambda: self.constructed(lambda: self.make(plain, "rgb"), params)))
         if "dynamic_img_size" not in keywords_of(model):
             return params
         return LibraryParams(**params.keywords(), dynamic_img_size=True)
