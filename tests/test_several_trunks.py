@@ -417,7 +417,7 @@ def test_the_lists_of_timms_feature_nets_are_features() -> None:
         (InTuple(), ("output.1",), "GM303", "`output.1.double`"),
         (InTuple(), ("output.1.triple",), "GM306", "`double`"),
         (Small(), ("output.a",), "GM306", "one tensor"),
-        (Small(), ("layers.7",), "GM213", "features: output"),
+        (Small(), ("layers.7",), "GM213", "features: flatten, output"),
         (torch.compile(Small()), (), "GM303", "the module itself"),
         (torch.jit.trace(Small(), torch.rand(1, 3, 8, 8)), (), "GM303", "made from"),
         (len, (), "GM303", "pass a module"),

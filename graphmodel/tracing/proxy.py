@@ -218,14 +218,15 @@ class MetaProxy(fx.Proxy):
         if isinstance(self.values[0], (torch.dtype, torch.device, str)) and self.node.meta["origins"]:
             return str(constant(self))
         text = super().__str__()
-        # Part of a name that is looked up, or decided by, unless it ends up in an assertion's message.
+        # Part of a name that is looked up, or decided by, unless it ends up in an assertion's message. The text of a
+        # batch size does so everywhere (`f"expected 3 dimensions, got {x.shape}"`), beside plain conditions, too.
         what = f"control flow may depend on the text of `{self.node.name}`"
         if self.node.meta["sized"]:
             found: TraceError = SizeDecision(f"{what}, which changes with the image size", enclosing_function())
         elif isinstance(self.values[0], torch.Tensor):
             found = TraceError(f"{what}, which is the tensor's numbers", "leave it out of the module's code")
         else:
-            found = TraceError(f"{what}, which changes with the batch", "leave it out of the module's code")
+            return text
         self.tracer.texts.append((text, found))  # type: ignore[attr-defined]
         return text
 

@@ -181,7 +181,6 @@ REFUSED: dict[str, tuple[Rule, str]] = {
     "text of a tensor": (lambda m, x: len(str(x)), "text of `trunk_stem`"),
     "repr of a tensor": (lambda m, x: len(repr(x)), "text of `trunk_stem`"),
     "format of a tensor": (lambda m, x: len(f"{x}"), "text of `trunk_stem`"),
-    "text of a shape": (lambda m, x: len(str(x.shape)), "text of `size`, which changes with the batch"),
 }
 """Rules whose answer may be another one in each call, and what is said of them."""
 
