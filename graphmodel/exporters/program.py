@@ -171,10 +171,7 @@ def _sample(
 
 
 def _most(device: torch.device) -> int | None:
-    """The largest batch of a call on a device: torch takes another kernel for larger ones there, and asks for a bound.
-
-    Source: `_select_batch_norm_backend` in torch's `aten/src/ATen/native/Normalization.cpp` (2.11).
-    """
+    """The largest batch of a call on a device: on a GPU, `torch.export` of torch 2.11 asked for this bound."""
     return 65_535 if device.type == "cuda" else None
 
 

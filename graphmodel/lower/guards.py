@@ -141,14 +141,12 @@ def check_one_batch(inputs: tuple[tuple[Any, str, int | None], ...]) -> None:
         return
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
-    value, name, view = inputs[0]
-    first = value if view is None else value[view]
-    for other, other_name, other_view in inputs[1:]:
-        x = other if other_view is None else other[other_view]
+    (first, of_first), *others = _tensors(inputs)
+    for x, of_other in others:
         same_shape = x.shape[1:] == first.shape[1:]
         if same_shape and x.dtype == first.dtype:
             continue
-        a, b = _what(other_name, other_view), _what(name, view)
+        a, b = _what(*of_other), _what(*of_first)
         what = f"{_given(x)} and {b} is {_given(first)}" if not same_shape else f"{x.dtype} and {b} is {first.dtype}"
         raise InputError(
             "GM542" if same_shape else "GM541",
@@ -174,17 +172,20 @@ def check_samples(inputs: tuple[tuple[Any, str, int | None], ...], output: str) 
         return
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return
-    value, name, view = inputs[0]
-    first = value if view is None else value[view]
-    for other, other_name, other_view in inputs[1:]:
-        x = other if other_view is None else other[other_view]
+    (first, of_first), *others = _tensors(inputs)
+    for x, of_other in others:
         if x.shape[0] != first.shape[0]:
             raise InputError(
                 "GM541",
-                f"{_what(name, view)} has batch size {first.shape[0]} and {_what(other_name, other_view)} has "
-                f"{x.shape[0]}: the output `{output}` joins their samples",
+                f"{_what(*of_first)} has batch size {first.shape[0]} and {_what(*of_other)} has {x.shape[0]}: the "
+                f"output `{output}` joins their samples",
                 "give both the same number of samples",
             )
+
+
+def _tensors(inputs: tuple[tuple[Any, str, int | None], ...]) -> list[tuple[Any, tuple[str, int | None]]]:
+    """The tensor of each input or view, with its name and position."""
+    return [(value if view is None else value[view], (name, view)) for value, name, view in inputs]
 
 
 def _what(name: str, view: int | None) -> str:

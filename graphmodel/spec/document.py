@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from graphmodel.diagnostics import Collector, Span, fail, first_line
 from graphmodel.spec.regular_files import other_than_a_file
+from graphmodel.spec.scalars import MAX_DIGITS, plain_value, surrogate_in
 from graphmodel.spec.syntax import syntax_error
 
 KeyPath = tuple[str | int, ...]
@@ -22,8 +22,6 @@ MAX_NODES = 200_000
 """The most values one file may expand to with aliases resolved; an alias bomb exceeds it after a few lines."""
 MAX_DEPTH = 100
 """The deepest nesting."""
-MAX_DIGITS = 1000
-"""The longest number; Python itself refuses to convert more than 4,300 digits."""
 
 _UNTAGGED = "untagged"
 
@@ -33,15 +31,6 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
     DEFAULT_SCALAR_TAG = _UNTAGGED
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML reads the class attribute)
-
-
-# YAML 1.2's core schema: PyYAML follows 1.1, where `1e-5` is a string and `no` a boolean.
-_INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0+[0-9]+)$")
-_BASED_INT = re.compile(r"0(?:o[0-7]+|x[0-9a-fA-F]+)$")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
-_WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -379,30 +368,6 @@ class _Reader:
             self.span(node),
             "a spec is plain data: mappings, lists, numbers and text",
         )
-
-
-def plain_value(text: str) -> Any:
-    """The value of an unquoted scalar in YAML 1.2's core schema: `1e-5` is a number, `no` is text."""
-    if len(text) > MAX_DIGITS:
-        return text
-    lowered = text.lower()
-    if lowered in _WORDS and (text == lowered or text == lowered.capitalize() or text == lowered.upper()):
-        return _WORDS[lowered]
-    if _INT.match(text):
-        return int(text.replace("_", ""))
-    if _BASED_INT.match(text):
-        return int(text, 0)
-    if _FLOAT.match(text) and text not in (".", "+.", "-."):
-        return float(text.replace("_", ""))
-    return _SPECIAL.get(lowered, text)
-
-
-def surrogate_in(text: str) -> int | None:
-    """The position of the first half of a surrogate pair, which no encoding can write; None if there is none."""
-    if text.isascii():
-        return None
-    found = _SURROGATE.search(text)
-    return found.start() if found else None
 
 
 def kind_of(value: Any) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from graphmodel.diagnostics import CompileError, Span, choices_help, fail
-from graphmodel.spec.document import MAX_DEPTH, MAX_DIGITS, Document, KeyPath, Place, dotted, read_text, surrogate_in
+from graphmodel.spec.document import MAX_DEPTH, Document, KeyPath, Place, dotted, read_text
+from graphmodel.spec.scalars import MAX_DIGITS, surrogate_in
 
 SET_SOURCE = "<--set>"
 _INDEX = re.compile(r"\[([0-9]{1,9})\]")

@@ -63,7 +63,7 @@ class ModeSwitch(nn.Module):
 class Slot:
     """The position of a tensor among the values that a `ModeSwitch` is called with.
 
-    It is no kind of `int`: torch 2.11 cannot index with one under `torch.compile`.
+    It is not an `int`: under `torch.compile`, torch 2.11 cannot index with a subclass of `int`.
     """
 
     index: int

@@ -94,7 +94,7 @@ class StageTracer(fx.Tracer):
         known_layouts: layouts of values that a library had reshaped.
         maps: the maps that a library made of values.
         decisions: what the trunk's code decided by the image size.
-        texts: sizes and tensors that the trunk's code wrote into a string, other than an assertion's message.
+        texts: image sizes and tensors that the trunk's code wrote into a string, other than an assertion's message.
         tensors: the tensors that the trunk holds.
     """
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from graphmodel.diagnostics import Collector, CompileError
-from graphmodel.spec.document import MAX_BYTES, plain_value, read_file, read_text
+from graphmodel.spec.document import MAX_BYTES, read_file, read_text
+from graphmodel.spec.scalars import plain_value
 
 
 def codes(text: str) -> list[str]:

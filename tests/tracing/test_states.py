@@ -185,6 +185,16 @@ REFUSED: dict[str, tuple[Rule, str]] = {
 """Rules whose answer may be another one in each call, and what is said of them."""
 
 
+def assert_drawn_alike(model: graphmodel.CompiledModel, module: nn.Module) -> None:
+    """Both give the same with the same generators of Python and numpy."""
+    x, found = torch.randn(2, 3, 8, 8), []
+    for made in (model, module):
+        random.seed(0)
+        numpy.random.seed(0)
+        found.append(made(x))
+    assert torch.equal(found[0]["output"], found[1])
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_graph_cannot_follow_is_refused_unless_the_trunk_is_one_call(name: str) -> None:
     rule, words = REFUSED[name]
@@ -195,12 +205,7 @@ def test_what_a_graph_cannot_follow_is_refused_unless_the_trunk_is_one_call(name
     module = Asking(rule).eval()
     spec = {**SPEC, "mapping": {"images": {"output": {"as": "output"}}}}
     model = graphmodel.compile(spec, trunks={"trunk": copy.deepcopy(module)}).eval()
-    x, found = torch.randn(2, 3, 8, 8), []
-    for made in (model, module):
-        random.seed(0)
-        numpy.random.seed(0)
-        found.append(made(x))
-    assert torch.equal(found[0]["output"], found[1])
+    assert_drawn_alike(model, module)
 
 
 def test_a_number_that_counts_the_calls_is_refused() -> None:
@@ -220,12 +225,7 @@ def test_closed_modules_may_draw_and_count() -> None:
     module = Asking(lambda m, x: 1)
     module.head = nn.Sequential(module.head, Drawing())
     model = graphmodel.compile(SPEC, trunks={"trunk": copy.deepcopy(module)})
-    x, found = torch.randn(2, 3, 8, 8), []
-    for made in (model, module):
-        random.seed(0)
-        numpy.random.seed(0)
-        found.append(made(x))
-    assert torch.equal(found[0]["output"], found[1])
+    assert_drawn_alike(model, module)
 
 
 def test_nothing_stays_replaced() -> None:

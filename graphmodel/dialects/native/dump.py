@@ -10,9 +10,10 @@ import yaml
 
 from graphmodel.diagnostics import printable
 from graphmodel.dialects.native.dialect import views_of
-from graphmodel.spec.document import KeyPath, plain_value
+from graphmodel.spec.document import KeyPath
 from graphmodel.spec.model import Edge, HeadSettings, HeadSpec, InputSpec, ModelSpec, Source, TrunkSpec
 from graphmodel.spec.names import name_problem
+from graphmodel.spec.scalars import plain_value
 
 _WIDTH = 110
 """Flow collections longer than this are written one item per line."""
