@@ -9,6 +9,8 @@ import operator
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
+_LEAVES = (str, int, float, type(None))
+
 
 def is_namedtuple(value: Any) -> bool:
     """Whether a value is an instance of a named tuple."""
@@ -25,6 +27,8 @@ def children(value: Any) -> list[tuple[Any, Any]] | None:
     """
     if isinstance(value, (list, tuple)):
         return list(enumerate(value))
+    if isinstance(value, _LEAVES):  # most values by far, and `Mapping` is slow to ask
+        return None
     if isinstance(value, Mapping):
         return list(value.items())
     if isinstance(value, slice):
@@ -55,6 +59,8 @@ def map_structure(function: Callable[[Any], Any], value: Any) -> Any:
         >>> map_structure(lambda x: x + 1, [1, (2, 3), {"a": 4}])
         [2, (3, 4), {'a': 5}]
     """
+    if isinstance(value, (list, tuple)):
+        return rebuilt(value, [map_structure(function, item) for item in value])
     items = children(value)
     if items is None:
         return function(value)
@@ -90,12 +96,14 @@ def leaves(value: Any) -> Iterator[Any]:
     >>> list(leaves([1, (2, {"a": 3}), slice(4, None)]))
     [1, 2, 3, 4, None, None]
     """
-    items = children(value)
-    if items is None:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from leaves(item)
+    elif (items := children(value)) is None:
         yield value
-        return
-    for _, item in items:
-        yield from leaves(item)
+    else:
+        for _, item in items:
+            yield from leaves(item)
 
 
 def equal_structure(first: Any, second: Any, equal: Callable[[Any, Any], bool] | None = None) -> bool:

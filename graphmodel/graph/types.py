@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -80,12 +81,18 @@ class Node:
         """The path of what it calls inside of its component; empty if it calls the component itself."""
         return path_inside(str(self.target), self.component)
 
-    def refs(self) -> list[str]:
+    def refs(self) -> tuple[str, ...]:
         """Names of the nodes it reads, in port order, repeats included."""
-        return [r.node for r in leaves((self.args, dict(self.kwargs))) if isinstance(r, Ref)]
+        return self._refs
+
+    @cached_property
+    def _refs(self) -> tuple[str, ...]:
+        return tuple(r.node for r in leaves((self.args, self.kwargs)) if isinstance(r, Ref))
 
     def reading(self, rename: Mapping[str, str]) -> Node:
         """This node with its references renamed."""
+        if rename.keys().isdisjoint(self._refs):
+            return self
         return replace(self, args=map_refs(self.args, rename), kwargs=map_refs(dict(self.kwargs), rename))
 
     def with_facts(self, **facts: Any) -> Node:

@@ -301,7 +301,7 @@ class _Composer:
                 return f"view {self.view_numbers([source])}", info_text(node.info)
         return (info_text(node.info),) if any(tensor_infos(node.info)) else ()  # a size has no shape
 
-    def view_numbers(self, views: list[str]) -> str:
+    def view_numbers(self, views: Sequence[str]) -> str:
         """The numbers of some views of an input."""
         return labels.span_of([int(self.graph.nodes[v].args[1]) for v in views])
 
