@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
@@ -12,9 +13,12 @@ from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.text import info_text, target_text
 from graphmodel.graph.types import ModelGraph, Node, Ref, head_name, tensor_infos
 from graphmodel.profiling.flops import count_flops, rows_text
-from graphmodel.profiling.parameters import Parameters
+from graphmodel.profiling.parameters import Parameters, joined, total
 from graphmodel.spec.grids import axes_text, grid_of
+from graphmodel.spec.model import ModelSpec
+from graphmodel.spec.names import LOCKED_SPEC
 from graphmodel.visualize import cards, labels
+from graphmodel.visualize.flows import Flows
 from graphmodel.visualize.group import QUIET, Group, Grouping, grouped, operation_name
 from graphmodel.visualize.optimizations import Optimizations, optimizations_of
 from graphmodel.visualize.picture import Arrow, Box, Frame, Options, Picture
@@ -78,6 +82,13 @@ def _unused(module: nn.Module, path: str, called: set[str]) -> Iterator[str]:
             yield inner
 
 
+def title_of(spec: ModelSpec) -> str:
+    """The name of a model; a spec without one is named after its file."""
+    file = Path(spec.origin.base)
+    unnamed = spec.name == type(spec).model_fields["name"].default
+    return file.stem if unnamed and file.stem and file.name != LOCKED_SPEC else spec.name
+
+
 class _Composer:
     def __init__(self, graph: ModelGraph, grouping: Grouping, flops: Mapping[str, int], done: Optimizations) -> None:
         self.graph, self.grouping, self.flops, self.done = graph, grouping, flops, done
@@ -88,7 +99,7 @@ class _Composer:
         order = self.grouping.order
         last = len(order)
         listed = sorted(self.grouping.groups.values(), key=lambda c: order[c.members[0]] if c.members else last)
-        boxes = [self.box(group) for group in listed]
+        boxes = self.marked_as_shared([self.box(group) for group in listed])
         frames = self.frames(boxes)
         hold = {f.id: f for f in frames}
         boxes = [self.inherit(b, hold) for b in boxes]
@@ -102,7 +113,7 @@ class _Composer:
         counts[-1] += f" at {rows_text(rows_per_sample(self.graph))}" if flops else ""
         summary = (*self.graph.summary, *self.done.lines)
         return Picture(
-            title=self.graph.spec.name,
+            title=title_of(self.graph.spec),
             lines=(" · ".join(c for c in counts if c), *(labels.cut(text, 110) for text in summary)),
             boxes=tuple(boxes),
             arrows=tuple(arrows),
@@ -137,6 +148,27 @@ class _Composer:
             members=tuple(group.members) or tuple(group.stacked) or (group.id,),
             card=cards.of_box(self.graph, group, nodes, parameters, flops, names),
         )
+
+    def marked_as_shared(self, boxes: Iterable[Box]) -> list[Box]:
+        """The boxes; if two in one frame call the same module, both are marked and the first counts its parameters."""
+        calling: Counter[tuple[str, int]] = Counter()
+        used = {}
+        for box in boxes:
+            used[box.id] = joined(
+                self.parameters.used_by(self.graph.nodes[m]) for m in box.members if m in self.graph.nodes
+            )
+            calling.update((box.frame, key) for key in used[box.id])
+        counted: set[tuple[str, int]] = set()
+        found = []
+        for box in boxes:
+            sizes, keys = used[box.id], {(box.frame, key) for key in used[box.id]}
+            if any(calling[key] > 1 for key in keys):
+                rest = total({key: size for key, size in sizes.items() if (box.frame, key) not in counted})
+                badges = (*box.badges, "shared") if all(calling[key] > 1 for key in keys) else box.badges
+                box = replace(box, parameters=rest.total, trainable=rest.trainable, badges=badges)
+            counted |= keys
+            found.append(box)
+        return found
 
     def features(self, nodes: Iterable[Node]) -> tuple[str, ...]:
         """Names of the features among some calls, in the order of the trunk, whichever pass they belong to."""
@@ -304,66 +336,6 @@ class _Composer:
     def view_numbers(self, views: Sequence[str]) -> str:
         """The numbers of some views of an input."""
         return labels.span_of([int(self.graph.nodes[v].args[1]) for v in views])
-
-
-class Flows:
-    """The passes of a picture: which inputs, or views of one, a value comes from. Trunks with the same views share one.
-
-    Attributes:
-        names: display name of each flow by its id.
-    """
-
-    def __init__(self, graph: ModelGraph) -> None:
-        self.graph = graph
-        self.entries: dict[str, frozenset[str]] = {}
-        upstream: dict[str, frozenset[str]] = {}
-        for name, node in graph.nodes.items():
-            if node.kind == "input":
-                upstream[name] = frozenset([name])
-                continue
-            reads = frozenset[str]().union(*(upstream[r] for r in node.refs()))
-            if node.scope:
-                self.entries[node.scope] = self.entries.get(node.scope, frozenset()) | reads
-            upstream[name] = reads
-        ids = {entry: f"flow{i}" for i, entry in enumerate(dict.fromkeys(self.entries.values()))}
-        self.scopes = {scope: ids[entry] for scope, entry in self.entries.items()}
-        self.names = {id: self.name(entry) for entry, id in ids.items()}
-        self.carried: dict[str, frozenset[str]] = {}
-        for name, node in graph.nodes.items():
-            if node.scope:
-                self.carried[name] = frozenset([self.scopes[node.scope]])
-            else:
-                self.carried[name] = frozenset[str]().union(*(self.carried[r] for r in node.refs()))
-
-    def name(self, entry: frozenset[str]) -> str:
-        """`images`, `crops 0–1 (224×224)`."""
-        nodes = [self.graph.nodes[n] for n in self.graph.nodes if n in entry]
-        inputs = list(dict.fromkeys(_input(n) for n in nodes))
-        if len(inputs) > 1:
-            return labels.names(inputs)
-        views = self.graph.inputs[inputs[0]].views if inputs else None
-        chosen = [n for n in nodes if n.call != "placeholder"]
-        if views is None or not chosen or len(chosen) == len(views):
-            return inputs[0] if inputs else ""
-        numbers = [int(n.args[1]) for n in chosen]
-        sizes = list(dict.fromkeys("×".join(str(d) for d in views[i][1:]) for i in numbers))
-        return f"{inputs[0]} {labels.span_of(numbers)} ({', '.join(sizes)})"
-
-    def of_scope(self, scope: str) -> str:
-        """The name of a trunk pass's flow."""
-        return self.names[self.scopes[scope]]
-
-    def of_edge(self, source: str, target: str) -> str:
-        """The flow of an edge, if there are several and it belongs to one."""
-        if len(self.names) < 2:
-            return ""
-        node = self.graph.nodes.get(target)
-        carried = self.carried[target] if node is not None and node.scope else self.carried[source]
-        return next(iter(carried)) if len(carried) == 1 else ""
-
-
-def _input(node: Node) -> str:
-    return node.name if node.call == "placeholder" else node.refs()[0]
 
 
 def _input_lines(graph: ModelGraph, name: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ FACTS: dict[str, tuple[str, str]] = {
     "fuse_heads": ("fused", "runs with heads of the same structure as one computation"),
     "fold_batchnorm": ("folded", "frozen BatchNorm is folded into the weights before it"),
     "channels_last": ("channels last", "runs in channels-last memory format"),
+    "shared": ("shared", "a module that several boxes call; the first counts its parameters"),
     "set_memory_format": ("channels last", "runs in channels-last memory format"),
 }
 """The badge and the explanation of each fact and of each optimization; the badge of an unknown one is its name."""

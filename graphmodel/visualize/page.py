@@ -155,6 +155,7 @@ def _box(box: Box) -> dict[str, Any]:
     listed = [name for key in ("paths", "heads", "outputs", "classes") for name in box.card.get(key, ())]
     text = [box.kind, box.title, *box.lines, *box.features, *badges, *listed]
     return {
+        "id": box.id,
         "kind": box.kind,
         "title": box.title,
         "lines": box.lines,

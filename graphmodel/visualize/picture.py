@@ -52,7 +52,7 @@ class Box:
         kind: what it is.
         title: its name.
         lines: short texts below the title.
-        parameters: number of parameters; a component in two boxes counts in both.
+        parameters: number of parameters; of a module that several boxes of a frame call, the first counts them.
         trainable: how many of them train.
         flops: of one forward pass in eval mode at batch size 1, summed over its calls.
         features: names of the trunk features that leave it.
@@ -141,7 +141,7 @@ class Picture:
     """A whole picture.
 
     Attributes:
-        title: the model's name.
+        title: the model's name, or that of its file.
         lines: totals and remarks below the title.
         boxes: in the order of execution.
         arrows: in the order of the boxes that read them.

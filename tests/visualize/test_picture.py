@@ -394,3 +394,20 @@ def test_a_companion_of_an_input_enters_the_trunk_beside_it() -> None:
     picture = drawn(spec)
     assert {a.lines for a in picture.arrows if a.source == "input:mask"} == {("N×2×2 bool",)}
     assert picture.flows == {}
+
+
+def test_a_module_that_is_called_several_times_is_marked_and_counted_once() -> None:
+    picture = look_at("dinov2_linear", Options())
+    norms = [b for b in picture.boxes if b.title == "norm"]
+    assert [("shared" in b.badges, b.parameters) for b in norms] == [(True, 768), *[(True, 0)] * 3]
+    assert sum(b.parameters for b in picture.inside(norms[0].frame)) == picture.frames[0].parameters
+    assert not any("shared" in b.badges for b in picture.boxes if b not in norms)
+
+
+def test_an_unnamed_spec_is_titled_by_its_file(tmp_path: Any) -> None:
+    text = "inputs: {images: {shape: [3, 64, 64]}}\ntrunk: {name: resnet, depth: 18}\n"
+    file = tmp_path / "my_probe.yaml"
+    file.write_text(text)
+    assert picture_of(file).title == "my_probe"
+    file.write_text(f"name: own\n{text}")
+    assert picture_of(file).title == "own"

@@ -31,6 +31,8 @@
       element.setAttribute("tabindex", "0");
       element.setAttribute("role", "button");
       element.setAttribute("aria-label", `${box.kind} ${box.title}`);
+      element.dataset.id = box.id;
+      if (box.card.yaml) element.dataset.yaml = box.card.yaml[0].place; // file:line:column
       element.addEventListener("click", (event) => (event.shiftKey && state.chosen !== null ? between(state.chosen, i) : choose(i)));
       element.addEventListener("dblclick", (event) => { event.preventDefault(); open(i); });
       element.addEventListener("keydown", (event) => {
@@ -319,6 +321,42 @@
     fill($("detail"), data.views[state.passes].levels.map((l) => l.name), (i) => detail(i - state.level));
     fill($("passes"), data.views.map((v) => v.name), passes);
   }
+
+  // -- what other scripts may use: the page may be made anew while it is open ------------------------------------------
+
+  function viewState() {
+    const pan = zoom.getPan();
+    return {
+      view: data.views[state.passes].name, level: view.name, zoom: zoom.getZoom(), pan: { x: pan.x, y: pan.y },
+      selected: selected(), dark: document.documentElement.classList.contains("dark"),
+    };
+  }
+
+  function selected() {
+    return state.chosen === null ? null : boxes[state.chosen].id;
+  }
+
+  function select(id) {
+    const index = boxes.findIndex((box) => box.id === id);
+    if (index < 0) return false;
+    choose(index);
+    return true;
+  }
+
+  function restore(was) {
+    const which = data.views.findIndex((v) => v.name === was.view);
+    if (which >= 0) state.passes = which;
+    const level = data.views[state.passes].levels.findIndex((l) => l.name === was.level);
+    if (level >= 0) state.level = level;
+    buttons();
+    show(null);
+    if (was.selected) select(was.selected);
+    dark(was.dark);
+    zoom.zoom(was.zoom);
+    zoom.pan(was.pan);
+  }
+
+  window.graphmodelPage = { select, selected, viewState, restore };
 
   find.addEventListener("input", search);
   find.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); nextHit(event.shiftKey ? -1 : 1); } });
