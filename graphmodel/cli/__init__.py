@@ -26,6 +26,7 @@ COMMANDS = (
     "explain",
     "profile",
     "visualize",
+    "watch",
     "trunks",
     "heads",
     "schema",

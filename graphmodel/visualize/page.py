@@ -29,10 +29,17 @@ MOST_BOXES = 700
 
 @dataclass(frozen=True)
 class Level:
-    """One level of detail."""
+    """One level of detail.
+
+    Attributes:
+        name: what its button says.
+        picture: what it shows.
+        is_drawn: whether the page has its drawing; a page that will soon be replaced may have only that of one level.
+    """
 
     name: str
     picture: Picture
+    is_drawn: bool = True
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,9 @@ def _boxes(picture: Picture) -> list[tuple[str, ...]]:
 def _level(item: Level, orientation: Orientation) -> dict[str, Any]:
     picture = item.picture
     numbers = {b.id: i for i, b in enumerate(picture.boxes)}
-    drawn = to_svg(to_dot(picture, orientation=orientation, title=False), picture, fonts=False)
+    drawn = ""
+    if item.is_drawn:
+        drawn = to_svg(to_dot(picture, orientation=orientation, title=False), picture, fonts=False)
     return {
         "name": item.name,
         "svg": drawn,

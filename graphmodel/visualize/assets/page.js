@@ -19,6 +19,7 @@
   function show(keep) {
     const levels = data.views[state.passes].levels;
     state.level = Math.max(0, Math.min(state.level, levels.length - 1));
+    if (!levels[state.level].svg) state.level = levels.findIndex((level) => level.svg); // others are still being drawn
     view = levels[state.level];
     if (zoom) zoom.destroy();
     canvas.innerHTML = view.svg; // made and escaped by graphmodel; the policy in <head> lets no script in it run
@@ -32,7 +33,7 @@
       element.setAttribute("role", "button");
       element.setAttribute("aria-label", `${box.kind} ${box.title}`);
       element.dataset.id = box.id;
-      if (box.card.yaml) element.dataset.yaml = box.card.yaml[0].place; // file:line:column
+      if (box.card.yaml) element.dataset.yaml = box.card.yaml.map((y) => y.place).join("\n"); // file:line:column
       element.addEventListener("click", (event) => (event.shiftKey && state.chosen !== null ? between(state.chosen, i) : choose(i)));
       element.addEventListener("dblclick", (event) => { event.preventDefault(); open(i); });
       element.addEventListener("keydown", (event) => {
@@ -131,6 +132,11 @@
     state.chosen = null;
     card.hidden = true;
     zoom.resize();
+    announce();
+  }
+
+  function announce() {
+    document.dispatchEvent(new Event("graphmodel:select")); // for other scripts: `selected()` says what
   }
 
   function clear() {
@@ -147,6 +153,7 @@
     boxes[index].element.classList.add("chosen");
     through(index);
     tell(boxes[index], boxes[index].kind, index);
+    announce();
   }
 
   const LABELS = [
