@@ -27,6 +27,8 @@ FAST = """
     torchvision:mobilenet_v3_small torchvision:shufflenet_v2_x0_5 torchvision:squeezenet1_1
 """.split()
 
+QUICK = [n.removeprefix("timm:") for n in FAST if ":test_" in n]
+
 SLOW = """
     timm:cait_xxs24_224 timm:coat_tiny timm:convit_tiny timm:cpubone_nano timm:crossvit_tiny_240
     timm:cs3darknet_focus_s timm:davit_tiny timm:deit_tiny_distilled_patch16_224 timm:densenet121 timm:dpn48b
@@ -130,10 +132,19 @@ def test_features_weights_and_keys_of_families_cut_down(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(n.removeprefix("timm:") for n in FAST if n.startswith("timm:")),
+        *QUICK,
         *(
             pytest.param(n, marks=pytest.mark.slow)
-            for n in ("hrnet_w18_small", "swin_tiny_patch4_window7_224", "coat_tiny")
+            for n in (
+                *(
+                    n.removeprefix("timm:")
+                    for n in FAST
+                    if n.startswith("timm:") and n.removeprefix("timm:") not in QUICK
+                ),
+                "hrnet_w18_small",
+                "swin_tiny_patch4_window7_224",
+                "coat_tiny",
+            )
         ),
     ],
 )

@@ -25,7 +25,7 @@ FOLDER = EXAMPLES / "recipes"
 MODULES = (reference_labels, reference_maps, reference_patches, reference_prototypes, reference_views)
 CASES: dict[str, Case] = {name: case for module in MODULES for name, case in module.CASES.items()}
 FILES = sorted(FOLDER.glob("*.yaml"))
-QUICK = ("simclr", "byol", "simsiam", "swav", "dino", "masked_images", "clip", "dinov2_linear")
+QUICK = ("simclr", "simsiam", "swav", "dino", "masked_images", "clip", "dinov2_linear")
 """The recipes that plain `pytest` compares: each way of reading views, copies, masks and tokens."""
 HELP = "run `python scripts/recipes.py`, look at the pictures, and commit them"
 

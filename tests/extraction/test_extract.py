@@ -584,7 +584,7 @@ def test_stopped_stream_goes_on_from_a_part(tmp_path):
     assert torch.equal(labels, samples.tensors[1])
 
 
-@pytest.mark.parametrize("count", [16, 96])
+@pytest.mark.parametrize("count", [16, pytest.param(96, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_number_of_images(module, tmp_path, monkeypatch, count):
     """However many blocks there are: one is written while the next one is filled, and the others are gone."""
     blocks = []
