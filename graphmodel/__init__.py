@@ -88,6 +88,7 @@ _LAZY = {
     "FreezeUntil": "graphmodel.training.freeze_until",
     "param_groups": "graphmodel.training.groups",
     "update_teacher": "graphmodel.training.teacher",
+    "load_ipython_extension": "graphmodel.integrations.ipython",  # for `%load_ext graphmodel`
 }
 
 __all__ = [

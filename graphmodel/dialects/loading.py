@@ -26,10 +26,12 @@ def read(
     report: Collector,
     *,
     allow_extends_outside: bool = False,
+    texts: Mapping[Path, str] | None = None,
 ) -> Document:
     """One document from a path, several paths (base first, overlays after), or a mapping.
 
-    Duplicate keys, and warnings about missing files of a Hydra defaults list, go into `report`.
+    Duplicate keys, and warnings about missing files of a Hydra defaults list, go into `report`. `texts` are contents
+    that take precedence over those on the disk, by resolved path.
     """
     if isinstance(source, Mapping):
         return from_mapping(source)
@@ -38,7 +40,7 @@ def read(
         raise fail("GM100", "no spec given")
     for path in paths:
         _refuse_text(path)
-    reader = FileReader(report, allow_outside=allow_extends_outside)
+    reader = FileReader(report, allow_outside=allow_extends_outside, texts=texts)
     documents = [_followed(reader.read(path), path, report, reader) for path in paths]
     documents[0].base = str(paths[0])
     return documents[0] if len(documents) == 1 else merge(documents)
@@ -112,8 +114,11 @@ def read_spec(
     *,
     inputs: InputShapes | None = None,
     allow_extends_outside: bool = False,
+    texts: Mapping[Path, str] | None = None,
 ) -> ModelSpec:
     """`load_spec` for a caller that builds: mistakes are kept in `spec.errors`, and the build raises them with its own.
+
+    `texts` are contents of files that take precedence over those on the disk, by resolved path, as in an editor.
 
     Raises:
         CompileError: if so much is wrong that nothing else can be checked.
@@ -129,7 +134,7 @@ def read_spec(
             return source
         document = source.origin
     else:
-        document = read(source, report, allow_extends_outside=allow_extends_outside)
+        document = read(source, report, allow_extends_outside=allow_extends_outside, texts=texts)
     dialect = dialect_of(document)
     _refuse_two_formats(document)
     if overrides:

@@ -89,18 +89,23 @@ def dotted(path: Sequence[str | int]) -> str:
     return text
 
 
-def read_file(path: str | Path, *, quote: bool = True, report: Collector | None = None) -> Document:
+def read_file(
+    path: str | Path, *, quote: bool = True, report: Collector | None = None, text: str | None = None
+) -> Document:
     """Reads one YAML file.
 
     Args:
         path: the file.
         quote: whether findings may quote its lines.
         report: where duplicate keys go, after which reading goes on; without it they are raised.
+        text: its contents if they are not those on the disk, as of a file that is open in an editor.
 
     Raises:
         CompileError: GM100 if the file cannot be read, else as `read_text`.
     """
     name = str(path)
+    if text is not None:
+        return read_text(text.removeprefix("\ufeff"), name, quote=quote, report=report)
     try:
         kind = other_than_a_file(Path(path))
         if kind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from graphmodel.diagnostics import Collector, Span, fail, first_line
@@ -22,11 +22,19 @@ class FileReader:
         report: where duplicate keys go, after which reading goes on; without it they are raised.
         allow_outside: whether `extends` may name a file outside the directory tree of the spec. It is refused by
             default, unread: a spec from somebody else must not bring files of this machine into messages.
+        texts: contents that take precedence over those on the disk, by resolved path: files open in an editor.
     """
 
-    def __init__(self, report: Collector | None = None, *, allow_outside: bool = False) -> None:
+    def __init__(
+        self,
+        report: Collector | None = None,
+        *,
+        allow_outside: bool = False,
+        texts: Mapping[Path, str] | None = None,
+    ) -> None:
         self.report = report
         self.allow_outside = allow_outside
+        self.texts = texts or {}
         self.merged: dict[Path, Document] = {}
         self.values = 0
 
@@ -50,7 +58,8 @@ class FileReader:
             return None
 
     def _read(self, path: Path, name: str, tree: Path | None, chain: tuple[Path, ...], quote: bool = True) -> Document:
-        document = read_file(name, quote=quote, report=self.report)
+        text = self.texts.get(path.resolve()) if self.texts else None
+        document = read_file(name, quote=quote, report=self.report, text=text)
         if "extends" not in document.data:
             return document
         extends = document.data["extends"]
@@ -80,7 +89,7 @@ class FileReader:
     def _base(self, path: Path, name: str, at: Span | None, tree: Path | None, chain: tuple[Path, ...]) -> Document:
         try:
             target = path.resolve()
-            is_file = target.is_file()
+            is_file = target in self.texts or target.is_file()
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long, a null character
             reason = getattr(error, "strerror", None) or first_line(error)
             raise fail("GM107", f"`extends` names a file that cannot be found: {reason}", at) from None

@@ -51,7 +51,12 @@ class View:
 
 
 def page_of(
-    shown: ModelGraph | Picture, options: Options, *, theme: str = "auto", orientation: Orientation = "portrait"
+    shown: ModelGraph | Picture,
+    options: Options,
+    *,
+    theme: str = "auto",
+    orientation: Orientation = "portrait",
+    before: bool = True,
 ) -> str:
     """The page of a graph, before and after its passes and at every level of detail, or of one picture.
 
@@ -60,12 +65,13 @@ def page_of(
         options: what to show; `depth` is the level shown first.
         theme: as for `to_page`.
         orientation: as for `to_page`.
+        before: whether the graph before its passes is shown too, which takes as long again.
     """
     level = LEVELS[max(0, min(options.depth, len(LEVELS) - 1))]
     if isinstance(shown, Picture):
         return to_page([View("", [Level(level, shown)])], level=level, theme=theme, orientation=orientation)
     views = [View("after passes", _levels(shown, options))]
-    if shown.history and not any(c.given for c in shown.components.values()):
+    if before and shown.history and not any(c.given for c in shown.components.values()):
         # The graph exists, so whatever code its spec names has been allowed.
         views.insert(0, View("before", _levels(build_graph(shown.spec, allow_imports=True), options)))
     return to_page(views, level=level, theme=theme, orientation=orientation)
