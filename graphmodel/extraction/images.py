@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,8 @@ from torch.utils.data import Dataset
 from graphmodel.diagnostics import fail, first_line
 from graphmodel.extraction.packages import need
 from graphmodel.extraction.transforms import ImageTransform
+
+_TAR = re.compile(r"\.(tar|tgz)\b")
 
 
 class Images(Protocol):
@@ -80,7 +84,7 @@ def images_at(place: str) -> Images:
     Raises:
         CompileError: GM601 if there is no image.
     """
-    if ".tar" in place:
+    if _TAR.search(place) and not Path(place).is_dir():
         from graphmodel.extraction.tar_shards import TarImages
 
         need("webdataset", why="tar files")
@@ -94,7 +98,7 @@ def images_at(place: str) -> Images:
 
 
 class FolderImages:
-    """torchvision's `ImageFolder`; a folder without directories has images without labels."""
+    """torchvision's `ImageFolder`; a folder without directories of images has images without labels."""
 
     def __init__(self, root: str) -> None:
         from torchvision.datasets import ImageFolder
@@ -102,16 +106,23 @@ class FolderImages:
 
         self.root = root
         self.classes: list[str] | None = None
-        suffixes = tuple(Image.registered_extensions())
-        self.samples: list[tuple[str, int]] = []
+        suffixes = tuple(image_suffixes())
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
+        flat = [(os.path.join(root, n), -1) for n in names if has_file_allowed_extension(n, suffixes)]
+        self.samples: list[tuple[str, int]] = flat
         if any(entry.is_dir() for entry in os.scandir(root)):
             folder = ImageFolder(
                 root, is_valid_file=lambda p: has_file_allowed_extension(p, suffixes), allow_empty=True
             )
-            self.classes, self.samples = list(folder.classes), folder.samples
-        else:
-            names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
-            self.samples = [(os.path.join(root, n), -1) for n in names if has_file_allowed_extension(n, suffixes)]
+            if folder.samples:
+                self.classes, self.samples = list(folder.classes), folder.samples
+                if flat:
+                    first = os.path.basename(flat[0][0])
+                    message = (
+                        f"`{root}` has directories of images, which are the classes, and {len(flat)} images beside "
+                        f"them (`{first}`{', …' if len(flat) > 1 else ''}), which are left out"
+                    )
+                    warnings.warn(message, stacklevel=4)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -127,6 +138,16 @@ class FolderImages:
     def path(self, index: int) -> str:
         """Where it is, relative to the folder."""
         return Path(self.samples[index][0]).relative_to(self.root).as_posix()
+
+
+def image_suffixes() -> set[str]:
+    """Suffixes of image files, with the dot: those of the formats that Pillow decodes."""
+    known = Image.registered_extensions()
+    return {suffix for suffix, name in known.items() if name in Image.OPEN and name not in _UNDECODED} | {".mpo"}
+
+
+_UNDECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow recognizes and cannot decode without a plugin or Windows."""
 
 
 def read_image(data: bytes) -> Image.Image:

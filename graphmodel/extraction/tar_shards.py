@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from graphmodel.diagnostics import fail, first_line
-from graphmodel.extraction.images import read_image, read_label
+from graphmodel.diagnostics import Collector, fail, first_line
+from graphmodel.extraction.images import image_suffixes, read_image, read_label
 
 _LABELS = ("cls", "label")
+_Place = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Where a sample is in its tar file: first byte and number of bytes of the image and of the class."""
+
+    key: str
+    suffix: str
+    image: _Place
+    label: _Place | None
 
 
 class TarImages:
@@ -26,33 +37,39 @@ class TarImages:
 
         self.classes: list[str] | None = None
         self.files: list[str] = list(expand_urls(pattern))
-        suffixes = {suffix.removeprefix(".") for suffix in Image.registered_extensions()}
-        self._items: list[tuple[int, str, str, tuple[int, int], tuple[int, int] | None]] = []
+        self._items: list[tuple[int, _Sample]] = []
+        report = Collector()
         for number, file in enumerate(self.files):
             try:
-                self._items += [(number, *item) for item in _read_headers(file, suffixes)]
-            except (OSError, tarfile.TarError) as error:
-                raise fail("GM601", f"`{file}` cannot be read: {first_line(error)}") from error
+                self._items += [(number, sample) for sample in _read_headers(report, file)]
+            except Exception as error:  # fsspec and its services raise many kinds of errors
+                report.error("GM601", f"`{file}` cannot be read: {first_line(error)}", help=_help(file))
+        report.raise_errors()
         if not self._items:
             raise fail("GM601", f"there is no image in `{pattern}`", help="name images KEY.jpg and classes KEY.cls")
+        without = [self.path(i) for i, (_, sample) in enumerate(self._items) if sample.label is None]
+        if 0 < len(without) < len(self._items):
+            message = f"{len(without)} of the {len(self._items)} images in `{pattern}` have no class: `{without[0]}`"
+            help = "add their classes (`KEY.cls`), or leave out the classes of all"
+            raise fail("GM601", message + (", …" if len(without) > 1 else ""), help=help)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def open(self, index: int) -> Image.Image:
         """The decoded image."""
-        number, _, _, place, _ = self._items[index]
-        return read_image(self._read(number, place))
+        number, sample = self._items[index]
+        return read_image(self._read(number, sample.image))
 
     def label(self, index: int) -> int | None:
         """Its class."""
-        number, key, _, _, place = self._items[index]
-        return None if place is None else read_label(self._read(number, place), key)
+        number, sample = self._items[index]
+        return None if sample.label is None else read_label(self._read(number, sample.label), sample.key)
 
     def path(self, index: int) -> str:
         """The tar file and the image's name in it."""
-        number, key, suffix, _, _ = self._items[index]
-        return f"{self.files[number]}/{key}.{suffix}"
+        number, sample = self._items[index]
+        return f"{self.files[number]}/{sample.key}.{sample.suffix}"
 
     def _read(self, number: int, place: tuple[int, int]) -> bytes:
         with _open(self.files[number]) as file:
@@ -61,26 +78,51 @@ class TarImages:
         return data
 
 
-def _read_headers(path: str, suffixes: set[str]) -> Iterator[tuple[str, str, tuple[int, int], tuple[int, int] | None]]:
-    """Key, suffix, place of the image and place of the class of each sample."""
+def _read_headers(report: Collector, path: str) -> list[_Sample]:
+    """The samples of a tar file, in its order; what makes them ambiguous is added to the report (GM601)."""
     from webdataset.tariterators import base_plus_ext
 
-    images: dict[str, tuple[str, tuple[int, int]]] = {}
-    labels: dict[str, tuple[int, int]] = {}
-    with _open(path) as file, tarfile.open(fileobj=file) as tar:
+    suffixes = {suffix.removeprefix(".") for suffix in image_suffixes()}
+    images: dict[str, dict[str, _Place]] = {}
+    labels: dict[str, dict[str, _Place]] = {}
+    with _open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:  # no decompression: places must be real
         for member in tar:
             key, suffix = base_plus_ext(member.name)
             if not member.isfile() or key is None:
                 continue
-            place = (member.offset_data, member.size)
-            if suffix.lower() in suffixes:
-                images.setdefault(key, (suffix, place))
-            elif suffix in _LABELS:
-                labels[key] = place
+            kind = suffix.lower().rpartition(".")[2]
+            found = images if kind in suffixes else labels if kind in _LABELS else None
+            if found is not None:
+                place = (member.offset_data, member.size)
+                if found.setdefault(key, {}).setdefault(suffix, place) is not place:
+                    message = f"`{path}` holds `{key}.{suffix}` twice"
+                    report.error("GM601", message, help="give each sample a key of its own")
             kept: Any = tar
             kept.members.clear()  # tarfile keeps every header
-    for key, (suffix, place) in images.items():
-        yield key, suffix, place, labels.get(key)
+    samples = []
+    for key, fields in images.items():
+        plain = [suffix for suffix in fields if "." not in suffix]
+        if len(fields) > 1 and len(plain) != 1:
+            listed = ", ".join(f"`{key}.{suffix}`" for suffix in fields)
+            message = f"a sample of `{path}` has several images: {listed}"
+            help = "keep one image for each key; in WebDataset's form a key ends at the first dot of a file's name"
+            report.error("GM601", message, help=help)
+            continue
+        suffix = plain[0] if plain else next(iter(fields))
+        # A class belongs to the image with the same part in front (`KEY.left.jpg`, `KEY.left.cls`), or to the key.
+        own = f"{suffix.rpartition('.')[0]}.".lstrip(".").lower()
+        given = {name.lower(): place for name, place in labels.get(key, {}).items()}
+        names = [f"{own}{label}" for label in _LABELS] + list(_LABELS)
+        samples.append(_Sample(key, suffix, fields[suffix], next((given[n] for n in names if n in given), None)))
+    return samples
+
+
+def _help(path: str) -> str:
+    if "*" in path or "?" in path:
+        return "write a range of numbers: 'shards-{000..009}.tar'"
+    if path.endswith(("gz", "bz2", "xz", "zst")):
+        return "decompress it: images are read one by one, in any order, and are compressed themselves"
+    return ""
 
 
 def _open(path: str) -> Any:

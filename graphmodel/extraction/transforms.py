@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -20,6 +21,7 @@ CROP_RATIO = 0.875
 """The default resizes the shorter side to the size of the input divided by this, as 256 is to 224."""
 
 _MODES = {1: "L", 3: "RGB"}
+_WIDE = ("I", "F")
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,24 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> torch.Tensor | list[torch.Tensor]:
         """Transforms an image."""
-        converted = image.convert(self.mode)
+        converted = in_mode(image, self.mode)
         made = [step(converted) for step in self.steps]
         return made if self.views else made[0]
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An image in a mode of 8 bits, as torchvision's `ImageFolder` converts it.
+
+    Raises:
+        ValueError: if it has values that 8 bits cannot hold, which Pillow would clip: all of a 16-bit image would be
+            white, and all of an image of floats from 0 to 1 black.
+    """
+    if image.mode in _WIDE or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if not np.array_equal(values, np.clip(values, 0, 255).astype(np.uint8)):
+            message = f"its values ({values.min():g} to {values.max():g}, mode {image.mode}) do not fit into 8 bits"
+            raise ValueError(f"{message}; scale them to whole numbers from 0 to 255")
+    return image.convert(mode)
 
 
 def transforms_of(graph: ModelGraph) -> dict[str, ImageTransform]:

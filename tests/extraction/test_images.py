@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +13,8 @@ from torchvision import transforms
 
 import graphmodel
 from graphmodel import CompileError, FeatureDataset, extract
-from graphmodel.extraction.transforms import default_notes, transforms_of
+from graphmodel.extraction.images import images_at
+from graphmodel.extraction.transforms import default_notes, in_mode, transforms_of
 from tests.extraction.helpers import SPEC, TRUNK, expected, model, write_images
 
 pytest.importorskip("zarr")
@@ -46,6 +48,40 @@ def test_folder_without_classes(module, tmp_path):
     stored = FeatureDataset(tmp_path / "out")
     assert stored.labels is None
     assert stored.paths() == [file.name for file in files]
+
+
+def test_images_beside_directories(module, tmp_path):
+    """Directories without images do not make classes of a flat folder; images beside classes are not lost silently."""
+    write_images(tmp_path / "images", classes=("all",))
+    flat = tmp_path / "images/all"
+    (flat / ".hidden").mkdir()
+    found = images_at(str(flat))
+    assert (found.classes, len(found)) == (None, 8)
+    Image.new("RGB", (20, 20)).save(tmp_path / "images/stray.png")
+    with pytest.warns(UserWarning, match=r"1 images beside them \(`stray.png`\), which are left out"):
+        found = images_at(str(tmp_path / "images"))
+    assert (found.classes, len(found)) == (["all"], 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.full((20, 24), 300, np.uint16), "300 to 300, mode I;16"),
+        (np.full((20, 24), 70000, np.int32), "mode I"),
+        (np.full((20, 24), 0.5, np.float32), "0.5 to 0.5, mode F"),
+        (np.full((20, 24), -1, np.float32), "mode F"),
+        (np.full((20, 24), 200, np.uint16), None),
+        (np.full((20, 24), 200, np.float32), None),
+    ],
+)
+def test_values_that_eight_bits_cannot_hold(values, why):
+    """Pillow clips them, so that a 16-bit image would be white."""
+    image = Image.fromarray(values)
+    if why is None:
+        assert np.array_equal(np.asarray(in_mode(image, "RGB"))[..., 0], values)
+    else:
+        with pytest.raises(ValueError, match=why):
+            in_mode(image, "RGB")
 
 
 def test_damaged_image_is_named_and_skipped(module, tmp_path):
@@ -94,6 +130,67 @@ def test_tar_files(module, tmp_path):
     assert stored.labels.tolist() == [i % 2 for i in range(8)]
     assert stored.paths()[6] == f"{tmp_path}/s-1.tar/00006.png"
     torch.testing.assert_close(stored.tensors()[0]["flatten"], reference(module, files)["flatten"])
+
+
+def tar_of(path, members, mode="w"):
+    with tarfile.open(path, mode) as tar:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def png(value):
+    file = io.BytesIO()
+    Image.new("L", (4, 4), value).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_names_with_dots_in_tar_files(tmp_path):
+    """WebDataset's key ends at the first dot: `a.left.png` is the field `left.png` of the sample `a`."""
+    pytest.importorskip("webdataset")
+    members = {"d.x/a.left.png": png(1), "d.x/a.left.cls": b"4", "b.left.PNG": png(2), "b.cls": b"5"}
+    members |= {"c.seg.png": png(0), "c.png": png(3), "c.cls": b"6", "c.json": b"{}"}
+    found = images_at(tar_of(tmp_path / "s.tar", members))
+    assert [found.label(i) for i in range(3)] == [4, 5, 6]
+    assert [found.open(i).getpixel((0, 0)) for i in range(3)] == [1, 2, 3]
+    assert [found.path(i).removeprefix(f"{tmp_path}/s.tar/") for i in range(3)] == [
+        "d.x/a.left.png",
+        "b.left.PNG",
+        "c.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "mode", "text"),
+    [
+        ([("a.png", png(1)), ("a.jpg", png(2))], "w", "several images: `a.png`, `a.jpg`"),
+        ([("a.0.png", png(1)), ("a.1.png", png(2))], "w", "ends at the first dot"),
+        ([("a.png", png(1)), ("a.cls", b"1"), ("a.png", png(2)), ("a.cls", b"2")], "w", "holds `a.png` twice"),
+        (
+            [("a.png", png(1)), ("a.cls", b"1"), ("b.png", png(2))],
+            "w",
+            "1 of the 2 images in .* have no class: .*b.png",
+        ),
+        ([("a.png", png(1))], "w:gz", "decompress it"),
+        ([("a.txt", b"")], "w", "there is no image"),
+    ],
+)
+def test_ambiguous_tar_files(tmp_path, members, mode, text):
+    pytest.importorskip("webdataset")
+    place = tar_of(tmp_path / ("s.tar.gz" if "gz" in mode else "s.tar"), members, mode)
+    with pytest.raises(CompileError, match=text) as error:
+        images_at(place)
+    assert {d.code for d in error.value.diagnostics} == {"GM601"}
+
+
+def test_folder_with_tar_in_its_name(tmp_path):
+    write_images(tmp_path / "my.target", classes=("all",))
+    write_images(tmp_path / "my.tar", classes=("all",))
+    assert len(images_at(str(tmp_path / "my.target"))) == len(images_at(str(tmp_path / "my.tar"))) == 8
+    with pytest.raises(CompileError, match="write a range of numbers"):
+        images_at(str(tmp_path / "s-*.tar"))
 
 
 @pytest.mark.slow

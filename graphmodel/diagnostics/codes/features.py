@@ -19,7 +19,7 @@ ENTRIES = (
         "there is no data",
         """The folder does not exist, holds no images, or a tar file cannot be read. A folder has one directory for each
             class, or images without labels; a tar file has an image `KEY.jpg` and a class `KEY.cls` for each
-            sample.""",
+            sample. Tar files must not be compressed, hold a name twice, or give classes to some samples only.""",
         "graphmodel extract spec.yaml --data nowhere -o features",
         "graphmodel extract spec.yaml --data images -o features",
         "shell",
