@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import chain, islice
@@ -24,7 +25,8 @@ from torch.utils.data import (
 )
 
 from graphmodel.diagnostics import fail, first_line
-from graphmodel.extraction.fingerprints import digest_of_names, digest_of_samples, digest_of_value
+from graphmodel.extraction.fingerprints import digest_of_names, digest_of_value, digests_of_samples
+from graphmodel.extraction.loading import Collate, Failure, Guarded, Plan
 
 _LABELS = ("label", "labels", "target", "targets")
 _IDS = ("id", "ids", "__key__")
@@ -86,7 +88,7 @@ class Source:
     transform: str = ""
 
     def fingerprint(self) -> str:
-        """A checksum of the samples: of all names, or of a few values; of the first batch of a stream."""
+        """Checksums of the samples: of their number and all names, and of a few samples; of a stream's first batch."""
         if self.length is None:
             first = self.first_of_stream()
             return f"stream {digest_of_value(first).hex()}"
@@ -97,9 +99,7 @@ class Source:
             inner = inner.dataset
         if sample_path(self.dataset, 0) is not None:
             found.update(digest_of_names(str(sample_path(self.dataset, i)) for i in range(self.length)))
-        else:
-            found.update(digest_of_samples(self.dataset, self.length))
-        return found.hexdigest()
+        return " ".join([found.hexdigest(), *digests_of_samples(self.dataset, self.length)])
 
     def first_of_stream(self) -> Any:
         """The first batch of a stream, which still gives it.
@@ -124,6 +124,14 @@ class Source:
         one_by_one = replace(self, batch_size=1, loader={"collate_fn": self.loader.get("collate_fn")})
         return next((b for b in islice(one_by_one.batches([0], self.length), 100) if b.rows), None)
 
+    def why_unread(self) -> str:
+        """Why the first sample cannot be read, as the end of a sentence."""
+        try:
+            self.dataset[0]
+        except Exception as error:  # decoders and the user's own code raise anything
+            return f"; of the first one: {type(error).__name__}: {first_line(error)}"
+        return ""
+
     def batches(self, starts: Sequence[int], rows: int, begun: Mapping[int, int] | None = None) -> Iterator[Batch]:
         """The batches of some commits, in order; none crosses the border of a commit.
 
@@ -133,12 +141,12 @@ class Source:
             begun: the first row that is missing, by the first row of a commit of which some are there.
         """
         length = self.length or 0
-        plan = _Plan(starts, rows, length, self.batch_size, begun or {})
-        collate = _Collate(self.loader.get("collate_fn") or default_collate)
+        plan = Plan(starts, rows, length, self.batch_size, begun or {})
+        collate = Collate(self.loader.get("collate_fn") or default_collate)
         settings = self.loader | {"collate_fn": collate, "batch_sampler": plan}
         paths = sample_path(self.dataset, 0) is not None if length else False
-        for rows_read, raw, failures in DataLoader(_Guarded(self.dataset), **settings):
-            if isinstance(raw, _Failure):
+        for rows_read, raw, failures in DataLoader(Guarded(self.dataset), **settings):
+            if isinstance(raw, Failure):
                 message = f"the samples {rows_read[0]} to {rows_read[-1]} cannot be made into a batch: {raw.reason}"
                 help = "give samples of one shape, or a DataLoader with a `collate_fn`; batches come from a generator"
                 raise fail("GM603", message, help=help)
@@ -151,7 +159,11 @@ class Source:
             yield batch
 
     def stream(self, skip: int) -> Iterator[Batch]:
-        """The batches of a stream after the rows that are stored already."""
+        """The batches of a stream after the rows that are stored already.
+
+        Raises:
+            CompileError: GM602 if it has fewer.
+        """
         row = 0
         for raw in self.dataset:
             batch = read_batch(raw, self.names, [])
@@ -162,6 +174,9 @@ class Source:
                 yield batch
             elif row > skip:
                 yield _tail(batch, skip - batch.rows[0])
+        if row < skip:
+            message = f"the data ends after {row} samples, and the store has {skip} of an earlier run"
+            raise fail("GM602", message, help="give the same data again, or extract to a new directory")
 
 
 def source_of(data: Any, names: Sequence[str], *, batch_size: int | None, num_workers: int | None) -> Source:
@@ -180,9 +195,11 @@ def source_of(data: Any, names: Sequence[str], *, batch_size: int | None, num_wo
     size = batch_size or 64
     if isinstance(data, DataLoader):
         size = batch_size or data.batch_size or size
-        if isinstance(data.dataset, IterableDataset):
+        is_stream = isinstance(data.dataset, IterableDataset)
+        if not is_stream:
+            _check_order(data)
+        if is_stream or (data.batch_size is None and data.batch_sampler is None):  # its items are batches
             return Source(data, None, tuple(names), {}, size)
-        _check_order(data)
         workers = data.num_workers if num_workers is None else num_workers
         loader = {
             "num_workers": workers,
@@ -200,7 +217,9 @@ def source_of(data: Any, names: Sequence[str], *, batch_size: int | None, num_wo
     elif isinstance(data, IterableDataset):
         return Source(DataLoader(data, batch_size=size, **loader), None, tuple(names), {}, size)
     if isinstance(data, (Dataset, Sequence)) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        inner = data.dataset if isinstance(data, Subset) else data
+        inner = data
+        while isinstance(inner, Subset):
+            inner = inner.dataset
         classes = getattr(inner, "classes", None)
         transform = getattr(inner, "transform", None)
         return Source(
@@ -218,16 +237,16 @@ def source_of(data: Any, names: Sequence[str], *, batch_size: int | None, num_wo
 
 
 def _described(transform: Any) -> str:
-    """A transform in words; an object without a description of its own by its class, not by its address."""
-    text = repr(transform)
-    return type(transform).__qualname__ if " at 0x" in text else text
+    """A transform in words, without the addresses of objects that have no description of their own."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(transform))
 
 
 def _check_order(loader: DataLoader[Any]) -> None:
     sampler = loader.sampler
     shuffles = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
-    plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
-    if plain and (type(sampler) is SequentialSampler or shuffles):
+    unbatched = loader.batch_sampler is None
+    plain = unbatched or type(loader.batch_sampler) is BatchSampler
+    if plain and not (unbatched and shuffles) and (type(sampler) is SequentialSampler or shuffles):
         if shuffles:
             message = (
                 "the DataLoader shuffles; the store has the samples in the order of its dataset, row i is sample i"
@@ -237,74 +256,6 @@ def _check_order(loader: DataLoader[Any]) -> None:
     name = type(sampler if plain else loader.batch_sampler).__name__
     message = f"the DataLoader chooses its samples with `{name}`, and a store has every sample of the dataset once"
     raise fail("GM603", message, help="pass the dataset, or `torch.utils.data.Subset(dataset, indices)` for a part")
-
-
-# -- loading, in the workers ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Row numbers in batches."""
-
-    starts: Sequence[int]
-    rows: int
-    length: int
-    batch_size: int
-    begun: Mapping[int, int]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in self.starts:
-            stop = min(start + self.rows, self.length)
-            for first in range(self.begun.get(start, start), stop, self.batch_size):
-                yield list(range(first, min(first + self.batch_size, stop)))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    reason: str
-
-
-class _Guarded(Dataset[Any]):
-    """A dataset that returns what it raises, so that one unreadable image does not end a run."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, row: int) -> Any:
-        try:
-            return row, self.dataset[row]
-        except Exception as error:  # decoders and the user's own code raise anything
-            return row, _Failure(f"{type(error).__name__}: {first_line(error)}")
-
-    def __getitems__(self, rows: list[int]) -> list[Any]:
-        if hasattr(self.dataset, "__getitems__"):
-            try:
-                return list(zip(rows, self.dataset.__getitems__(rows), strict=True))
-            except Exception:  # one by one, to find out which
-                return [self[row] for row in rows]
-        return [self[row] for row in rows]
-
-
-@dataclass(frozen=True)
-class _Collate:
-    """The rows that could be read, their batch, and the rows that could not."""
-
-    collate: Callable[[list[Any]], Any]
-
-    def __call__(self, items: list[Any]) -> tuple[list[int], Any, list[tuple[int, str]]]:
-        failures = [(row, item.reason) for row, item in items if isinstance(item, _Failure)]
-        good = [(row, item) for row, item in items if not isinstance(item, _Failure)]
-        try:
-            batch = self.collate([item for _, item in good]) if good else None
-        except Exception as error:  # the user's own code raises anything
-            batch = _Failure(f"{type(error).__name__}: {first_line(error)}")
-        return [row for row, _ in good], batch, failures
 
 
 def read_batch(raw: Any, names: Sequence[str], rows: list[int]) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch.utils.data import Dataset
 from graphmodel.diagnostics import choices_help, fail
 from graphmodel.extraction.layout import EXTRACTED, FEATURES, LABEL, PATH, SAMPLE_ID, SAMPLES
 from graphmodel.extraction.mapped import MappedArray, mapped
+from graphmodel.extraction.reading import read_rows
 from graphmodel.extraction.store import open_for_reading
+from graphmodel.lower.slicing import check_names
 
 Sample = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -53,8 +56,8 @@ class FeatureDataset(Dataset[Sample]):
         labels: the label of each sample; None if there are none.
 
     Raises:
-        CompileError: GM600 if zarr is missing, GM608 if the store is not there or not complete, GM502 if an output is
-            unknown.
+        CompileError: GM600 if zarr is missing, GM608 if the store is not there, not complete or damaged, GM502 if an
+            output is unknown.
     """
 
     def __init__(
@@ -67,11 +70,14 @@ class FeatureDataset(Dataset[Sample]):
     ) -> None:
         opened = open_for_reading(str(store), options=storage_options)
         known = opened.layout.outputs
+        if outputs is not None:
+            check_names("outputs", outputs)
         self.outputs = list(known) if outputs is None else list(outputs)
         for name in self.outputs:
             if name not in known:
                 message = f"the store `{store}` has no output `{name}`"
                 raise fail("GM502", message, help=choices_help(name, list(known), "outputs"))
+        opened.check_files([*(f"{FEATURES}/{name}" for name in self.outputs), *opened.sample_arrays()])
         self.store, self.dtype, self.storage_options = str(store), dtype, storage_options
         self.record = opened.record
         self.classes: list[str] | None = self.record["classes"]
@@ -92,6 +98,7 @@ class FeatureDataset(Dataset[Sample]):
         return self._columns[output].shape
 
     def __getitem__(self, index: int) -> Sample:
+        index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         values, labels = self.take([index % len(self)])
@@ -106,12 +113,17 @@ class FeatureDataset(Dataset[Sample]):
         """Several samples as one batch.
 
         Args:
-            indices: their numbers, from 0 to `len(self) - 1`.
+            indices: their numbers, from 0 to `len(self) - 1`, or a mask with a bool for each sample.
 
         Returns:
             A tensor `(len(indices), ...)` for each output, and the labels.
         """
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        chosen = torch.as_tensor(indices)
+        if chosen.dtype == torch.bool:
+            if chosen.shape != self.rows.shape:
+                raise IndexError(f"a mask of {tuple(chosen.shape)} for {len(self)} samples")
+            chosen = chosen.nonzero().flatten()
+        chosen = chosen.to(torch.int64)
         rows = self.rows[chosen]
         values = {name: self._read(name, rows.numpy()) for name in self.outputs}
         return values, rows if self.labels is None else self.labels[chosen]
@@ -132,6 +144,8 @@ class FeatureDataset(Dataset[Sample]):
             generator: draws the order.
             drop_last: whether a last, smaller batch is left out.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, and a batch has at least one sample")
         order = torch.randperm(len(self), generator=generator) if shuffle else torch.arange(len(self))
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
@@ -157,11 +171,11 @@ class FeatureDataset(Dataset[Sample]):
 
     def _read(self, name: str, rows: Any) -> torch.Tensor:
         column, array = self._columns[name], self._arrays[name]
+        out = np.empty((len(rows), *column.shape), column.stored)
         if isinstance(array, MappedArray):
-            out = np.empty((len(rows), *column.shape), column.stored)
             array.take(rows, out)
-        else:
-            out = array.oindex[rows]
+        elif len(rows):
+            out = read_rows(self.store, array, rows)
         value = torch.from_numpy(out)
         if column.dtype == "bfloat16":
             value = value.view(torch.bfloat16)

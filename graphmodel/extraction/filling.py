@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -100,10 +101,11 @@ class Filling:
         self.extracted += len(batch.rows)
         self.done += len(batch.rows) + len(batch.failures)
         self.failures += [(batch.names.get(row, f"sample {row}"), why) for row, why in batch.failures]
-        del self.failures[LISTED:]
         if batch.failures and self.on_error == "fail":
-            name, reason = self.failures[-1]
-            raise fail("GM605", f"`{name}` cannot be read: {reason}", help="repair or remove it, or skip it")
+            name, reason = self.failures[-len(batch.failures)]
+            more = f", nor can {len(batch.failures) - 1} more of its batch" if len(batch.failures) > 1 else ""
+            message = f"`{name}` cannot be read{more}: {reason}"
+            raise fail("GM605", message, help="repair it and run the same command again, or skip it")
 
     def _cast(self, name: str, value: torch.Tensor) -> torch.Tensor:
         column = self._column(name)
@@ -111,7 +113,7 @@ class Filling:
             message = f"the output `{name}` has rows of {tuple(value.shape[1:])}, and those before it of {column.shape}"
             raise fail("GM604", message, help="give all images one size")
         cast = value.to(getattr(torch, column.dtype))
-        if column.dtype == "float16" and value.dtype != torch.float16:
+        if column.is_floating and cast.dtype != value.dtype:
             bad = (cast.isinf() & value.isfinite()).any()
             self._bad[name] = self._bad[name] | bad if name in self._bad else bad
         return cast
@@ -168,6 +170,13 @@ class Filling:
                 dtypes = (str(t.dtype).removeprefix("torch.") for t in (batch.label, self._label))
                 raise fail("GM603", "some labels are {} and those before them {}".format(*dtypes))
             self._label[where] = batch.label[part].cpu().to(self._label.dtype)
+        elif batch.label is not None:
+            raise fail("GM603", "some batches have labels, and the first sample has none")
+        if self.layout.text_ids and batch.ids is None:
+            raise fail("GM603", "some batches have no ids, and the first sample has one")
+        kind = str if self.layout.text_ids else Integral
+        if batch.ids is not None and not all(isinstance(each, kind) for each in batch.ids):
+            raise fail("GM603", f"some ids are not {'text' if kind is str else 'whole numbers'}, as the first one is")
         for i, row in zip(range(part.start, part.stop), rows, strict=True):
             if batch.ids is not None:
                 self._ids[row] = batch.ids[i]
@@ -210,8 +219,10 @@ class Filling:
                 event.synchronize()
             for name, found in bad.items():
                 if bool(found):
-                    message = f"the output `{name}` has values that float16 cannot hold"
-                    raise fail("GM609", message, help="store it as bfloat16 or float32 (`--dtype`)")
+                    dtype = self._column(name).dtype
+                    message = f"the output `{name}` has values that {dtype} cannot hold"
+                    help = "store it as bfloat16 or float32 (`--dtype`)" if dtype == "float16" else ""
+                    raise fail("GM609", message, help=help or "leave `--dtype` out to store it as it is")
 
         return wait
 

@@ -31,6 +31,10 @@ class Images(Protocol):
         """The decoded image."""
         ...
 
+    def content(self, index: int) -> bytes:
+        """The bytes of its file."""
+        ...
+
     def label(self, index: int) -> int | None:
         """Its class."""
         ...
@@ -66,6 +70,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def sample_path(self, index: int) -> str:
         """The path of a sample, relative to the data."""
         return self.images.path(index)
+
+    def sample_bytes(self, index: int) -> list[Any]:
+        """What a sample is made from: the bytes of its file, and its class."""
+        return [self.images.content(index), self.images.label(index)]
 
 
 class Words(str):
@@ -107,10 +115,11 @@ class FolderImages:
         self.root = root
         self.classes: list[str] | None = None
         suffixes = tuple(image_suffixes())
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_file())
-        flat = [(os.path.join(root, n), -1) for n in names if has_file_allowed_extension(n, suffixes)]
+        entries = sorted(os.listdir(root))
+        flat = [(os.path.join(root, n), -1) for n in entries if has_file_allowed_extension(n, suffixes)]
+        flat = [item for item in flat if os.path.isfile(item[0])]
         self.samples: list[tuple[str, int]] = flat
-        if any(entry.is_dir() for entry in os.scandir(root)):
+        if any(os.path.isdir(os.path.join(root, n)) for n in entries):
             folder = ImageFolder(
                 root, is_valid_file=lambda p: has_file_allowed_extension(p, suffixes), allow_empty=True
             )
@@ -130,6 +139,10 @@ class FolderImages:
     def open(self, index: int) -> Image.Image:
         """The decoded image."""
         return Image.open(self.samples[index][0])
+
+    def content(self, index: int) -> bytes:
+        """The bytes of its file."""
+        return Path(self.samples[index][0]).read_bytes()
 
     def label(self, index: int) -> int | None:
         """Its class."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from graphmodel.extraction.fingerprints import same_data
+
 FORMAT = 1
 FEATURES, SAMPLES = "features", "samples"
 STATUS, LABEL, SAMPLE_ID, PATH = "status", "label", "id", "path"
@@ -104,7 +106,7 @@ class Identity:
         model: a SHA-256 of the graph and the parameters of its trunks and heads.
         weights: a SHA-256 of all parameters and buffers.
         transform: what happens to an image before the module.
-        data: a SHA-256 of the names of the samples, or of their number and a few of them.
+        data: a SHA-256 of the names of the samples and of their number, and checksums of a few of them.
         dtype: the dtype of floating features; empty for the module's own.
         compression: the codec, or empty.
     """
@@ -119,7 +121,11 @@ class Identity:
     def differences(self, stored: dict[str, Any]) -> list[str]:
         """Names of what differs from what a store says of itself."""
         said = {"model": "spec"}
-        return [said.get(name, name) for name, value in asdict(self).items() if stored.get(name) != value]
+        return [said.get(name, name) for name, value in asdict(self).items() if not _same(name, value, stored)]
+
+
+def _same(name: str, value: str, stored: dict[str, Any]) -> bool:
+    return same_data(value, str(stored.get(name))) if name == "data" else bool(stored.get(name) == value)
 
 
 @dataclass

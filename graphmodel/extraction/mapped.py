@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from graphmodel.extraction.reading import damaged, read_rows
+
 _CHECKSUM = 4
 """Bytes of a CRC-32C, after each chunk and after the index."""
 
@@ -22,8 +24,8 @@ class MappedArray:
     Source: the zarr v3 codec `sharding_indexed`.
     """
 
-    def __init__(self, directory: Path, array: Any) -> None:
-        self.directory, self.array = directory, array
+    def __init__(self, location: str, name: str, array: Any) -> None:
+        self.location, self.directory, self.array = location, Path(location) / name, array
         self.shape, self.dtype = tuple(array.shape), np.dtype(array.dtype)
         self.rows, self.chunk = array.shards[0], array.chunks[0]
         self._tail = "/".join("0" for _ in self.shape[1:])
@@ -37,6 +39,8 @@ class MappedArray:
             out: `(len(rows), ...)` in the dtype of the array.
         """
         shards = rows // self.rows
+        if not len(rows):
+            return
         order = np.argsort(shards, kind="stable")
         borders = np.flatnonzero(np.diff(shards[order])) + 1
         for part in np.split(order, borders):
@@ -54,10 +58,12 @@ class MappedArray:
     def _map(self, index: int) -> Any:
         path = self.directory / "c" / str(index) / self._tail if self._tail else self.directory / "c" / str(index)
         used = int(min(self.rows, self.shape[0] - index * self.rows) + self.chunk - 1) // self.chunk
+        chunks = self.rows // self.chunk
         if not path.exists():
+            raise damaged(self.location, f"`{path}` is gone")
+        if path.stat().st_size < 16 * chunks + _CHECKSUM:
             return self._read(index, used)
         data = np.memmap(path, np.uint8, "r")
-        chunks = self.rows // self.chunk
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         size = self.chunk * row + _CHECKSUM
         table = data[-(16 * chunks + _CHECKSUM) : -_CHECKSUM].copy().view("<u8").reshape(chunks, 2)
@@ -69,7 +75,8 @@ class MappedArray:
 
     def _read(self, index: int, used: int) -> Any:
         out = np.zeros((used * self.chunk, *self.shape[1:]), self.dtype)
-        values = self.array[index * self.rows : (index + 1) * self.rows]
+        first = index * self.rows
+        values = read_rows(self.location, self.array, slice(first, min(first + self.rows, self.shape[0])))
         out[: len(values)] = values
         return out.reshape(used, self.chunk, *self.shape[1:])
 
@@ -90,4 +97,4 @@ def mapped(location: str, name: str, array: Any) -> MappedArray | None:
     plain = len(inner) == 2 and isinstance(inner[0], BytesCodec) and isinstance(inner[1], Crc32cCodec)
     if not plain or (sys.byteorder != "little" and array.dtype.itemsize > 1):
         return None
-    return MappedArray(Path(location) / name, array)
+    return MappedArray(location, name, array)

@@ -13,6 +13,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from graphmodel.extraction.layout import Block
+from graphmodel.extraction.reading import listed
 
 _FOLDER = "pending"
 
@@ -35,7 +36,7 @@ class Parts:
     def found(self) -> dict[int, int]:
         """The last row of each part, plus one, by its first row."""
         prefix = f"{self.folder.path}/{_FOLDER}/".lstrip("/")
-        ranges = (_range(key.rpartition("/")[2]) for key in sync(_listed(self.folder.store, prefix)))
+        ranges = (_range(key.rpartition("/")[2]) for key in sync(listed(self.folder.store, prefix)))
         return dict(found for found in ranges if found is not None)
 
     def write(self, block: Block) -> None:
@@ -98,7 +99,3 @@ def chains(parts: dict[int, int], starts: Sequence[int], rows: int) -> dict[int,
 def _range(name: str) -> tuple[int, int] | None:
     start, _, stop = name.removesuffix(".npz").partition("-")
     return (int(start), int(stop)) if start.isdigit() and stop.isdigit() else None
-
-
-async def _listed(store: Any, prefix: str) -> list[str]:
-    return [key async for key in store.list_prefix(prefix)]

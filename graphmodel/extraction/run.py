@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphmodel.diagnostics import choices_help, fail
+from graphmodel.diagnostics import Collector, choices_help, fail
 from graphmodel.dialects.native.dump import dump, to_yaml
 from graphmodel.extraction.batches import Batch, Source, source_of
 from graphmodel.extraction.digests import model_digest, output_digests, weights_digest
@@ -150,7 +150,8 @@ def extract(
     """
     start = time.monotonic()
     need("zarr")
-    _check_choices(dtype, compression, on_error, rows)
+    _check_choices(dtype, compression, on_error, rows=rows, batch_size=batch_size, num_workers=num_workers)
+    check_compiled(module, "extract")
     graph = module.model_graph
     if isinstance(data, (str, Path)):
         data = ImageDataset(images_at(str(data)), transforms_of(graph))
@@ -231,8 +232,8 @@ class _Run:
         """An empty store with the shapes that the first sample has."""
         first = self.source.sample()
         if first is None:
-            message = "none of the first samples can be read"
-            raise fail("GM605", message, help="check the folder or the dataset; its first sample raises an error")
+            message = f"none of the first samples can be read{self.source.why_unread()}"
+            raise fail("GM605", message, help="check the folder or the dataset")
         if self.source.length is not None:
             first = first.repeated(_least_batch(self.module))
         outputs = named_outputs(self.module, first)
@@ -365,13 +366,29 @@ def in_eval(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _check_choices(dtype: str | None, compression: str | None, on_error: str, rows: int | None) -> None:
+def check_compiled(module: Any, what: str) -> None:
+    """Refuses anything but a compiled module.
+
+    Raises:
+        CompileError: GM590.
+    """
+    if not isinstance(getattr(module, "_orig_mod", module), CompiledModel):
+        message = f"`{what}` takes a compiled model, not {type(module).__name__}"
+        raise fail("GM590", message, help="pass what `graphmodel.compile` returned, before it is wrapped (DDP)")
+
+
+def _check_choices(dtype: str | None, compression: str | None, on_error: str, **numbers: Any) -> None:
+    report = Collector()
     for what, value, choices in (
         ("dtype", dtype, DTYPES),
         ("compression", compression, ("zstd",)),
         ("on_error", on_error, ("skip", "fail")),
     ):
         if value is not None and value not in choices:
-            raise fail("GM606", f"`{value}` is not a valid {what}", help=choices_help(value, choices), path=what)
-    if rows is not None and rows < 1:
-        raise fail("GM606", f"{rows} is not a valid number of rows", help="give a positive number", path="rows")
+            report.error("GM606", f"`{value}` is not a valid {what}", help=choices_help(value, choices), path=what)
+    for what, number in numbers.items():
+        least = 0 if what == "num_workers" else 1
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < least):
+            message = f"`{what}` takes a whole number from {least} on, not {number!r}"
+            report.error("GM606", message, path=what)
+    report.raise_errors()

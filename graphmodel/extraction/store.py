@@ -17,6 +17,7 @@ from graphmodel.diagnostics import CompileError, choices_help, fail, first_line
 from graphmodel.extraction import layout as names
 from graphmodel.extraction.layout import FEATURES, FORMAT, SAMPLES, Block, Column, Identity, Layout
 from graphmodel.extraction.packages import need
+from graphmodel.extraction.reading import damaged, listed, local, read_rows
 
 if TYPE_CHECKING:
     import zarr
@@ -162,10 +163,7 @@ class Store:
             for start in starts:
                 if not _has_file(array, start // rows):
                     raise self._damaged(f"rows {start} to {min(start + rows, length) - 1} of `{array.path}` are gone")
-                try:
-                    values = array[start : min(start + rows, length)]
-                except Exception as error:  # codecs raise many kinds of errors
-                    raise self._damaged(f"`{array.path}` cannot be read at row {start}: {first_line(error)}") from error
+                values = read_rows(self.location, array, slice(start, min(start + rows, length)))
                 if array.name.endswith(f"{SAMPLES}/{names.STATUS}") and (values == names.MISSING).any():
                     raise self._damaged(f"rows from {start} were never written")
 
@@ -175,9 +173,33 @@ class Store:
         found = dict(inside.arrays())
         yield from (found[name] for name in sorted(found, key=lambda name: (name == names.STATUS, name)))
 
+    def sample_arrays(self) -> list[str]:
+        """The paths of the arrays that say something about the samples."""
+        inside: Any = self.group[SAMPLES]
+        return [f"{SAMPLES}/{name}" for name, _ in inside.arrays()]
+
+    def check_files(self, arrays: Iterable[str]) -> None:
+        """Checks that no file of an array is gone, which zarr takes for rows of the fill value.
+
+        Raises:
+            CompileError: GM608.
+        """
+        from zarr.core.sync import sync
+
+        for path in arrays:
+            array = self.group[path]
+            prefix = f"{array.store_path.path}/c/".lstrip("/")
+            found = {
+                int(key.removeprefix(prefix).partition("/")[0]) for key in sync(listed(array.store_path.store, prefix))
+            }
+            rows = self.layout.rows
+            gone = next((i for i in range(-(-self.length // rows)) if i not in found), None)
+            if gone is not None:
+                last = min((gone + 1) * rows, self.length) - 1
+                raise self._damaged(f"rows {gone * rows} to {last} of `{path}` are gone")
+
     def _damaged(self, why: str) -> CompileError:
-        message = f"the store `{self.location}` is damaged: {why}"
-        return fail("GM608", message, help="delete it and extract again, or copy it again from where it is intact")
+        return damaged(self.location, why)
 
 
 def _place(location: str, options: dict[str, Any] | None, write: bool) -> Any:
@@ -199,6 +221,7 @@ def open_store(location: str, *, write: bool = False, options: dict[str, Any] | 
     import zarr
     from zarr.errors import GroupNotFoundError
 
+    location = local(location)
     _check_url(location)
     try:
         group = zarr.open_group(_place(location, options, write), mode="r+" if write else "r", zarr_format=3)
@@ -266,6 +289,7 @@ def create_store(
     need("zarr")
     import zarr
 
+    location = local(location)
     record = {
         "format": FORMAT,
         "complete": False,

@@ -58,8 +58,12 @@ class TarImages:
 
     def open(self, index: int) -> Image.Image:
         """The decoded image."""
+        return read_image(self.content(index))
+
+    def content(self, index: int) -> bytes:
+        """The bytes of its file."""
         number, sample = self._items[index]
-        return read_image(self._read(number, sample.image))
+        return self._read(number, sample.image)
 
     def label(self, index: int) -> int | None:
         """Its class."""

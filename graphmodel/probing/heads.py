@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphmodel.diagnostics import Diagnostic
+from graphmodel.diagnostics import Diagnostic, fail, first_line
 from graphmodel.losses import fused_cross_entropy
 from graphmodel.lower.module import CompiledModel
 from graphmodel.probing.options import Options
@@ -63,6 +63,9 @@ def train(
         lr: the learning rate of each head.
         weight_decay: the weight decay of each head's matrices and kernels.
         progress: called after each epoch.
+
+    Raises:
+        CompileError: GM614 if batches have one sample, and a head has BatchNorm.
     """
     start = time.monotonic()
     groups = groups_of(heads, lr, weight_decay)
@@ -77,7 +80,13 @@ def train(
         order = torch.randperm(count, generator=generator)
         for begin in starts:
             features, labels = samples.take(order[begin : begin + size])
-            loss = fused_cross_entropy(heads(**features), labels, total=True)
+            try:
+                loss = fused_cross_entropy(heads(**features), labels, total=True)
+            except ValueError as error:
+                if len(labels) > 1:
+                    raise
+                message = f"the heads cannot be trained on one sample at a time: {first_line(error)}"
+                raise fail("GM614", message, help="give a larger `batch_size`", path="batch_size") from error
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             factor = 0.5 * (1 + math.cos(math.pi * step / steps))

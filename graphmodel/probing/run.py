@@ -15,6 +15,7 @@ from graphmodel import __version__
 from graphmodel.diagnostics import Collector, Diagnostic
 from graphmodel.extraction.features import FeatureDataset
 from graphmodel.extraction.packages import need
+from graphmodel.extraction.run import check_compiled
 from graphmodel.lower.module import CompiledModel
 from graphmodel.lower.random_inputs import weights_of
 from graphmodel.probing import heads as head_training
@@ -105,6 +106,7 @@ def probe(
             is not there; GM600 if a package is missing; GM520 if `out` cannot be written.
     """
     need("zarr")
+    check_compiled(module, "probe")
     ks, cs = _tuple(k), _tuple(C)
     held = HOLDOUT if holdout is None and test is None else holdout
     options = Options(method, held, epochs, batch_size, lr, weight_decay, optimizer, ks, temperature, cs, seed)
@@ -203,8 +205,21 @@ class _Work:
             if max(self.options.k) > count:
                 message = f"`k` is {max(self.options.k)}, and there are {count} training samples"
                 self.report.error("GM614", message, None, f"give at most {count}", "k")
+        if self.data is not None and self.data.labels is not None and self.data.labels.dim() == 1:
+            self.check_split(self.data)
         self.report.raise_errors()
         return classes
+
+    def check_split(self, data: FeatureDataset) -> None:
+        """Checks that there is something to test on and, for logistic regression, to tell apart."""
+        training, held = self.training_rows(data)
+        if self.options.holdout is not None and len(data) and not len(held):
+            message = f"no class in the store `{data.store}` has two samples, so nothing can be held out"
+            self.report.error("GM612", message, None, "give a store of test samples (`--test`)", "holdout")
+        assert data.labels is not None
+        if self.options.method == "logistic" and len(training) and len(data.labels[training].unique()) < 2:
+            message = f"the training samples in the store `{data.store}` are all of one class"
+            self.report.error("GM612", message, None, "a logistic regression needs two classes", "features")
 
     def compare(self, data: FeatureDataset, other: FeatureDataset) -> None:
         """Adds warnings about a test store that is not like the other one."""

@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 import graphmodel
 from graphmodel import CompileError, FeatureDataset, extract
 from graphmodel.extraction.filling import Filling
 from graphmodel.extraction.fingerprints import digest_of_value
 from graphmodel.extraction.layout import CHUNK_BYTES
-from tests.extraction.helpers import SPEC, TRUNK, data, expected, model
+from tests.extraction.helpers import SPEC, TRUNK, data, expected, model, write_images
 
 zarr = pytest.importorskip("zarr")
 
@@ -219,6 +221,117 @@ def test_data_that_depends_on_chance_is_noted(module, tmp_path):
 def test_digests_tell_values_apart(one, other):
     assert digest_of_value(one) == digest_of_value(one)
     assert digest_of_value(one) != digest_of_value(other)
+
+
+class Kept(Exception):
+    pass
+
+
+def interrupted(module, samples, out):
+    def stop(progress):
+        if progress.done >= 8:
+            raise Kept
+
+    with pytest.raises(Kept):
+        extract(module, samples, out, rows=4, batch_size=4, progress=stop)
+
+
+class Numbers(ImageFolder):
+    """Images whose values are multiplied by what no description shows."""
+
+    factor = 1
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image * self.factor, label
+
+
+@pytest.mark.parametrize("change", ["lambda", "target", "class", "file", "nothing", "repaired"])
+def test_data_with_paths_that_gives_other_samples_is_refused(module, tmp_path, change):
+    files = write_images(tmp_path / "images", 12)
+    if change == "repaired":
+        content = files[11].read_bytes()
+        files[11].write_bytes(b"")
+
+    def folder(factor=1, shift=0, outer=1):
+        step = transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor(), lambda x: x * factor])
+        found = Numbers(tmp_path / "images", step, target_transform=lambda y: y + shift)
+        found.factor = outer
+        return found
+
+    interrupted(module, folder(), tmp_path / "out")
+    if change == "file":
+        Image.new("RGB", (20, 20)).save(files[11])
+    if change == "repaired":
+        files[11].write_bytes(content)
+    other = folder(2 if change == "lambda" else 1, int(change == "target"), 2 if change == "class" else 1)
+    if change in ("nothing", "repaired"):
+        assert extract(module, other, tmp_path / "out").found == 8
+    else:
+        with pytest.raises(CompileError, match="`data`"):
+            extract(module, other, tmp_path / "out")
+
+
+def test_folder_whose_files_have_changed_is_refused(module, tmp_path):
+    files = write_images(tmp_path / "images", 12)
+    interrupted(module, tmp_path / "images", tmp_path / "out")
+    Image.new("RGB", (20, 20)).save(files[11])
+    with pytest.raises(CompileError, match="`data`"):
+        extract(module, tmp_path / "images", tmp_path / "out")
+
+
+def test_stream_that_has_become_shorter_is_refused(module, tmp_path):
+    images = data(12).tensors[0]
+    interrupted(module, [images[i : i + 4] for i in range(0, 12, 4)].__iter__(), tmp_path / "out")
+    with pytest.raises(CompileError, match="the data ends after 4 samples, and the store has 8"):
+        extract(module, iter([images[:4]]), tmp_path / "out")
+
+
+@pytest.mark.parametrize("first", ["label", "id"])
+def test_samples_with_other_keys_are_refused(module, tmp_path, first):
+    """`default_collate` drops what the first sample of a batch lacks."""
+    images = data().tensors[0]
+    samples = [
+        {"images": image} | ({first: "x" if first == "id" else 3} if i else {}) for i, image in enumerate(images)
+    ]
+    for size in (1, 4):
+        with pytest.raises(CompileError, match="GM603"):
+            extract(module, samples, tmp_path / f"{first}{size}", batch_size=size)
+
+
+def test_loader_that_does_not_batch(module, tmp_path):
+    """torch takes the samples of such a DataLoader for batches."""
+    images, labels = data().tensors
+    loader = DataLoader([(images[:5], labels[:5]), (images[5:], labels[5:])], batch_size=None)
+    extract(module, loader, tmp_path / "out", rows=4)
+    values, found = FeatureDataset(tmp_path / "out").tensors()
+    torch.testing.assert_close(values["flatten"], expected(module, images)["flatten"])
+    assert torch.equal(found, labels)
+    with pytest.raises(CompileError, match="GM603"):
+        extract(module, DataLoader(data(), batch_size=None, shuffle=True), tmp_path / "other")
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 2.5}, {"num_workers": -1}, {"rows": True}])
+def test_numbers_are_checked(module, tmp_path, wrong):
+    with pytest.raises(CompileError, match=f"`{next(iter(wrong))}` takes a whole number"):
+        extract(module, data(), tmp_path / "out", **wrong)
+
+
+def test_other_modules_are_refused(tmp_path):
+    with pytest.raises(CompileError, match="`extract` takes a compiled model, not Identity"):
+        extract(torch.nn.Identity(), data(), tmp_path / "out")
+
+
+def test_reasons_name_the_first_sample(module, tmp_path):
+    with pytest.raises(CompileError, match="of the first one: OSError: not an image"):
+        extract(module, Broken(set(range(8))), tmp_path / "none")
+    with pytest.raises(CompileError, match="`sample 5` cannot be read, nor can 1 more of its batch"):
+        extract(module, Broken({5, 7}), tmp_path / "some", on_error="fail")
+
+
+def test_file_url(module, tmp_path):
+    extract(module, data(), f"{tmp_path.as_uri()}/a%20b", rows=4)
+    assert len(FeatureDataset(f"{tmp_path.as_uri()}/a%20b")) == len(FeatureDataset(tmp_path / "a b")) == 8
 
 
 def test_shapes_are_learnt_from_one_sample(module, tmp_path, monkeypatch):

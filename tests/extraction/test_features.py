@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -45,6 +46,56 @@ def test_data_loader(place, reference, workers):
         torch.testing.assert_close(values["flatten"], reference["flatten"][labels // 10])
         seen += labels.tolist()
     assert sorted(seen) == [i * 10 for i in range(11)]
+
+
+def test_masks_and_no_samples(place, reference):
+    """A mask chooses samples (as numbers it would be zeros and ones); numbers are whole."""
+    with pytest.raises(CompileError, match="GM503"):
+        FeatureDataset(place, "flatten")
+    stored = FeatureDataset(place, ["flatten"])
+    values, labels = stored.take(torch.arange(11) > 8)
+    assert labels.tolist() == [90, 100]
+    torch.testing.assert_close(values["flatten"], reference["flatten"][9:])
+    for empty in ([], torch.arange(11) > 20):
+        values, labels = stored.take(empty)
+        assert (values["flatten"].shape, len(labels)) == ((0, 512), 0)
+    assert stored.__getitems__([]) == []
+    with pytest.raises(IndexError, match="a mask of"):
+        stored.take([True, False])
+    for wrong in (1.5, slice(0, 2)):
+        with pytest.raises(TypeError):
+            stored[wrong]
+    with pytest.raises(ValueError, match="batch_size is -1"):
+        next(stored.batches(-1))
+
+
+@pytest.mark.parametrize("compression", [None, pytest.param("zstd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("array", "change", "text"),
+    [
+        ("features/flatten", "delete", "rows 4 to 7 of `features/flatten` are gone"),
+        ("samples/status", "delete", "rows 4 to 7 of `samples/status` are gone"),
+        ("features/flatten", "cut", "`features/flatten` cannot be read"),
+        ("features/flatten", "empty", "`features/flatten` cannot be read"),
+    ],
+)
+def test_lost_files_are_an_error(place, tmp_path, compression, array, change, text):
+    """zarr takes a missing file for rows of the fill value: not numbers, or zeros."""
+    out = tmp_path / "out"
+    if compression is None:
+        shutil.copytree(place, out)
+    else:
+        extract(model(), data(11), out, rows=4, compression=compression)
+    file = next(
+        f for f in (out / array / "c/1").parent.rglob("*") if f.is_file() and f.relative_to(out / array).parts[1] == "1"
+    )
+    content = file.read_bytes()
+    file.unlink()
+    if change != "delete":
+        file.write_bytes(content[: len(content) // 2] if change == "cut" else b"")
+    with pytest.raises(CompileError, match=text) as error:
+        FeatureDataset(out).tensors()
+    assert [d.code for d in error.value.diagnostics] == ["GM608"]
 
 
 def test_batches(place, reference):

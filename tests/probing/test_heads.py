@@ -206,6 +206,33 @@ def test_diverged_head_comes_last_and_is_reported(stores):
     assert (report.results[-1].loss, report.results[-1].accuracy) == (None, 0.0)
 
 
+def test_one_sample_at_a_time(stores):
+    """BatchNorm cannot learn from one sample, other heads can."""
+    with pytest.raises(CompileError, match="GM614.*one sample at a time"):
+        probe(model(), stores[0], epochs=1, batch_size=1)
+    assert probe(model(), stores[0], epochs=1, batch_size=1, outputs=["fast"]).best.name == "fast"
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "text"),
+    [
+        (torch.arange(6), {"epochs": 1}, "no class in the store .* has two samples"),
+        (torch.arange(6), {"method": "knn", "k": 1}, "no class in the store .* has two samples"),
+        (torch.zeros(6, dtype=torch.int64), {"method": "logistic"}, "are all of one class"),
+    ],
+)
+def test_too_few_samples_or_classes(tmp_path, labels, options, text):
+    store = extracted(tmp_path / "store", torch.utils.data.TensorDataset(images(6).tensors[0], labels))
+    with pytest.raises(CompileError, match=text) as error:
+        probe(model(), store, **options)
+    assert {d.code for d in error.value.diagnostics} == {"GM612"}
+
+
+def test_other_modules_are_refused(stores):
+    with pytest.raises(CompileError, match="`probe` takes a compiled model, not Identity"):
+        probe(torch.nn.Identity(), stores[0])
+
+
 def test_partly_frozen_trunk_trains_behind_the_line(tmp_path):
     spec = {
         **SPEC,
