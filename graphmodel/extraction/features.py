@@ -16,7 +16,7 @@ from graphmodel.extraction.layout import EXTRACTED, FEATURES, LABEL, PATH, SAMPL
 from graphmodel.extraction.mapped import MappedArray, mapped
 from graphmodel.extraction.reading import read_rows
 from graphmodel.extraction.store import open_for_reading
-from graphmodel.lower.slicing import check_names
+from graphmodel.lower.slicing import names_in
 
 Sample = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -70,8 +70,7 @@ class FeatureDataset(Dataset[Sample]):
     ) -> None:
         opened = open_for_reading(str(store), options=storage_options)
         known = opened.layout.outputs
-        if outputs is not None:
-            check_names("outputs", outputs)
+        names_in("outputs", outputs)
         self.outputs = list(known) if outputs is None else list(outputs)
         for name in self.outputs:
             if name not in known:

@@ -31,6 +31,14 @@ def read_rows(location: str, array: Any, rows: Any) -> Any:
         raise damaged(location, f"`{array.path}` cannot be read at {at}: {first_line(error)}") from error
 
 
+def has_file(array: Any, index: int) -> bool:
+    """Whether a shard has a file with something in it; zarr takes an empty one for rows of the fill value."""
+    from zarr.core.sync import sync
+
+    place = array.store_path / "/".join(["c", str(index), *("0" for _ in array.shape[1:])])
+    return bool(sync(place.exists())) and sync(place.store.getsize(place.path)) > 0
+
+
 async def listed(store: Any, prefix: str) -> list[str]:
     """The keys of a store below a prefix."""
     return [key async for key in store.list_prefix(prefix)]

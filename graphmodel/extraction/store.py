@@ -17,7 +17,7 @@ from graphmodel.diagnostics import CompileError, choices_help, fail, first_line
 from graphmodel.extraction import layout as names
 from graphmodel.extraction.layout import FEATURES, FORMAT, SAMPLES, Block, Column, Identity, Layout
 from graphmodel.extraction.packages import need
-from graphmodel.extraction.reading import damaged, listed, local, read_rows
+from graphmodel.extraction.reading import damaged, has_file, listed, local, read_rows
 
 if TYPE_CHECKING:
     import zarr
@@ -161,7 +161,7 @@ class Store:
             if array.shape[0] != length:
                 raise self._damaged(f"`{array.path}` has {array.shape[0]} rows and not {length}")
             for start in starts:
-                if not _has_file(array, start // rows):
+                if not has_file(array, start // rows):
                     raise self._damaged(f"rows {start} to {min(start + rows, length) - 1} of `{array.path}` are gone")
                 values = read_rows(self.location, array, slice(start, min(start + rows, length)))
                 if array.name.endswith(f"{SAMPLES}/{names.STATUS}") and (values == names.MISSING).any():
@@ -193,7 +193,9 @@ class Store:
                 int(key.removeprefix(prefix).partition("/")[0]) for key in sync(listed(array.store_path.store, prefix))
             }
             rows = self.layout.rows
-            gone = next((i for i in range(-(-self.length // rows)) if i not in found), None)
+            count = -(-self.length // rows)
+            is_local = "://" not in self.location  # elsewhere, each size would be a request
+            gone = next((i for i in range(count) if i not in found or (is_local and not has_file(array, i))), None)
             if gone is not None:
                 last = min((gone + 1) * rows, self.length) - 1
                 raise self._damaged(f"rows {gone * rows} to {last} of `{path}` are gone")
@@ -360,13 +362,6 @@ def _create(
 
 def _foreign(place: Path) -> Iterator[Path]:
     return (entry for entry in place.iterdir() if not entry.name.endswith(_PARTIAL))
-
-
-def _has_file(array: Any, index: int) -> bool:
-    from zarr.core.sync import sync
-
-    place = "/".join(["c", str(index), *("0" for _ in array.shape[1:])])
-    return bool(sync((array.store_path / place).exists()))
 
 
 def _check_url(location: str) -> None:

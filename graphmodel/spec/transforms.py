@@ -77,7 +77,7 @@ def from_vissl(item: Any) -> Mapping[str, Any] | None:
     """The native form of an entry of VISSL's `TRANSFORMS`; None if it is not one of ours."""
     if not isinstance(item, Mapping):
         return None
-    name = {"ImgPilToTensor": "ToTensor"}.get(str(item.get("name")), item.get("name"))
+    name = {"ImgPilToTensor": "ToTensor", "ImgToTensor": "ToTensor"}.get(str(item.get("name")), item.get("name"))
     op = next((op for op in _OPS if op.torchvision == name), None)
     if op is None:
         return None

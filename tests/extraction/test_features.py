@@ -76,7 +76,7 @@ def test_masks_and_no_samples(place, reference):
         ("features/flatten", "delete", "rows 4 to 7 of `features/flatten` are gone"),
         ("samples/status", "delete", "rows 4 to 7 of `samples/status` are gone"),
         ("features/flatten", "cut", "`features/flatten` cannot be read"),
-        ("features/flatten", "empty", "`features/flatten` cannot be read"),
+        ("features/flatten", "empty", "rows 4 to 7 of `features/flatten` are gone"),
     ],
 )
 def test_lost_files_are_an_error(place, tmp_path, compression, array, change, text):
