@@ -217,7 +217,7 @@ class _Work:
             message = f"no class in the store `{data.store}` has two samples, so nothing can be held out"
             self.report.error("GM612", message, None, "give a store of test samples (`--test`)", "holdout")
         assert data.labels is not None
-        if self.options.method == "logistic" and len(training) and len(data.labels[training].unique()) < 2:
+        if self.options.method == "logistic" and len(training) and len(set(data.labels[training].tolist())) < 2:
             message = f"the training samples in the store `{data.store}` are all of one class"
             self.report.error("GM612", message, None, "a logistic regression needs two classes", "features")
 
