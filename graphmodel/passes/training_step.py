@@ -150,7 +150,8 @@ def simulate_step(
     live = LiveBytes(weights)
     changed: set[str] = set()
     with _training(graph), torch.device("meta"), patch.object(F, "scaled_dot_product_attention", _fused), live:
-        values = _inputs(graph, batch, rows, live)
+        inputs = _inputs(graph, batch, rows, live)  # alive to the end, as whoever calls a module has them
+        values = dict(inputs)
         for i, names in enumerate(blocks):
             later = {r for block in blocks[i + 1 :] for name in block for r in graph.nodes[name].refs()}
             needed = later | {n for output in graph.outputs.values() for n in output.parts.values()}
@@ -177,7 +178,7 @@ def simulate_step(
         if losses:
             torch.autograd.backward(losses)
         live.enter("end")
-        del values, parts, losses
+        del values, parts, losses, inputs
     return Step(
         weights=sum({w.untyped_storage()._cdata: w.untyped_storage().nbytes() for w in weights}.values()),
         kept=kept,

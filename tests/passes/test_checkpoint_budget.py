@@ -237,6 +237,21 @@ def test_a_simulated_step_is_a_measured_one(checkpoint: Any) -> None:
     assert predicted.peak == pytest.approx(measured(model, torch.randn(8, 3, 32, 32)), rel=0.01)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_inputs_that_no_activation_needs_still_take_memory(frozen: bool) -> None:
+    """Crops are joined into another tensor and a frozen trunk saves none, but the caller holds them through the step."""
+    trunk = {"name": "timm:vit_tiny_patch16_224", "img_size": 32, "depth": 2, "freeze": frozen}
+    inputs = {"crops": {"views": [{"count": 4, "shape": [3, 32, 32]}]}}
+    spec = {"inputs": inputs, "trunk": trunk, "heads": {"head": {"mlp": {"dims": ["auto", 4]}}}, "checkpoint": True}
+    model, crops = graphmodel.compile(spec, seed=0), [torch.randn(64, 3, 32, 32) for _ in range(4)]
+    with Allocations([*model.parameters(), *model.buffers(), *crops]) as found:
+        model(crops)["head"].sum().backward()
+    predicted = simulate_step(model.model_graph, 64)
+    size = sum(crop.nbytes for crop in crops)
+    assert predicted.peak == pytest.approx(found.peak + size, rel=0.01)
+    assert size <= predicted.kept <= predicted.peak
+
+
 @pytest.mark.parametrize("part", [0.9, 0.6, 0.45])
 def test_a_budget_is_met_and_nothing_else_changes(part: float) -> None:
     x = torch.randn(8, 3, 32, 32)
