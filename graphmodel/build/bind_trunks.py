@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from graphmodel.components.construct import build_on_meta, meta_copy
 from graphmodel.components.family import InvalidTrunkParams, TrunkFamily
 from graphmodel.components.features import INPUT_OF, Feature, part_of
 from graphmodel.components.library.guard import do_weights_follow
+from graphmodel.components.library.model_names import unknown_trunk_help
 from graphmodel.components.library.trunk import LibraryParams, LibraryTrunk
 from graphmodel.components.registry import find_trunk, trunk_names
 from graphmodel.components.signature import PlainTrunk
-from graphmodel.diagnostics import Collector, choices_help, did_you_mean, fail, first_line, nearest
+from graphmodel.diagnostics import Collector, choices_help, did_you_mean, fail, first_line
 from graphmodel.graph.types import Component, trunk_path
 from graphmodel.spec.document import dotted
 from graphmodel.spec.model import ModelSpec, Source, TrunkSpec
@@ -289,24 +290,9 @@ def _cannot_open(module: Any) -> tuple[str, str] | None:
 
 def unknown_help(name: str) -> str:
     """What to write instead of an unknown trunk."""
-    library, colon, variant = name.partition(":")
-    if library == "name" and variant:  # `name:resnet` is text
-        return f"write `name: {variant}`, with a space after the colon"
-    family = find_trunk(library) if colon else None
-    variants = family.variants() if family is not None else None
-    if variants is None and not colon:
-        libraries = {library: find_trunk(library) for library in ("timm", "torchvision")}
-        models = {f"{n}:{v}": v for n, f in libraries.items() if f is not None for v in f.variants() or ()}
-        same = [full for full, model in models.items() if model == name.partition(".")[0]]
-        if same:
-            suffix = name[len(name.partition(".")[0]) :]
-            return f"write {' or '.join(f'`{full}{suffix}`' for full in same)}"
-        near = nearest(name, [*trunk_names(), *models.values()])
-        full = next((f for f, model in models.items() if model == near), near)
-        listed = "`graphmodel trunks` lists all names, `graphmodel trunks timm:` those of timm's models"
-        return f"did you mean `{full}`? {listed}" if near is not None else listed
-    if variants is None:
-        return choices_help(name, trunk_names(), "`graphmodel trunks` lists them all; some are")
-    names = [f"{library}:{v}" for v in variants]
-    near = did_you_mean(name, names) if variant else ""
-    return " ".join(part for part in (near, f"`graphmodel trunks {library}:` lists all {len(names)}") if part)
+
+    def variants(library: str) -> Sequence[str] | None:
+        family = find_trunk(library)
+        return family.variants() if family is not None else None
+
+    return unknown_trunk_help(name, trunk_names, variants)

@@ -30,6 +30,7 @@ COMMANDS = (
     "trunks",
     "heads",
     "schema",
+    "lsp",
 )
 """Files of this package in the order of `--help`; a new command is one file and one entry."""
 

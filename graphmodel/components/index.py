@@ -7,9 +7,12 @@ The decorators are the table: a new head or trunk is a new file, and nothing els
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Literal
+
+from graphmodel.diagnostics import choices_help
 
 Kind = Literal["head", "trunk"]
 
@@ -37,3 +40,9 @@ def builtin(kind: Kind) -> dict[str, str]:
                 if found == kind:
                     names |= dict.fromkeys(_NAME.findall(arguments), module)
     return names
+
+
+def unknown_head_text(name: str, names: Sequence[str]) -> tuple[str, str]:
+    """What is wrong with a name that no head has, and how to fix it; `names` are those of all heads."""
+    known = choices_help(name, names, "heads")
+    return f"unknown head `{name}`", f"{known}; a head of your own is registered by its module: `--import MODULE`"

@@ -16,9 +16,8 @@ from torch import nn
 
 from graphmodel.components.family import TrunkFamily
 from graphmodel.components.head import HeadParams
-from graphmodel.components.index import Kind, builtin
+from graphmodel.components.index import Kind, builtin, unknown_head_text
 from graphmodel.components.signature import PlainTrunk, by_keywords, head_params
-from graphmodel.diagnostics import choices_help
 
 T = TypeVar("T")
 
@@ -173,8 +172,7 @@ def unknown_head(name: str) -> tuple[str, str]:
             find_layer(name)
         except InvalidLayer as error:
             return str(error), error.help
-    known = choices_help(name, head_names(), "heads")
-    return f"unknown head `{name}`", f"{known}; a head of your own is registered by its module: `--import MODULE`"
+    return unknown_head_text(name, head_names())
 
 
 def find_trunk(name: str) -> TrunkFamily[Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -92,6 +93,16 @@ class Diagnostic:
         if self.help:
             lines.append(f"  help: {_shown(self.help)}")
         return "\n".join(lines)
+
+    @property
+    def suggestion(self) -> str:
+        """The name that the help proposes instead of the one that is wrong; empty if it proposes none.
+
+        >>> Diagnostic("GM205", "unknown trunk `rsnet`", help="did you mean `resnet`?").suggestion
+        'resnet'
+        """
+        found = re.search(r"(?:did you mean|it is now called) `([^`]+)`", self.help)
+        return found[1] if found is not None else ""
 
     def to_dict(self) -> dict[str, Any]:
         """The form that `--format json` prints."""

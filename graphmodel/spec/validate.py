@@ -254,14 +254,9 @@ def diagnose(
     kind = finding["type"]
     where = dotted(path)
     if kind == "extra_forbidden":
-        parent = dotted(path[:-1]) or "the spec"
         owner = model_at(model, location[:-1])
-        renamed = getattr(owner, "renamed", {}).get(path[-1])
-        keys = [*keys_of(owner), *(beside if len(location) == 1 else ())]
-        help = f"it is now called `{renamed}`" if renamed else choices_help(path[-1], keys, "valid keys")
-        return Diagnostic(
-            "GM201", f"unknown key `{path[-1]}` in {_quoted(parent)}", document.span(path, key=True), help, path=where
-        )
+        renamed = getattr(owner, "renamed", {}).get(path[-1], "")
+        return unknown_key(path, [*keys_of(owner), *(beside if len(location) == 1 else ())], document, renamed)
     if kind == "missing":
         parent = dotted(path[:-1]) or "the spec"
         return Diagnostic(
@@ -317,6 +312,20 @@ def diagnose(
     colon = "" if message.startswith(("has ", "needs ", "takes ", "should ")) else ":"
     joined = f"`{where}`{colon} {message}" if where else f"the spec {message}"
     return Diagnostic("GM202", joined, document.span(path), help, path=where)
+
+
+def unknown_key(path: KeyPath, keys: Sequence[str], document: Document, renamed: str = "") -> Diagnostic:
+    """The finding about a key that is not valid.
+
+    Args:
+        path: its path.
+        keys: those that are valid beside it.
+        document: where it was written.
+        renamed: the present name of a key of an earlier version.
+    """
+    message = f"unknown key `{path[-1]}` in {_quoted(dotted(path[:-1]) or 'the spec')}"
+    help = f"it is now called `{renamed}`" if renamed else choices_help(path[-1], keys, "valid keys")
+    return Diagnostic("GM201", message, document.span(path, key=True), help, path=dotted(path))
 
 
 def _no_space(value: Any) -> str:
