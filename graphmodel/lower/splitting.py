@@ -108,15 +108,16 @@ def fixed_calls(graph: ModelGraph) -> set[str]:
     }
     fixed: set[str] = set()
     seen: set[str] = set()
+    known: dict[tuple[str, int], Any] = {}
     for name, node in graph.nodes.items():
         changers = {c for ref in node.refs() for c in graph.nodes[ref].facts.changed_by if c in seen}
-        if {*node.refs(), *changers} <= fixed and _is_fixed(graph, node, frozen):
+        if {*node.refs(), *changers} <= fixed and _is_fixed(graph, node, frozen, known):
             fixed.add(name)
         seen.add(name)
     return fixed
 
 
-def _is_fixed(graph: ModelGraph, node: Node, frozen: set[str]) -> bool:
+def _is_fixed(graph: ModelGraph, node: Node, frozen: set[str], known: dict[tuple[str, int], Any]) -> bool:
     if node.call == "placeholder":
         return True
     path = str(node.target)
@@ -124,12 +125,12 @@ def _is_fixed(graph: ModelGraph, node: Node, frozen: set[str]) -> bool:
         return is_frozen(path, graph.frozen) or not isinstance(graph.tensor_of(node), nn.Parameter | nn.Buffer)
     module = graph.module_of(node)
     if module is None:
-        return not draws_random_numbers(graph, node)
+        return not draws_random_numbers(graph, node, known)
     if not all(is_frozen(f"{path}.{name}", graph.frozen) for name, _ in module.named_parameters()):
         return False
     free = [part for name, part in module.named_modules() if f"{path}.{name}".rstrip(".") not in frozen]
     free = [] if is_frozen(path, graph.frozen) else free
-    return all(_ignores_mode(part) for part in free) and why_impure(graph, node) is None
+    return all(_ignores_mode(part) for part in free) and why_impure(graph, node, known) is None
 
 
 def _ignores_mode(module: nn.Module) -> bool:

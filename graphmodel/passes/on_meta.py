@@ -22,11 +22,19 @@ def batch_size(graph: ModelGraph) -> int:
     return 2 * math.lcm(*multiples)
 
 
-def filled(graph: ModelGraph, arguments: Any, batch: int) -> Any:
+def filled(graph: ModelGraph, arguments: Any, batch: int, known: dict[tuple[str, int], Any] | None = None) -> Any:
     """Arguments of a call with meta tensors in place of references, for a batch size.
 
     A reference to a call of which the result holds something else than tensors (a size) is replaced by what it returns.
+
+    Args:
+        graph: the graph.
+        arguments: arguments with references.
+        batch: the batch size.
+        known: what such calls returned before, by name and batch size; added to. In a chain of blocks that hand on
+            their map's size (MViT), each block would otherwise run again for every block after it.
     """
+    known = {} if known is None else known
 
     def tensor(leaf: Any) -> Any:
         if not isinstance(leaf, TensorInfo):
@@ -38,7 +46,10 @@ def filled(graph: ModelGraph, arguments: Any, batch: int) -> Any:
         node = graph.nodes[ref.node]
         if node.call == "placeholder" or all(isinstance(leaf, TensorInfo) for leaf in leaves(node.info)):
             return map_structure(tensor, node.info)
-        return evaluate(graph, node, {name: value(Ref(name)) for name in node.refs()})
+        key = node.name, batch
+        if key not in known:
+            known[key] = evaluate(graph, node, {name: value(Ref(name)) for name in node.refs()})
+        return known[key]
 
     return map_values(arguments, value)
 

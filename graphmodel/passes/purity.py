@@ -15,7 +15,7 @@ from graphmodel.graph.types import ModelGraph, Node
 from graphmodel.passes.on_meta import batch_size, filled
 
 
-def why_impure(graph: ModelGraph, node: Node) -> str | None:
+def why_impure(graph: ModelGraph, node: Node, known: dict[tuple[str, int], Any] | None = None) -> str | None:
     """Why two calls on one value differ from a single one in training mode; None if they do not.
 
     The module runs once on the meta device, in the mode in which each of its parts would be in training: an operation
@@ -24,6 +24,7 @@ def why_impure(graph: ModelGraph, node: Node) -> str | None:
     Args:
         graph: the graph.
         node: a call in it.
+        known: what other calls returned, for `filled`.
     """
     module = graph.module_of(node)
     if module is None:
@@ -32,7 +33,7 @@ def why_impure(graph: ModelGraph, node: Node) -> str | None:
     watch = _Watch()
     batch = batch_size(graph)
     try:
-        args, kwargs = filled(graph, (list(node.args), dict(node.kwargs)), batch)
+        args, kwargs = filled(graph, (list(node.args), dict(node.kwargs)), batch, known)
         with torch.no_grad(), as_in_training(module, str(node.target), graph.frozen), torch.device("meta"), watch:
             module(*args, **kwargs)
     except Exception:  # what cannot be run cannot be proved
@@ -45,11 +46,11 @@ def why_impure(graph: ModelGraph, node: Node) -> str | None:
     return None
 
 
-def draws_random_numbers(graph: ModelGraph, node: Node) -> bool:
-    """Whether a call of a function or method draws random numbers, or cannot be run to find out."""
+def draws_random_numbers(graph: ModelGraph, node: Node, known: dict[tuple[str, int], Any] | None = None) -> bool:
+    """Whether a call of a function or method draws random numbers, or cannot be run to find out; `known` as above."""
     watch = _Watch()
     try:
-        args, kwargs = filled(graph, (list(node.args), dict(node.kwargs)), batch_size(graph))
+        args, kwargs = filled(graph, (list(node.args), dict(node.kwargs)), batch_size(graph), known)
         with torch.no_grad(), torch.device("meta"), watch:
             if callable(node.target):
                 node.target(*args, **kwargs)

@@ -185,6 +185,8 @@ class MetaProxy(fx.Proxy):
         first = self.values[0]
         if isinstance(first, (torch.Tensor, list, tuple)):
             return iter([self[i] for i in range(len(self))])
+        if isinstance(first, Failed):
+            raise TraceError(first.__dict__["reason"])
         raise TraceError(f"iteration over `{self.node.name}`")
 
     def __getattr__(self, name: str) -> Any:

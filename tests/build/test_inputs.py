@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import graphmodel
 from graphmodel.diagnostics import Diagnostic
@@ -41,3 +43,28 @@ def test_a_size_that_fails_is_reported_before_the_layout(family: str, feature: s
     plain, with_layout = findings(spec()), findings(spec(layout="nchw"))
     assert [(d.code, d.message, d.help) for d in with_layout] == [(d.code, d.message, d.help) for d in plain]
     assert "250" in with_layout[0].message
+
+
+class Fixed(nn.Module):
+    """A block for maps of 8×8 that hands on the size beside the tokens."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        return x.reshape(len(x), 3, 8, 8), (8, 8)
+
+
+class HandsOnSizes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.last = Fixed(), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, _ = self.block(x)
+        return self.last(x)
+
+
+def test_a_block_that_fails_and_returns_several_values_is_reported_with_its_own_error() -> None:
+    spec = {"inputs": {"x": [3, 7, 7]}, "trunk": "given", "mapping": {"x": {"last": {"as": "out"}}}}
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.compile(spec, trunks={"trunk": HandsOnSizes()})
+    (found,) = caught.value.diagnostics
+    assert "RuntimeError: shape '[2, 3, 8, 8]' is invalid for input of size" in found.message

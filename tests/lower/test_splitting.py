@@ -140,6 +140,51 @@ def test_views(small: dict[str, Any]) -> None:
     assert_same(model, features, heads, crops)
 
 
+class Counted(nn.Module):
+    """A block that hands on its map's size, as those of MViT do, and counts its calls."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
+        type(self).calls += 1
+        return self.layer(x), size
+
+
+class Chain(nn.Module):
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.blocks, self.last = nn.ModuleList(Counted() for _ in range(length)), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = (2, 3)
+        for block in self.blocks:
+            x, size = block(x, size)
+        return self.last(x)
+
+
+def test_blocks_that_hand_on_sizes_run_a_fixed_number_of_times() -> None:
+    counts = []
+    for length in (6, 12):
+        spec = {
+            "inputs": {"x": [3, 4]},
+            "trunk": "given",
+            "freeze": ["trunk"],
+            "heads": {"h": {"linear": {"out_features": 2}}},
+            "mapping": {"x": {"last": {"pool": None, "flatten": True, "head": "h"}}},
+        }
+        module = graphmodel.compile(spec, trunks={"trunk": Chain(length)}, seed=0)
+        x, Counted.calls = torch.randn(2, 3, 4), 0
+        features, heads = graphmodel.split_frozen(module)
+        counts.append(Counted.calls)
+        assert not any(n.op == "call_module" and n.target.startswith("trunk") for n in heads.graph.nodes)
+        torch.testing.assert_close(heads(**features(x)), module(x))
+    assert counts[1] == 2 * counts[0]
+
+
 class InPlace(nn.Module):
     """A head that changes what it reads."""
 
