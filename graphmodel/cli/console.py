@@ -23,7 +23,7 @@ USAGE_CODES = frozenset({"GM100", "GM108", "GM520", "GM530", "GM580", "GM581", "
 
 
 @contextmanager
-def findings(form: str, *, usage: bool = False) -> Iterator[None]:
+def findings(form: str, *, usage: bool = False, events: bool = False) -> Iterator[None]:
     """Turns a `CompileError` inside into diagnostics and an exit code.
 
     Text goes to stderr; the machine formats go to stdout, which then holds nothing else. As JSON an error is
@@ -32,13 +32,18 @@ def findings(form: str, *, usage: bool = False) -> Iterator[None]:
     Args:
         form: `text`, `json`, `github` or `sarif`.
         usage: any error is one of the command line, not of a spec.
+        events: whether the command prints an event a line as JSON; an error is then one line, too.
     """
     try:
         yield
     except CompileError as error:
         if form == "json":
-            found = [d.to_dict() for d in error.diagnostics]
-            print_json({"ok": False, "diagnostics": found} | ({"omitted": error.omitted} if error.omitted else {}))
+            found: dict[str, Any] = {"ok": False, "diagnostics": [d.to_dict() for d in error.diagnostics]}
+            found |= {"omitted": error.omitted} if error.omitted else {}
+            if events:
+                print_event(found)
+            else:
+                print_json(found)
         else:
             print_diagnostics(error.diagnostics, form, error.omitted)
         raise typer.Exit(WRONG_USAGE if usage else exit_code(error.diagnostics)) from None
@@ -82,6 +87,31 @@ def print_text(text: str) -> None:
 def print_json(data: Any) -> None:
     """One JSON document on stdout."""
     typer.echo(json_text(data))
+
+
+def print_event(data: Any) -> None:
+    """One JSON document on one line of stdout."""
+    import json
+
+    typer.echo(json.dumps(data, ensure_ascii=False))
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Shows Python's warnings on stderr like diagnostics, without the line of code that gave them; each once."""
+    import warnings
+
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in shown:
+            shown.add(text)
+            typer.echo(f"warning: {text}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _stderr_colours() -> bool:

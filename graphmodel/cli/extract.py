@@ -86,7 +86,7 @@ def extract_command(
     """
     from graphmodel.cli import console
 
-    with console.findings(form.value):
+    with console.findings(form.value, events=True), console.plain_warnings():
         from graphmodel.extraction.packages import need
 
         need("zarr")
@@ -125,7 +125,8 @@ def extract_command(
     if rank > 0:
         return
     if form is options.Format.json:
-        _event({"event": "report", "ok": True, **asdict(report), "diagnostics": [d.to_dict() for d in notes]})
+        diagnostics = [d.to_dict() for d in notes]
+        console.print_event({"event": "report", "ok": True, **asdict(report), "diagnostics": diagnostics})
         return
     for name, why in report.unreadable:
         console.print_text(f"skipped  {name}: {why}")
@@ -215,6 +216,8 @@ def _progress(form: options.Format, rank: int) -> Iterator[Callable[[Any], None]
 
 def _events() -> Callable[[Any], None]:
     """Prints an event about every second."""
+    from graphmodel.cli import console
+
     last = 0.0
 
     def show(progress: Any) -> None:
@@ -224,7 +227,7 @@ def _events() -> Callable[[Any], None]:
         last = progress.seconds
         rate = progress.done / max(progress.seconds, 1e-9)
         left = None if progress.total is None else round((progress.total - progress.done) / max(rate, 1e-9), 1)
-        _event(
+        console.print_event(
             {
                 "event": "progress",
                 "done": progress.done,
@@ -235,9 +238,3 @@ def _events() -> Callable[[Any], None]:
         )
 
     return show
-
-
-def _event(data: dict[str, Any]) -> None:
-    import json
-
-    typer.echo(json.dumps(data, ensure_ascii=False))

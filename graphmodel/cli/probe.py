@@ -93,7 +93,7 @@ def probe_command(
 
     rates, decays = _rates("--lr", lr), _rates("--weight-decay", weight_decay)
     names = options.ResultOptions(outputs).names()
-    with console.findings(form.value):
+    with console.findings(form.value, events=True), console.plain_warnings():
         from graphmodel.cli.extract import on_device
         from graphmodel.extraction.packages import need
 
@@ -125,7 +125,7 @@ def probe_command(
             )
     if form is options.Format.json:
         found = {"event": "report", "ok": True, **report.to_dict(), "files": list(report.files)}
-        _event({**found, "diagnostics": [d.to_dict() for d in (*notes, *report.notes)]})
+        console.print_event({**found, "diagnostics": [d.to_dict() for d in (*notes, *report.notes)]})
         return
     print_report(report)
 
@@ -186,8 +186,10 @@ def _progress(form: options.Format) -> Iterator[Callable[[Any], None] | None]:
     """A bar on stderr, or events on stdout."""
     import sys
 
+    from graphmodel.cli import console
+
     if form is options.Format.json:
-        yield lambda p: _event({"event": "progress", "done": p.done, "total": p.total, "what": p.what})
+        yield lambda p: console.print_event({"event": "progress", "done": p.done, "total": p.total, "what": p.what})
         return
     if not sys.stderr.isatty():
         yield None
@@ -199,9 +201,3 @@ def _progress(form: options.Format) -> Iterator[Callable[[Any], None] | None]:
     with Progress(*columns, console=Console(stderr=True)) as shown:
         task = shown.add_task("", total=None, what="")
         yield lambda p: shown.update(task, completed=p.done, total=p.total, what=p.what)
-
-
-def _event(data: dict[str, Any]) -> None:
-    import json
-
-    typer.echo(json.dumps(data, ensure_ascii=False))

@@ -122,6 +122,8 @@ class FeatureDataset(Dataset[Sample]):
             if chosen.shape != self.rows.shape:
                 raise IndexError(f"a mask of {tuple(chosen.shape)} for {len(self)} samples")
             chosen = chosen.nonzero().flatten()
+        if chosen.is_floating_point() and len(chosen):
+            raise TypeError("samples are numbered by whole numbers")
         chosen = chosen.to(torch.int64)
         rows = self.rows[chosen]
         values = {name: self._read(name, rows.numpy()) for name in self.outputs}

@@ -224,6 +224,7 @@ def open_store(location: str, *, write: bool = False, options: dict[str, Any] | 
     from zarr.errors import GroupNotFoundError
 
     location = local(location)
+    other = "choose a new directory" if write else "give what `graphmodel extract -o` wrote"
     _check_url(location)
     try:
         group = zarr.open_group(_place(location, options, write), mode="r+" if write else "r", zarr_format=3)
@@ -231,7 +232,7 @@ def open_store(location: str, *, write: bool = False, options: dict[str, Any] | 
         place = Path(location)
         if "://" not in location and place.exists() and (not place.is_dir() or any(_foreign(place))):
             message = f"`{location}` exists and is not a store of features"
-            raise fail("GM602", message, help="choose a new directory") from None
+            raise fail("GM602", message, help=other) from None
         return None
     except Exception as error:  # zarr raises many kinds of errors for what is not a group, and fsspec for services
         raise fail("GM602", f"`{location}` cannot be opened as a store of features: {first_line(error)}") from error
@@ -242,7 +243,7 @@ def open_store(location: str, *, write: bool = False, options: dict[str, Any] | 
         message = f"`{location}` is a zarr group that `graphmodel extract` did not write"
         if isinstance(record, dict) and isinstance(record.get("format"), int):
             message = f"`{location}` has the format {record['format']}, and this graphmodel reads {FORMAT}"
-        raise fail("GM602", message, help="choose a new directory")
+        raise fail("GM602", message, help=other)
     return Store(location, group)
 
 

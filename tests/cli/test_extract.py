@@ -6,6 +6,7 @@ import json
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from graphmodel import FeatureDataset
@@ -48,6 +49,22 @@ def test_events_as_json(place, validate_output):
     assert events[1]["ok"]
     for line in result.stdout.splitlines():
         validate_output("extract", line)
+
+
+def test_errors_are_one_line_of_json(place, validate_output):
+    """A program that reads events line by line reads errors, too."""
+    result = call(place, "--format", "json", "--data", "nowhere")
+    (line,) = result.stdout.splitlines()
+    validate_output("error", line)
+    assert json.loads(line)["diagnostics"][0]["code"] == "GM601"
+
+
+def test_warnings_are_plain(place):
+    Image.new("RGB", (20, 20)).save(place / "images/stray.png")
+    result = call(place)
+    assert result.exit_code == 0, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"warning: `{place}/images` has directories of images")
 
 
 def test_frozen_part_of_a_spec_with_heads_and_the_note_of_a_default(place):

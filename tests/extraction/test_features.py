@@ -65,6 +65,8 @@ def test_masks_and_no_samples(place, reference):
     for wrong in (1.5, slice(0, 2)):
         with pytest.raises(TypeError):
             stored[wrong]
+    with pytest.raises(TypeError, match="whole numbers"):
+        stored.take([1.5])
     with pytest.raises(ValueError, match="batch_size is -1"):
         next(stored.batches(-1))
 
