@@ -2,7 +2,7 @@
 
 project = "graphmodel"
 author = "The graphmodel authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["generate.py"]
 nitpicky = False
 autodoc_typehints = "signature"
@@ -12,3 +12,4 @@ default_role = "code"  # single backticks in docstrings
 html_theme = "furo"
 html_static_path = ["_static"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # `scripts/notebooks.py` stores the outputs, and a test executes them

@@ -42,6 +42,9 @@ class FailedCell(CompileError):
 
     note = ""
 
+    def __str__(self) -> str:
+        return self.note
+
     def _render_traceback_(self) -> list[str]:
         return [self.note]
 
@@ -77,7 +80,7 @@ def compile_cell(shell: InteractiveShell, line: str, cell: str) -> None:
         count = sum(d.severity == "error" for d in error.diagnostics) + error.omitted
         failed = FailedCell(error.diagnostics, error.omitted)
         kept = "keeps its value" if options.name in shell.user_ns else "is not bound"
-        failed.note = f"the spec has {count} error{'s' if count != 1 else ''}; `{options.name}` {kept}"
+        failed.note = f"the spec has {count} error{'s' if count != 1 else ''}, and {options.name} {kept}"
         raise failed from None
     shell.push({options.name: model})
     if notes:

@@ -76,7 +76,7 @@ def test_mistakes_have_carets_and_the_numbers_of_the_cells_lines(cells: Cells) -
     assert "&lt;b&gt;&amp;" in bundle["text/html"]
     assert "<b>&" not in bundle["text/html"]
     assert "Traceback" not in printed
-    assert "`model` keeps its value" in printed
+    assert "and model keeps its value" in printed
 
 
 def test_a_model_without_a_name_is_not_bound(cells: Cells) -> None:
