@@ -13,6 +13,7 @@ from graphmodel.build import edge_ops as ops
 from graphmodel.build.bind import BoundFeature, BoundModel, FeatureKey
 from graphmodel.build.bind_trunks import BoundTrunk
 from graphmodel.build.graph_writer import DTYPES, GraphWriter, Value
+from graphmodel.build.remembered import traced
 from graphmodel.build.view_groups import Group, groups_of
 from graphmodel.components.features import FeatureError
 from graphmodel.diagnostics import Collector
@@ -190,7 +191,8 @@ class _TrunkRun:
             return None
         sample = {name: value.pair for name, value in inputs.items()}
         try:
-            return open_trunk(trunk.module, [s.request for s in self.sources], sample)
+            requests = [s.request for s in self.sources]
+            return traced(trunk, requests, sample, lambda: open_trunk(trunk.module, requests, sample))
         except FeatureError as error:
             try:  # a trunk that cannot run at all has no layout either: that is what to report
                 open_trunk(trunk.module, [FeatureRequest(s.request.feature) for s in self.sources], sample)

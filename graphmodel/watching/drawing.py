@@ -13,6 +13,7 @@ from graphmodel.dialects import InputShapes
 from graphmodel.watching.board import Shown
 
 if TYPE_CHECKING:
+    from graphmodel.build.remembered import TracedTrunks
     from graphmodel.graph.types import ModelGraph
     from graphmodel.spec.model import ModelSpec
 
@@ -41,7 +42,7 @@ class Settings:
     depth: int = 1
 
 
-def drawn(before: Shown, settings: Settings) -> Iterator[Shown]:
+def drawn(before: Shown, settings: Settings, trunks: TracedTrunks | None = None) -> Iterator[Shown]:
     """What the page shows of a spec as it is now, as soon as it is known.
 
     First the picture at the level of detail that is shown first, then with the other levels and the operations counted.
@@ -50,6 +51,7 @@ def drawn(before: Shown, settings: Settings) -> Iterator[Shown]:
     Args:
         before: what is shown of it now.
         settings: how to read it.
+        trunks: those that were traced for the last picture, which saves most of the time if they have not changed.
     """
     paths = [before.name, *settings.overlays]
     known = dict.fromkeys((*paths, *(file["name"] for file in before.files)))
@@ -60,7 +62,7 @@ def drawn(before: Shown, settings: Settings) -> Iterator[Shown]:
             paths, settings.overrides, inputs=settings.inputs, allow_extends_outside=settings.allow_extends_outside
         )
         known = dict.fromkeys((*paths, *spec.origin.files))
-        for page, found, is_complete in _pages(spec, settings):
+        for page, found, is_complete in _pages(spec, settings, {} if trunks is None else trunks):
             yield replace(
                 before,
                 state="valid",
@@ -88,13 +90,16 @@ class _Page:
     title: str
 
 
-def _pages(spec: ModelSpec, settings: Settings) -> Iterator[tuple[_Page, Sequence[Diagnostic], bool]]:
+def _pages(
+    spec: ModelSpec, settings: Settings, trunks: TracedTrunks
+) -> Iterator[tuple[_Page, Sequence[Diagnostic], bool]]:
     from graphmodel.api import build_graph
+    from graphmodel.build.remembered import remembering
     from graphmodel.components.library.guard import weights_follow
     from graphmodel.profiling.flops import count_flops
     from graphmodel.visualize.optimizations import optimizations_of
 
-    with weights_follow():
+    with weights_follow(), remembering(trunks):
         graph = build_graph(spec, allow_imports=settings.allow_imports)
     found = (*spec.notes, *graph.notes)
     optimizations = optimizations_of(graph)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from graphmodel.watching.board import Board, Shown
 from graphmodel.watching.drawing import MISSING_FILES, Settings, drawn
 from graphmodel.watching.files import INTERVAL, Files
 from graphmodel.watching.server import Server
+
+if TYPE_CHECKING:
+    from graphmodel.build.remembered import TracedTrunks
 
 RETRY = 1.0
 """Seconds after which a spec is read again whose findings concern a file that does not exist."""
@@ -40,6 +45,7 @@ class Watch:
         self.report = report
         self.board = Board([Shown(name) for name in specs])
         self.files = [Files() for _ in specs]
+        self.trunks: list[TracedTrunks] = [{} for _ in specs]
         self.retry_at = [0.0] * len(specs)
         self.server = Server(self.board, port)
         self.is_stopped = False
@@ -55,12 +61,14 @@ class Watch:
         try:
             for index in range(len(self.board)):
                 self.draw(index)
+            gc.freeze()  # libraries made a million objects that stay: looking for garbage among them takes time
             while not self.is_stopped:
                 time.sleep(INTERVAL)
                 for index in range(len(self.board)):
                     if self.files[index].settled() or self.is_to_retry(index):
                         self.draw(index)
         finally:
+            gc.unfreeze()
             self.server.stop()
 
     def stop(self) -> None:
@@ -79,7 +87,7 @@ class Watch:
         began, before, files = time.monotonic(), self.board[index], self.files[index]
         names = [before.name, *self.settings.overlays, *(file["name"] for file in before.files)]
         files.remember(names)
-        for shown in drawn(before, self.settings):
+        for shown in drawn(before, self.settings, self.trunks[index]):
             files.add(file["name"] for file in shown.files)
             self.retry_at[index] = time.monotonic() + RETRY
             is_same = (shown.state, shown.diagnostics, shown.files) == (before.state, before.diagnostics, before.files)
