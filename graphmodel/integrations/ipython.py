@@ -160,25 +160,29 @@ def diagnostics_bundle(found: Sequence[Diagnostic], omitted: int = 0) -> dict[st
     ordered = in_source_order(found)
     texts = [d.render() for d in ordered]
     tail = [more(omitted)] if omitted else []
-    entries = [
-        f'<pre style="border-left: 3px solid {_COLOURS[d.severity]}; padding: 2px 0 2px 12px; margin: 8px 0; '
-        f'overflow-x: auto">{_coloured(text, _COLOURS[d.severity])}</pre>'
-        for d, text in zip(ordered, texts, strict=True)
-    ]
+    entries = [_entry(d, text) for d, text in zip(ordered, texts, strict=True)]
     entries += [f"<p>{html.escape(text)}</p>" for text in tail]
     return {"text/html": "\n".join(entries), "text/plain": "\n\n".join([*texts, *tail])}
 
 
-def _coloured(text: str, colour: str) -> str:
-    """A finding as HTML: the code and the carets in colour."""
+def _entry(diagnostic: Diagnostic, text: str) -> str:
+    """A finding as HTML: the code and the carets in colour; what helps may wrap."""
+    colour = _COLOURS[diagnostic.severity]
     first, *rest = text.split("\n")
     mark, colon, message = first.partition(":")
-    lines = [f'<b style="color: {colour}">{html.escape(mark)}</b><b>{html.escape(colon + message)}</b>']
-    for line in rest:
-        bar, caret = line.rpartition("| ")[::2]
-        if bar and caret.strip() and set(caret.strip()) == {"^"}:
-            line = f'{html.escape(bar)}| <b style="color: {colour}">{caret}</b>'
-            lines.append(line)
-        else:
-            lines.append(html.escape(line))
-    return "\n".join(lines)
+    style = "white-space: pre-wrap; overflow-wrap: anywhere"
+    head = f'<b style="color: {colour}">{html.escape(mark)}</b><b>{html.escape(colon + message)}</b>'
+    source = "\n".join(_source_line(line, colour) for line in rest if not line.startswith("  help: "))
+    helps = [f'<div style="{style}">{html.escape(line)}</div>' for line in rest if line.startswith("  help: ")]
+    return (
+        f'<div style="border-left: 3px solid {colour}; padding: 2px 0 2px 12px; margin: 8px 0; font-family: monospace">'
+        f'<div style="{style}">{head}</div><pre style="margin: 0; overflow-x: auto">{source}</pre>'
+        f"{''.join(helps)}</div>"
+    )
+
+
+def _source_line(line: str, colour: str) -> str:
+    bar, caret = line.rpartition("| ")[::2]
+    if bar and caret.strip() and set(caret.strip()) == {"^"}:
+        return f'{html.escape(bar)}| <b style="color: {colour}">{caret}</b>'
+    return html.escape(line)

@@ -86,7 +86,8 @@ def title_of(spec: ModelSpec) -> str:
     """The name of a model; a spec without one is named after its file."""
     file = Path(spec.origin.base)
     unnamed = spec.name == type(spec).model_fields["name"].default
-    return file.stem if unnamed and file.stem and file.name != LOCKED_SPEC else spec.name
+    is_file = file.stem and file.name != LOCKED_SPEC and not file.name.startswith("<")
+    return file.stem if unnamed and is_file else spec.name
 
 
 class _Composer:
