@@ -105,7 +105,7 @@ def extract_command(
 
         transforms = transforms_of(module.model_graph)
         notes += default_notes(module.model_graph, transforms)
-        if form is options.Format.text:
+        if form is options.Format.text and rank == 0:
             console.print_diagnostics(notes)
         with _progress(form, rank) as progress:
             report = extract(

@@ -22,6 +22,7 @@ CROP_RATIO = 0.875
 
 _MODES = {1: "L", 3: "RGB"}
 _WIDE = ("I", "F")
+_OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,15 @@ def _transform(graph: ModelGraph, item: InputSpec) -> ImageTransform:
         if shape in made:
             continue
         try:
-            if given == "timm" or (given is None and family is not None):
-                step, words = _timm(str(family), shape, item.dtype)
+            if given == "timm" or (given is None and family is not None and _is_usual(shape, item.dtype)):
+                if not _is_usual(shape, item.dtype):
+                    raise ValueError(f"timm says how to make {_shape_words([(3, *shape[1:])])} floats")
+                step, words = _timm(str(family), shape)
             else:
-                calls = _default(shape) if given is None else given
+                calls = _default(shape, item.dtype) if given is None else given
                 step, words = _steps(calls, item.dtype)
+            if item.dtype in _OTHER_FLOATS:
+                step, words = _Converted(step, item.dtype), f"{words}, to {item.dtype}"
             result = step(Image.new(_MODES[shape[0]], (shape[2] + 61, shape[1] + 40)))
         except Exception as error:  # torchvision, timm and Pillow raise many kinds of errors
             raise fail("GM606", f"the transform of `{item.name}` fails: {first_line(error)}", span) from error
@@ -122,20 +127,33 @@ def _transform(graph: ModelGraph, item: InputSpec) -> ImageTransform:
     return ImageTransform(steps, _MODES[shapes[0][0]], item.views is not None, words, is_default)
 
 
-def _default(shape: tuple[int, ...]) -> tuple[TransformCall, ...]:
+@dataclass(frozen=True)
+class _Converted:
+    """A transform whose result has another dtype; a class, since workers receive it pickled."""
+
+    step: Callable[[Any], torch.Tensor]
+    dtype: str
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        return self.step(image).to(getattr(torch, self.dtype))
+
+
+def _is_usual(shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether an input is an image of three channels of floats, which is what timm's values are for."""
+    return shape[0] == 3 and dtype != "uint8"
+
+
+def _default(shape: tuple[int, ...], dtype: str) -> tuple[TransformCall, ...]:
     channels, height, width = shape
     size = round(min(height, width) / CROP_RATIO)
     values = IMAGENET if channels == 3 else {"mean": (0.5,), "std": (0.5,)}
-    if height != width:
-        return (
-            TransformCall(name="resize", params={"size": (height, width)}),
-            TransformCall(name="normalize", params=values),
-        )
-    return (
+    calls = [
         TransformCall(name="resize", params={"size": size}),
         TransformCall(name="center_crop", params={"size": height}),
-        TransformCall(name="normalize", params=values),
-    )
+    ]
+    if height != width:
+        calls = [TransformCall(name="resize", params={"size": (height, width)})]
+    return (*calls, *([] if dtype == "uint8" else [TransformCall(name="normalize", params=values)]))
 
 
 def _steps(calls: tuple[TransformCall, ...], dtype: str) -> tuple[Callable[[Any], torch.Tensor], str]:
@@ -162,7 +180,7 @@ def _steps(calls: tuple[TransformCall, ...], dtype: str) -> tuple[Callable[[Any]
     return transforms.Compose(steps), ", ".join(words)
 
 
-def _timm(name: str, shape: tuple[int, ...], dtype: str) -> tuple[Callable[[Any], torch.Tensor], str]:
+def _timm(name: str, shape: tuple[int, ...]) -> tuple[Callable[[Any], torch.Tensor], str]:
     import timm.data
     from timm.models import get_pretrained_cfg
 

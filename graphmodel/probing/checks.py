@@ -26,17 +26,18 @@ def opened(report: Collector, store: str | Path, options: dict[str, object] | No
 
 
 def stored_names(data: FeatureDataset, features: Sequence[Feature]) -> dict[str, str]:
-    """What each feature is called in a store: its own name, or that of an output which is computed in the same way.
+    """What each feature is called in a store: the name of an output that is computed in the same way, or its own.
 
-    A feature has several names (`flatten` and `pre_logits`), and an output may be named in the spec. Features that the
-    store does not have are left out.
+    A feature has several names (`flatten` and `pre_logits`), and an output may be named in the spec, even like another
+    feature. Features that the store does not have are left out.
     """
     record = data.record.get("digests", {})
     found = {}
     for feature in features:
-        equal = [name for name in data.outputs if record.get(name) == feature.digests]
-        if feature.name in data.outputs or equal:
-            found[feature.name] = feature.name if feature.name in data.outputs else equal[0]
+        names = [name for name in data.outputs if record.get(name) == feature.digests] or [feature.name]
+        name = feature.name if feature.name in names else names[0]
+        if name in data.outputs:
+            found[feature.name] = name
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import tarfile
 
 import numpy as np
@@ -242,8 +243,37 @@ def test_timm_is_what_timm_says():
 
 
 @pytest.mark.parametrize(
+    ("shape", "dtype", "trunk"),
+    [
+        ((1, 32, 32), "float32", {"name": "timm:test_resnet", "in_chans": 1}),
+        ((3, 32, 48), "uint8", TRUNK),
+        ((3, 32, 32), "float16", TRUNK),
+        ((3, 32, 32), "float16", "timm:test_resnet"),
+    ],
+)
+def test_defaults_of_other_inputs(shape, dtype, trunk):
+    """One channel (timm's values are for three), bytes (not normalized), and other floats."""
+    item = {"shape": list(shape), "dtype": dtype}
+    graph = graphmodel.build_graph(graphmodel.load_spec({"inputs": {"images": item}, "trunk": trunk}))
+    image = Image.effect_mandelbrot((60, 50), (-2, -2, 2, 2), 50).convert("RGB")
+    found = pickle.loads(pickle.dumps(transforms_of(graph)["images"]))(image)
+    assert (tuple(found.shape), found.dtype) == (shape, getattr(torch, dtype))
+    if dtype == "uint8":
+        assert torch.equal(found, transforms.PILToTensor()(image.resize((48, 32), Image.Resampling.BILINEAR)))
+    if shape[0] == 1:
+        usual = [
+            transforms.Resize(37),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize(0.5, 0.5),
+        ]
+        assert torch.equal(found, transforms.Compose(usual)(image.convert("L")))
+
+
+@pytest.mark.parametrize(
     ("transform", "shape", "trunk"),
     [
+        ("timm", (1, 32, 32), {"name": "timm:test_resnet", "in_chans": 1}),
         ("timm", (3, 32, 32), TRUNK),
         ([{"center_crop": 24}], (3, 32, 32), TRUNK),
         ([{"normalize": {"mean": [0.5, 0.5], "std": [1, 1]}}], (3, 32, 32), TRUNK),
