@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from graphmodel.diagnostics import CompileError, fail, first_line
@@ -37,6 +39,26 @@ def has_file(array: Any, index: int) -> bool:
 
     place = array.store_path / "/".join(["c", str(index), *("0" for _ in array.shape[1:])])
     return bool(sync(place.exists())) and sync(place.store.getsize(place.path)) > 0
+
+
+def shards(location: str, array: Any) -> set[int]:
+    """The numbers of the shards that have files; empty files on a local disk do not count."""
+    from zarr.core.sync import sync
+
+    if "://" not in location:
+        tail = ["0"] * (len(array.shape) - 1)
+        files = ((entry.name, Path(entry.path, *tail)) for entry in _entries(Path(location, array.path, "c")))
+        return {int(name) for name, file in files if name.isdigit() and file.is_file() and file.stat().st_size}
+    prefix = f"{array.store_path.path}/c/".lstrip("/")
+    return {int(key.removeprefix(prefix).partition("/")[0]) for key in sync(listed(array.store_path.store, prefix))}
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError:
+        return []
 
 
 async def listed(store: Any, prefix: str) -> list[str]:

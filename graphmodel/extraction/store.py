@@ -17,7 +17,7 @@ from graphmodel.diagnostics import CompileError, choices_help, fail, first_line
 from graphmodel.extraction import layout as names
 from graphmodel.extraction.layout import FEATURES, FORMAT, SAMPLES, Block, Column, Identity, Layout
 from graphmodel.extraction.packages import need
-from graphmodel.extraction.reading import damaged, has_file, listed, local, read_rows
+from graphmodel.extraction.reading import damaged, has_file, local, read_rows, shards
 
 if TYPE_CHECKING:
     import zarr
@@ -184,18 +184,10 @@ class Store:
         Raises:
             CompileError: GM608.
         """
-        from zarr.core.sync import sync
-
+        rows, count = self.layout.rows, -(-self.length // self.layout.rows)
         for path in arrays:
-            array = self.group[path]
-            prefix = f"{array.store_path.path}/c/".lstrip("/")
-            found = {
-                int(key.removeprefix(prefix).partition("/")[0]) for key in sync(listed(array.store_path.store, prefix))
-            }
-            rows = self.layout.rows
-            count = -(-self.length // rows)
-            is_local = "://" not in self.location  # elsewhere, each size would be a request
-            gone = next((i for i in range(count) if i not in found or (is_local and not has_file(array, i))), None)
+            found = shards(self.location, self.group[path])
+            gone = next((i for i in range(count) if i not in found), None)
             if gone is not None:
                 last = min((gone + 1) * rows, self.length) - 1
                 raise self._damaged(f"rows {gone * rows} to {last} of `{path}` are gone")

@@ -76,16 +76,23 @@ def transforms_of(graph: ModelGraph) -> dict[str, ImageTransform]:
 
 def default_notes(graph: ModelGraph, transforms: dict[str, ImageTransform]) -> list[Diagnostic]:
     """A note for each input whose transform is a default: GM610."""
+    found = {name: each for name, each in transforms.items() if each.is_default}
+    if graph.spec.dialect == "vissl":
+        known = ", ".join(op.torchvision for op in TRANSFORMS.values())
+        help = f"in `DATA.TEST.TRANSFORMS` of a VISSL file, all must be among {known}, with valid parameters"
+        what = "the file has no `DATA.TEST.TRANSFORMS` that can be used for"
+    else:
+        help = "write it as `inputs.{}.transform` if the weights expect something else"
+        what = "the spec has no `transform` for"
     return [
         Diagnostic(
             "GM610",
-            f"the spec has no `transform` for `{name}`; images are transformed with: {found.words}",
+            f"{what} `{name}`; images are transformed with: {each.words}",
             graph.spec.span(graph.inputs[name].at),
-            f"write it as `inputs.{name}.transform` if the weights expect something else",
+            help.format(name),
             "note",
         )
-        for name, found in transforms.items()
-        if found.is_default
+        for name, each in found.items()
     ]
 
 

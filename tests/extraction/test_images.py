@@ -350,3 +350,7 @@ def test_vissl_transforms_for_testing():
 def test_random_vissl_transforms_are_not_used():
     spec = graphmodel.load_spec(vissl([{"name": "RandomResizedCrop", "size": 32}, {"name": "ToTensor"}]))
     assert spec.inputs["images"].transform is None
+    graph = graphmodel.build_graph(spec)
+    (note,) = default_notes(graph, transforms_of(graph))
+    assert "no `DATA.TEST.TRANSFORMS` that can be used" in note.message
+    assert "all must be among Resize, CenterCrop" in note.help
