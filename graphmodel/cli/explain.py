@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from graphmodel.profiling.report import Report
 
 
+_CODE = re.compile(r"(?i)gm\d{3}")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("explain")(options.with_groups(explain))
@@ -38,17 +41,21 @@ def explain(
 
     The plan says what is built and run, what is frozen, what is pruned, and what each pass did.
     """
-    if re.fullmatch(r"(?i)gm\d{3}", source.specs[0]):
-        _explain_codes([code.upper() for code in source.specs], form)
+    if _CODE.fullmatch(source.specs[0]):
+        _explain_codes(source.specs, form)
     else:
         _explain_spec(source, form)
 
 
-def _explain_codes(names: list[str], form: options.Format) -> None:
+def _explain_codes(given: list[str], form: options.Format) -> None:
     from graphmodel.cli import console
     from graphmodel.diagnostics import choices_help
     from graphmodel.diagnostics.codes import CODES
 
+    for other in given:
+        if not _CODE.fullmatch(other):
+            raise typer.BadParameter(f"`{other}` is not a code: give codes, or the files of one spec")
+    names = [code.upper() for code in given]
     for name in names:
         if name not in CODES:
             raise typer.BadParameter(f"unknown code `{name}`; {choices_help(name, list(CODES), 'codes')}")

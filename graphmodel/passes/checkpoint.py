@@ -176,7 +176,7 @@ def _named(given: ModelGraph, names: tuple[str, ...]) -> _Choice:
     """The stages of these names.
 
     Raises:
-        CompileError: GM407 for every name that is not a stage.
+        CompileError: GM407 for every name that is not a stage, or has a part that is named, too.
     """
     graph = given
     for name in names:
@@ -189,19 +189,17 @@ def _named(given: ModelGraph, names: tuple[str, ...]) -> _Choice:
             graph = wider
     wrong = [i for i, name in enumerate(names) if not _called(graph, name)]
     if wrong:
-        known = [str(node.path) for node in _modules(graph) if stages.is_stage(graph, node)]
-        raise CompileError(
-            [
-                Diagnostic(
-                    "GM407",
-                    f"`{names[i]}` is not a stage of a trunk",
-                    graph.spec.span(("checkpoint", i)) or graph.spec.span(("checkpoint",)),
-                    choices_help(names[i], list(dict.fromkeys(known)), "stages"),
-                    path=f"checkpoint[{i}]",
-                )
-                for i in wrong
-            ]
-        )
+        known = list(dict.fromkeys(str(node.path) for node in _modules(graph) if stages.is_stage(graph, node)))
+        findings = []
+        for i in wrong:
+            part = next((name for name in names if name.startswith(f"{names[i]}.") and _called(given, names[i])), None)
+            if part is None:
+                message, help = f"`{names[i]}` is not a stage of a trunk", choices_help(names[i], known, "stages")
+            else:
+                message, help = f"`{names[i]}` is named together with its part `{part}`", "name one of the two"
+            span = graph.spec.span(("checkpoint", i)) or graph.spec.span(("checkpoint",))
+            findings.append(Diagnostic("GM407", message, span, help, path=f"checkpoint[{i}]"))
+        raise CompileError(findings)
     choice = _Choice(given, graph)
     gradient = stages.reached_by_gradient(graph)
     for component, calls in stages.trunk_passes(graph):

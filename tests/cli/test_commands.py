@@ -105,6 +105,10 @@ def test_explain_of_an_unknown_code_is_a_usage_error(run):
     assert "GM101" in run("explain", "GM199", code=2).stderr
 
 
+def test_explain_takes_codes_or_a_spec_and_not_both(run):
+    assert "`base.yaml` is not a code" in run("explain", "GM101", "base.yaml", code=2).stderr
+
+
 @pytest.mark.slow
 def test_explain_says_what_runs_how_often_and_what_is_never_built(run, write, two_inputs):
     two_inputs["freeze"] = ["trunk.layer1"]

@@ -131,6 +131,12 @@ def test_an_unknown_stage_is_an_error_with_the_nearest_name(small: dict[str, Any
     assert "layer1" in found.help
 
 
+def test_a_stage_and_its_part_cannot_both_be_named(small: dict[str, Any]) -> None:
+    found = failure(small, ["layer2", "layer2.1"])
+    assert (found.code, found.path) == ("GM407", "checkpoint[0]")
+    assert found.message == "`layer2` is named together with its part `layer2.1`"
+
+
 def test_a_named_stage_that_is_frozen_keeps_no_activations(small: dict[str, Any]) -> None:
     graph = built(small, checkpoint=["layer1", "layer2"], freeze=["trunk.conv1", "trunk.bn1", "trunk.layer1"])
     assert recomputed(graph) == ["layer2"]

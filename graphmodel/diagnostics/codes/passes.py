@@ -108,8 +108,8 @@ ENTRIES = (
         "GM407",
         "not a stage",
         """A list under `checkpoint:` names stages of a trunk: modules that the model calls one by one, such as
-            `layer1`, or blocks inside of an `nn.Sequential`, such as `layer3.2`. With several trunks, a name without
-            the trunk's is that of every trunk that has it.""",
+            `layer1`, or blocks inside of an `nn.Sequential`, such as `layer3.2`, but not both a stage and its block.
+            With several trunks, a name without the trunk's is that of every trunk that has it.""",
         """
             trunk: {name: resnet, depth: 18}
             inputs: {images: [3, 64, 64]}
