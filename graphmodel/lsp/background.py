@@ -58,7 +58,9 @@ class Worker:
     last: int = 0
     failures: int = 0
     memory: int = 0
+    patient: set[Hashable] = field(default_factory=set)
     is_interrupted: bool = False
+    is_dropped: bool = False
 
     def start(self) -> None:
         """Starts the process; it is ready some seconds later."""
@@ -83,16 +85,23 @@ class Worker:
     def submit(self, job: Job) -> None:
         """Adds a job; what runs is interrupted if it has the same key or a higher rank."""
         self.waiting[job.key] = job
-        if self.running is not None and (self.running[1].key == job.key or self.running[1].rank > job.rank):
-            if self.running[1].key not in self.waiting:
-                self.waiting[self.running[1].key] = self.running[1]
-            self._interrupt()
+        if self.running is not None:
+            now = self.running[1]
+            # A job is interrupted for another once: it would never end while somebody types.
+            if now.key == job.key:
+                self.is_dropped = True
+                self._interrupt()
+            elif now.rank > job.rank and now.key not in self.patient:
+                self.patient.add(now.key)
+                self.waiting.setdefault(now.key, now)
+                self._interrupt()
         self._next()
 
     def drop(self, key: Hashable) -> None:
         """Takes a job back: it does not run, or is interrupted."""
         self.waiting.pop(key, None)
         if self.running is not None and self.running[1].key == key:
+            self.is_dropped = True
             self._interrupt()
 
     def handle(self, message: Json) -> None:
@@ -106,9 +115,13 @@ class Worker:
         elif self.running is not None and message["id"] == self.running[0]:
             _, job, _ = self.running
             self.running, self.failures, self.memory = None, 0, message["memory"]
-            if "result" in message and not self.is_interrupted:
+            if "result" in message:
+                self.patient.discard(job.key)
+                if self.waiting.get(job.key) is job:  # it ended before it could be interrupted
+                    del self.waiting[job.key]
+            if "result" in message and not self.is_dropped:
                 job.then(message["result"])
-            self.is_interrupted = False
+            self.is_interrupted = self.is_dropped = False
             if self.memory > MEMORY_LIMIT:
                 self._restart()
         self._next()
@@ -132,7 +145,8 @@ class Worker:
     def _restart(self, *, failed: bool = False) -> None:
         self.failures += failed
         # The job that ended the worker would end the next one too.
-        self.running, self.is_interrupted = None, False
+        self.running, self.is_interrupted, self.is_dropped = None, False, False
+        self.patient.clear()
         self.stop()
         if self.failures < MOST_FAILURES:
             self.start()

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from graphmodel.components.library.model_names import library_models
+from graphmodel.lsp.schema_keys import Keys
 from graphmodel.stored import stored, stored_path
 
 Schema = dict[str, Any]
@@ -57,6 +58,14 @@ class Catalogue:
             return False
         names = self.models.get(library)
         return not names or model.partition(".")[0] in names or "/" in model or model.startswith("hf")
+
+    @cached_property
+    def _keys(self) -> dict[str, Keys]:
+        return {name: Keys(schema) for name, schema in self.schemas.items()}
+
+    def keys(self, dialect: str) -> Keys:
+        """The keys of a format."""
+        return self._keys[dialect]
 
     @cached_property
     def trunk_parameters(self) -> dict[str, list[str]]:

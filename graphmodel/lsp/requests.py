@@ -5,30 +5,137 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphmodel.lsp.fixes import code_action
+from graphmodel.lsp import rpc
+from graphmodel.lsp.documents import OpenDocument
 from graphmodel.lsp.positions import overlap
 from graphmodel.lsp.session import Session
 
 Answer = Callable[[Session, Any], Any]
+Question = Callable[[Session, OpenDocument, Any], Any]
 
 CAPABILITIES: Mapping[str, Any] = {
     "positionEncoding": "utf-16",
     "textDocumentSync": {"openClose": True, "change": 2, "save": True},
+    "completionProvider": {"triggerCharacters": [".", ":", "{", "[", " "]},
+    "hoverProvider": True,
+    "definitionProvider": True,
+    "referencesProvider": True,
+    "documentHighlightProvider": True,
+    "renameProvider": {"prepareProvider": True},
+    "inlayHintProvider": True,
+    "documentSymbolProvider": True,
+    "foldingRangeProvider": True,
+    "documentFormattingProvider": True,
     "codeActionProvider": {"codeActionKinds": ["quickfix"]},
     "workspace": {"workspaceFolders": {"supported": True, "changeNotifications": False}},
 }
 
+# What answers a question is imported with the first one: the server has to start before that.
 
-def code_actions(session: Session, params: Any) -> list[dict[str, Any]]:
-    """Quick fixes for the findings in a range."""
-    uri = params["textDocument"]["uri"]
-    document = session.documents.by_uri.get(uri)
-    if document is None:
-        return []
-    touched = [(f, d) for f, d in session.findings.get(uri, []) if overlap(d["range"], params["range"])]
-    return [a for f, d in touched if (a := code_action(f, d, uri, document.text)) is not None]
+
+def _code_actions(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.fixes import code_action
+
+    found = session.findings.get(document.uri, [])
+    touched = [(f, d) for f, d in found if overlap(d["range"], params["range"])]
+    return [a for f, d in touched if (a := code_action(f, d, document.uri, document.text)) is not None]
+
+
+def _completion(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.completion import complete
+
+    return complete(session, document, document.text.offset(params["position"]))
+
+
+def _hover(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.hover import hover
+
+    return hover(session, document, params["position"])
+
+
+def _definition(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.references import definition
+
+    return definition(session, document, params["position"])
+
+
+def _references(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.references import references
+
+    context = params.get("context") or {}
+    wanted = context.get("includeDeclaration", True)
+    return references(session, document, params["position"], with_definition=bool(wanted))
+
+
+def _highlights(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.references import highlights
+
+    return highlights(session, document, params["position"])
+
+
+def _prepare_rename(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.references import prepare_rename
+
+    return prepare_rename(session, document, params["position"])
+
+
+def _rename(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.references import CannotRename, rename
+
+    try:
+        return rename(session, document, params["position"], str(params["newName"]))
+    except CannotRename as error:
+        raise rpc.RpcError(rpc.INVALID_PARAMS, str(error)) from None
+
+
+def _hints(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.hints import hints
+
+    return hints(session, document, params["range"])
+
+
+def _symbols(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.outline import symbols
+
+    return symbols(document.text) if document.is_spec else []
+
+
+def _folds(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.outline import folds
+
+    return folds(document.text) if document.is_spec else []
+
+
+def _formatting(session: Session, document: OpenDocument, params: Any) -> Any:
+    from graphmodel.lsp.formatting import formatting
+
+    return formatting(document.text) if document.is_spec else []
+
+
+def _about_a_document(question: Question) -> Answer:
+    """A question about an open document; nothing is answered about others."""
+
+    def answer(session: Session, params: Any) -> Any:
+        document = session.documents.by_uri.get(params["textDocument"]["uri"])
+        return question(session, document, params) if document is not None else None
+
+    return answer
 
 
 REQUESTS: Mapping[str, Answer] = {
-    "textDocument/codeAction": code_actions,
+    f"textDocument/{name}": _about_a_document(question)
+    for name, question in {
+        "codeAction": _code_actions,
+        "completion": _completion,
+        "hover": _hover,
+        "definition": _definition,
+        "references": _references,
+        "documentHighlight": _highlights,
+        "prepareRename": _prepare_rename,
+        "rename": _rename,
+        "inlayHint": _hints,
+        "documentSymbol": _symbols,
+        "foldingRange": _folds,
+        "formatting": _formatting,
+    }.items()
 }
