@@ -84,7 +84,7 @@ def _item(entry: Entry, cursor: Cursor, range_: Range) -> dict[str, Any]:
         "label": entry.name,
         "kind": entry.kind,
         "filterText": entry.name,
-        "sortText": str(entry.rank),
+        "sortText": f"{entry.rank}{int(cursor.word.lower() not in entry.name.lower())}",
         "textEdit": {"range": range_, "newText": new},
     }
     if entry.detail:
