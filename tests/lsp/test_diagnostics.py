@@ -191,3 +191,31 @@ def test_a_spec_of_vissl_is_compiled_too(whole: Client, uri: str) -> None:
     whole.open(uri, text)
     whole.until(lambda: any(d["severity"] == 1 for d in whole.diagnostics.get(uri, [])))
     assert marked(text, [d for d in whole.diagnostics[uri] if d["severity"] == 1]) == {"GM202": "51"}
+
+
+def test_folders_of_a_workspace_do_not_mix(tmp_path: Path) -> None:
+    client = Client(tmp_path, start=False)
+    try:
+        folders = [tmp_path / name for name in ("one", "two")]
+        for folder, trunk in zip(folders, ("resnet", "resnt"), strict=True):
+            folder.mkdir()
+            (folder / "base.yaml").write_text(RESNET.replace("resnet", trunk))
+        client.ask(
+            "initialize",
+            {
+                "capabilities": {},
+                "workspaceFolders": [{"uri": f.as_uri(), "name": f.name} for f in folders],
+                "initializationOptions": {"shapes": False},
+            },
+        )
+        client.tell("initialized", {})
+        specs = [
+            client.open((f / "spec.yaml").as_uri(), "extends: base.yaml\ngraphmodel: 1\nheads: {a: {mlp: {dims: [auto, 2]}}}\n")
+            for f in folders
+        ]  # fmt: skip
+        for spec in specs:
+            assert client.published_for(spec, 1) == []
+        assert client.codes((folders[0] / "base.yaml").as_uri()) == []
+        assert client.codes((folders[1] / "base.yaml").as_uri()) == ["GM205"]
+    finally:
+        client.end()
