@@ -34,7 +34,8 @@ class Level:
     Attributes:
         name: what its button says.
         picture: what it shows.
-        is_drawn: whether the page has its drawing; a page that will soon be replaced may have only that of one level.
+        is_drawn: whether the page has its drawing; a page that will soon be replaced may have that of one level and
+            only the names of the others.
     """
 
     name: str
@@ -97,7 +98,7 @@ def to_page(
         theme: `light`, `dark`, or `auto`, which follows the reader's system.
         orientation: of the drawings.
     """
-    shown = [View(v.name, _worth_showing(v.levels, level)) for v in views]
+    shown = [View(v.name, worth_showing(v.levels, level)) for v in views]
     names = [item.name for item in shown[-1].levels]
     data = {
         "theme": theme,
@@ -130,14 +131,14 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _worth_showing(levels: Sequence[Level], asked: str) -> list[Level]:
-    """The requested level, and those that differ from the one before and are small enough."""
+def worth_showing(levels: Sequence[Level], asked: str) -> list[Level]:
+    """The requested level, those that are not drawn, and those that differ from the one before and are small enough."""
     found: list[Level] = []
     for item in levels:
         same = found and _boxes(found[-1].picture) == _boxes(item.picture)
         if item.name == asked and same:
             found[-1] = item
-        elif item.name == asked or (not same and len(item.picture.boxes) <= MOST_BOXES):
+        elif not item.is_drawn or item.name == asked or (not same and len(item.picture.boxes) <= MOST_BOXES):
             found.append(item)
     return found
 
@@ -147,7 +148,7 @@ def _boxes(picture: Picture) -> list[tuple[str, ...]]:
 
 
 def _level(item: Level, orientation: Orientation) -> dict[str, Any]:
-    picture = item.picture
+    picture = item.picture if item.is_drawn else Picture(item.picture.title)
     numbers = {b.id: i for i, b in enumerate(picture.boxes)}
     drawn = ""
     if item.is_drawn:

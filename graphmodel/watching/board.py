@@ -19,6 +19,7 @@ class Shown:
         state: `loading` until it has been read for the first time.
         title: the model's name, once there is a picture.
         page: the last picture that could be drawn, as a whole page; empty before the first.
+        levels: the names of its levels of detail.
         picture: the number of that picture; it counts up.
         complete: whether the picture has all its levels of detail and numbers.
         diagnostics: what was found, as the page shows it.
@@ -30,6 +31,7 @@ class Shown:
     state: State = "loading"
     title: str = ""
     page: str = field(default="", repr=False)
+    levels: tuple[str, ...] = ()
     picture: int = 0
     complete: bool = True
     diagnostics: tuple[dict[str, Any], ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from graphmodel.watching.board import Shown
 
 if TYPE_CHECKING:
     from graphmodel.build.remembered import TracedTrunks
-    from graphmodel.graph.types import ModelGraph
     from graphmodel.spec.model import ModelSpec
 
 MISSING_FILES = frozenset({"GM100", "GM107", "GM109"})
@@ -62,12 +61,13 @@ def drawn(before: Shown, settings: Settings, trunks: TracedTrunks | None = None)
             paths, settings.overrides, inputs=settings.inputs, allow_extends_outside=settings.allow_extends_outside
         )
         known = dict.fromkeys((*paths, *spec.origin.files))
-        for page, found, is_complete in _pages(spec, settings, {} if trunks is None else trunks):
+        for page, found, is_complete in _pages(spec, settings, {} if trunks is None else trunks, before.levels):
             yield replace(
                 before,
                 state="valid",
                 title=_title(page.title),
                 page=page.text,
+                levels=page.levels,
                 picture=before.picture + 1 + is_complete,
                 complete=is_complete,
                 diagnostics=_told(found),
@@ -88,39 +88,45 @@ def _invalid(before: Shown, found: Sequence[Diagnostic], known: Iterable[str]) -
 class _Page:
     text: str
     title: str
+    levels: tuple[str, ...]
 
 
 def _pages(
-    spec: ModelSpec, settings: Settings, trunks: TracedTrunks
+    spec: ModelSpec, settings: Settings, trunks: TracedTrunks, levels: Sequence[str]
 ) -> Iterator[tuple[_Page, Sequence[Diagnostic], bool]]:
     from graphmodel.api import build_graph
     from graphmodel.build.remembered import remembering
     from graphmodel.components.library.guard import weights_follow
     from graphmodel.profiling.flops import count_flops
+    from graphmodel.visualize.compose import compose
     from graphmodel.visualize.optimizations import optimizations_of
+    from graphmodel.visualize.page import Level, View, to_page, worth_showing
+    from graphmodel.visualize.picture import LEVELS, Options
 
     with weights_follow(), remembering(trunks):
         graph = build_graph(spec, allow_imports=settings.allow_imports)
     found = (*spec.notes, *graph.notes)
     optimizations = optimizations_of(graph)
-    yield _page(graph, settings, {}, optimizations, only_first=True), found, False
-    yield _page(graph, settings, count_flops(graph), optimizations), found, True
+    asked = LEVELS[settings.depth]
 
+    def level(depth: int, flops: Mapping[str, int]) -> Level:
+        options = Options(depth=depth, stack=0) if LEVELS[depth] == "everything" else Options(depth=depth)
+        return Level(LEVELS[depth], compose(graph, options, flops, optimizations))
 
-def _page(
-    graph: ModelGraph, settings: Settings, flops: dict[str, int], optimizations: Any, *, only_first: bool = False
-) -> _Page:
-    from graphmodel.visualize.compose import compose
-    from graphmodel.visualize.page import Level, View, to_page
-    from graphmodel.visualize.picture import LEVELS, Options
+    def page(shown: Sequence[Level]) -> _Page:
+        title = next(item.picture.title for item in shown if item.name == asked)
+        names = tuple(item.name for item in shown)
+        return _Page(to_page([View("", shown)], level=asked, theme="auto"), title, names)
 
-    levels = []
-    for depth, name in enumerate(LEVELS):
-        options = Options(depth=depth, stack=0) if name == "everything" else Options(depth=depth)
-        picture = compose(graph, options, flops, optimizations)
-        levels.append(Level(name, picture, is_drawn=depth == settings.depth or not only_first))
-    page = to_page([View("", levels)], level=LEVELS[settings.depth], theme="auto")
-    return _Page(page, levels[settings.depth].picture.title)
+    first = level(settings.depth, {})
+    yield (
+        page([first if n == asked else replace(first, name=n, is_drawn=False) for n in levels or [asked]]),
+        found,
+        False,
+    )
+    flops = count_flops(graph)
+    complete = worth_showing([level(depth, flops) for depth in range(len(LEVELS))], asked)
+    yield page(complete), found, True
 
 
 def _title(text: str) -> str:
