@@ -228,7 +228,7 @@ def source_of(data: Any, names: Sequence[str], *, batch_size: int | None, num_wo
             tuple(names),
             loader,
             size,
-            classes=[str(c) for c in classes] if isinstance(classes, (list, tuple)) else None,
+            classes=[in_unicode(str(c)) for c in classes] if isinstance(classes, (list, tuple)) else None,
             transform="" if transform is None else _described(transform),
         )
     if isinstance(data, Iterable):
@@ -336,11 +336,16 @@ def sample_path(dataset: Any, row: int) -> str | None:
         return sample_path(dataset.dataset, int(dataset.indices[row]))
     named = getattr(dataset, "sample_path", None)
     if named is not None:
-        return str(named(row))
+        return in_unicode(str(named(row)))
     samples, root = getattr(dataset, "samples", None), getattr(dataset, "root", None)
     if not isinstance(samples, (list, tuple)) or not samples:
         return None
     path = samples[row][0] if isinstance(samples[row], (list, tuple)) else samples[row]
     if not isinstance(path, (str, Path)):
         return None
-    return str(path).removeprefix(f"{root}{os.sep}") if root else str(path)
+    return in_unicode(str(path).removeprefix(f"{root}{os.sep}") if root else str(path))
+
+
+def in_unicode(name: str) -> str:
+    """A name as text that can be stored: bytes of a file name that are not UTF-8 as `\\xff`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

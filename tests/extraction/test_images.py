@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +86,24 @@ def test_values_that_eight_bits_cannot_hold(values, why):
     else:
         with pytest.raises(ValueError, match=why):
             in_mode(image, "RGB")
+
+
+def test_names_that_are_not_unicode(module, tmp_path):
+    """File names are bytes on Linux; zarr and JSON store text."""
+    folder = os.fsencode(tmp_path) + b"/images/caf\xe9"
+    files = write_images(tmp_path / "images", 2)
+    try:
+        os.makedirs(folder)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    shutil.copy(files[0], folder + b"/\xff.png")
+    Path(os.fsdecode(folder + b"/bad.png")).write_bytes(b"")
+    report = extract(module, tmp_path / "images", tmp_path / "out")
+    assert [name for name, _ in report.unreadable] == [r"caf\xe9/bad.png"]
+    stored = FeatureDataset(tmp_path / "out")
+    assert sorted(stored.classes) == [r"caf\xe9", "cat", "dog"]
+    assert r"caf\xe9/\xff.png" in stored.paths()
+    assert extract(module, tmp_path / "images", tmp_path / "out").found == 4
 
 
 def test_damaged_image_is_named_and_skipped(module, tmp_path):
