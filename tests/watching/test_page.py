@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("pygraphviz")
 
 from graphmodel.watching import Watch
+from tests.cli.conftest import validate_output  # noqa: F401 (a fixture)
 from tests.visualize.test_page import browser  # noqa: F401 (a fixture)
 from tests.watching.test_watch import SPEC, Running
 
@@ -168,7 +169,7 @@ def test_a_page_without_its_command_says_so(browser: Any, spec: Path) -> None:  
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_ctrl_c_ends_the_command_without_a_traceback(tmp_path: Path, form: str) -> None:
+def test_ctrl_c_ends_the_command_without_a_traceback(tmp_path: Path, form: str, validate_output: Any) -> None:  # noqa: F811
     (tmp_path / "spec.yaml").write_text("trunk: [\n")
     command = [sys.executable, "-m", "graphmodel", "watch", "spec.yaml", "--format", form]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -180,6 +181,9 @@ def test_ctrl_c_ends_the_command_without_a_traceback(tmp_path: Path, form: str) 
     while not ("not drawn" in lines[-1] or '"drawn"' in lines[-1]):
         lines.append(running.stdout.readline())
     assert "http://127.0.0.1:" in lines[0]
+    if form == "json":
+        for line in lines:
+            validate_output("watch", line)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 0
