@@ -247,17 +247,15 @@ def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[
 
 def _write_standalone(module: CompiledModel, place: Path) -> None:
     """Replaces model.py by one that runs without graphmodel, and checks it."""
-    from safetensors.torch import save_file
-
     from graphmodel.exporters.standalone import standalone
     from graphmodel.exporters.standalone_check import check_standalone
+    from graphmodel.weights.sealed import write_sealed
 
     made = standalone(module)
     (place / MODEL).write_text(made.source, "utf-8")
     if made.constants:
-        save_file(
-            {name: t.detach().cpu().contiguous().clone() for name, t in made.constants.items()}, place / CONSTANTS
-        )
+        constants = {name: t.detach().cpu().contiguous().clone() for name, t in made.constants.items()}
+        write_sealed(place / CONSTANTS, constants, {})
     check_standalone(module, place)
 
 

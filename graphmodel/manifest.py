@@ -80,7 +80,8 @@ def check_manifest(directory: Path, read: Iterable[str]) -> None:
         reason = f"there is no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise _damaged(path, f"it is not a valid manifest ({reason})") from None
     if number > FORMAT_VERSION:
-        by = content.get("versions", {}).get("graphmodel", "a later version")
+        versions = content.get("versions")
+        by = versions.get("graphmodel", "a later version") if isinstance(versions, dict) else "a later version"
         message = f"`{directory}` has the format version {number}, and this graphmodel reads 0 to {FORMAT_VERSION}"
         help = f"upgrade graphmodel (the model was written by {by}), or write it again with this version"
         raise fail("GM523", message, help=help)

@@ -88,7 +88,11 @@ def test_an_averaged_model_averages_parameters() -> None:
     weights.append(model.heads.label.clf[0].weight.detach().clone())
     averaged.update_parameters(model)
     torch.testing.assert_close(averaged.module.heads.label.clf[0].weight, torch.stack(weights).mean(0))
+    with torch.no_grad():
+        averaged.module.trunk.bn1.running_mean.fill_(0.5)
     update_bn([X], averaged)
+    assert torch.equal(averaged.module.trunk.bn1.running_mean, torch.full((64,), 0.5)), "frozen, so it is not reset"
+    assert not torch.equal(averaged.module.trunk.layer1[0].bn1.running_mean, torch.zeros(64))
     averaged.train()
     assert not averaged.module.trunk.bn1.training
     assert averaged.module.model_graph is model.model_graph

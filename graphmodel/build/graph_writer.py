@@ -183,14 +183,16 @@ class GraphWriter:
         """Marks values that a call changes in place and that are read afterwards: their readers keep their order."""
         order = _position(graph)
         for changer in graph.nodes:
-            for changed in changer.meta.get("mutates", ()):
-                if any(order[u] > order[changer] for u in changed.users):
-                    for reader in (changed, *changed.users):
-                        at = names[reader]
-                        self.nodes[at] = self.nodes[at].with_facts(in_place=True)
-                    at = names[changed]
-                    by = (*self.nodes[at].facts.changed_by, names[changer])
-                    self.nodes[at] = self.nodes[at].with_facts(changed_by=by)
+            aliases = changer.meta.get("mutates", ())  # of one memory: a change of a view is one of the whole
+            if not any(order[user] > order[changer] for changed in aliases for user in changed.users):
+                continue
+            for changed in aliases:
+                for reader in (changed, *changed.users):
+                    at = names[reader]
+                    self.nodes[at] = self.nodes[at].with_facts(in_place=True)
+                at = names[changed]
+                by = (*self.nodes[at].facts.changed_by, names[changer])
+                self.nodes[at] = self.nodes[at].with_facts(changed_by=by)
 
     def mark_features(self, names: Mapping[str, str]) -> None:
         """Records on each node the names of the features that it is, for display and explanation."""

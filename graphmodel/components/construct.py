@@ -97,9 +97,46 @@ def uninitialised() -> Iterator[None]:
                 setattr(torch.Tensor, name, method)
 
 
+MAX_MODULES = 20_000
+"""The most modules that a trunk or a head may consist of; the largest models of the libraries have some 5,000."""
+
+
+class TooManyModules(Exception):
+    """A constructor that makes more modules than any real model has, such as one with a misspelled depth."""
+
+
+@contextmanager
+def limited(most: int) -> Iterator[None]:
+    """Inside, no more than so many modules are made.
+
+    Not thread-safe: it patches `nn.Module` while it lasts.
+
+    Raises:
+        TooManyModules: in the constructor of the next one.
+    """
+    plain, count = nn.Module.__init__, 0
+
+    def init(module: nn.Module, *args: Any, **options: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise TooManyModules(f"it would have more than {most:,} modules")
+        plain(module, *args, **options)
+
+    nn.Module.__init__ = init  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__init__ = plain  # type: ignore[method-assign]
+
+
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """The module on the meta device, built without memory if one of two ways works, else built for real and moved."""
-    with torch.random.fork_rng(devices=[]):
+    """The module on the meta device, built without memory if one of two ways works, else built for real and moved.
+
+    Raises:
+        TooManyModules: if it has more modules than any real model.
+    """
+    with torch.random.fork_rng(devices=[]), limited(MAX_MODULES):
         # Some constructors combine their parameters with other tensors, which must then be on meta too.
         for place in (on_meta(), torch.device("meta"), nullcontext()):
             try:

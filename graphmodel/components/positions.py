@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from math import isqrt
+import re
+from collections.abc import Iterable
+from math import gcd, isqrt
 
 import torch
 from torch import nn
@@ -12,24 +14,40 @@ from graphmodel.components.trunks._position import for_grid
 
 Grid = tuple[int, int]
 MAX_PREFIX_TOKENS = 32
+_ONE_AXIS = re.compile(r"_(x|y|h|w|t|time|temporal)$")
 
 
 def is_position_embedding(key: str) -> bool:
-    """Whether the last part of a key is the name of a learned position embedding."""
-    return "pos_embed" in key.rpartition(".")[2]
+    """Whether the last part of a key is the name of a learned position embedding of a grid.
+
+    Tables of one axis (`pos_embed_x`, `pos_embed_temporal`) are none.
+    """
+    name = key.rpartition(".")[2]
+    return "pos_embed" in name and _ONE_AXIS.search(name) is None
 
 
-def grid_of(root: nn.Module, key: str, tokens: int) -> Grid | None:
+def is_in_blocks(root: nn.Module, key: str) -> bool:
+    """Whether an embedding of four dimensions is `(1, blocks, positions, C)` and not a map, as in timm's NesT."""
+    try:
+        owner = root.get_submodule(key.rpartition(".")[0])
+    except AttributeError:
+        return False
+    return hasattr(owner, "block_size")
+
+
+def grid_of(root: nn.Module, key: str, tokens: int, images: Iterable[Grid] = ()) -> Grid | None:
     """Rows and columns of patches that a position embedding is for.
 
     Args:
         root: the trunk.
         key: the embedding's key in the trunk.
         tokens: how many tokens the embedding has, class and register tokens included.
+        images: heights and widths of the images that the trunk reads, if they are known.
 
     Returns:
-        The grid that the trunk says (`patch_embed.grid_size`, or `image_size` and `patch_size` as in torchvision),
-        else that of a square image; None if neither fits the number of tokens.
+        The grid that the trunk says (`patch_embed.grid_size`, `tokens_spatial_shape` as in Hiera, or `image_size` and
+        `patch_size` as in torchvision), else the one with the proportions of the images, or of a square image if they
+        are not known; None if neither fits the number of tokens.
     """
     path = key.split(".")[:-1]
     for end in range(len(path), -1, -1):
@@ -38,15 +56,20 @@ def grid_of(root: nn.Module, key: str, tokens: int) -> Grid | None:
         except AttributeError:
             continue
         grid = getattr(getattr(owner, "patch_embed", None), "grid_size", None)
+        grid = getattr(owner, "tokens_spatial_shape", None) if grid is None else grid
         image, patch = getattr(owner, "image_size", None), getattr(owner, "patch_size", None)
         if grid is None and isinstance(image, int) and isinstance(patch, int) and patch:
             grid = (image // patch, image // patch)
         if isinstance(grid, (tuple, list)) and len(grid) == 2 and 0 <= tokens - grid[0] * grid[1] <= MAX_PREFIX_TOKENS:
             return int(grid[0]), int(grid[1])
+    proportions = {(h // gcd(h, w), w // gcd(h, w)) for h, w in images} or {(1, 1)}
+    if len(proportions) > 1:
+        return None
+    rows, columns = proportions.pop()
     for prefix in (0, 1, 2):
-        side = isqrt(max(tokens - prefix, 0))
-        if side and side * side == tokens - prefix:
-            return side, side
+        side = isqrt(max(tokens - prefix, 0) // (rows * columns))
+        if side and side * side * rows * columns == tokens - prefix:
+            return side * rows, side * columns
     return None
 
 
@@ -98,6 +121,8 @@ def fitted(
     grids = [grid_of(m, name, s[1]) if len(s) == 3 else None for m, s in ((copy, shape), (original, tensor.shape))]
     if tensor.shape == shape and grids[0] == grids[1]:  # 2×8 patches are as many as 4×4
         return tensor
+    if is_in_blocks(copy, name):
+        return None
     with torch.no_grad():
         return resize(tensor, shape, grids[0], grids[1], antialias=False)
 

@@ -17,7 +17,7 @@ from graphmodel.exporters.bundle import OWN, Bundle, NotBundled
 from graphmodel.exporters.module_code import ModuleWriter
 from graphmodel.exporters.standalone_check import not_standalone
 from graphmodel.lower.containers import Container, HeadsContainer
-from graphmodel.lower.freezing import Keeper, add_keepers, is_kept
+from graphmodel.lower.freezing import STAND_INS, Keeper, add_keepers, is_kept
 from graphmodel.manifest import CONSTANTS, WEIGHTS
 from graphmodel.model_file import forward_source, in_docstring, shape_lines
 from graphmodel.passes.folding import FoldedForward
@@ -47,6 +47,20 @@ PART = '''def part(cls, *, parameters={}, buffers={}, non_persistent=(), childre
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()  # lists of its parameters
     return module'''
+
+READ = '''def read(path, device):
+    """The tensors of a file; a checksum in its metadata is compared with its bytes."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        header = file.read(min(int.from_bytes(start, "little"), 100_000_000))
+        expected = (json.loads(header).get("__metadata__") or {}).get("sha256")
+        if expected is not None:
+            digest = hashlib.sha256(start + header.replace(expected.encode(), b"0" * 64, 1))
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+            if digest.hexdigest() != expected:
+                raise ValueError(f"{path} is damaged: its checksum does not match its bytes")
+    return load_file(str(path), device=str(device))'''
 
 HEADER = '''"""{title}
 
@@ -86,11 +100,11 @@ MODEL = '''class Model(nn.Module):
             device: where the weights go.
 
         Raises:
-            ValueError: if they are the weights of another model.
+            ValueError: if the file is damaged, or if they are the weights of another model.
         """
         model = cls()
         shapes = {{name: tensor.shape for name, tensor in model.state_dict().items()}}
-        tensors = load_file(str(Path(directory) / "{weights}"), device=str(device))
+        tensors = read(Path(directory) / "{weights}", device)
         if other := [name for name, tensor in tensors.items() if tensor.shape != shapes.get(name)]:
             raise ValueError(f"{weights} does not fit this model: `{{other[0]}}` is unknown or has another shape")
 {constants}        for name, tensor in tensors.items():
@@ -114,7 +128,7 @@ def load(device: str = "cpu") -> Model:
 '''
 
 
-LOAD_CONSTANTS = f'        tensors |= load_file(str(Path(directory) / "{CONSTANTS}"), device=str(device))\n'
+LOAD_CONSTANTS = f'        tensors |= read(Path(directory) / "{CONSTANTS}", device)\n'
 
 
 @dataclass(frozen=True)
@@ -148,15 +162,15 @@ def standalone(module: CompiledModel) -> Standalone:
 
 
 def _standalone(module: CompiledModel) -> Standalone:
-    taken = {"Model", "HERE", "load", "part", "Path", "torch", "nn", "load_file"}
+    taken = {"Model", "HERE", "load", "part", "Path", "torch", "nn", "load_file", "read", "hashlib", "json"}
     code = module.graph.python_code("self")
     taken |= set(re.findall(r"\b(\w+)(?= =|[,):])", code.src))  # variables of `forward`
     bundle = Bundle({("graphmodel.diagnostics.input_error", "InputError"): INPUT_ERROR}, taken)
-    for line in ("from pathlib import Path", "import torch", "from torch import nn"):
+    for line in ("import hashlib", "import json", "from pathlib import Path", "import torch", "from torch import nn"):
         bundle.import_lines[line] = None
     bundle.import_lines["from safetensors.torch import load_file"] = None
     plain: dict[type[nn.Module], type[nn.Module]] = {Container: nn.Module, HeadsContainer: nn.ModuleDict}
-    written = ModuleWriter(module, bundle, plain, frozenset({"train", "add_module", "forward"})).write()
+    written = ModuleWriter(module, bundle, plain, frozenset({*STAND_INS, "forward"})).write()
     forward = _forward(code.src, code.globals, bundle)
     later = [*_folded(module, bundle), *written.later, *_untrained(module), *_frozen(module, bundle)]
     parts = [f"            self.{name} = {_deeper(text)}" for name, text in written.parts.items()]
@@ -172,7 +186,7 @@ def _standalone(module: CompiledModel) -> Standalone:
     )
     from graphmodel import __version__
 
-    sections = [*bundle.definitions, *([PART] if written.uses_part else []), *written.functions, body]
+    sections = [*bundle.definitions, *([PART] if written.uses_part else []), *written.functions, READ, body]
     packages = tuple(sorted({_package(line) for line in bundle.import_lines} - set(sys.stdlib_module_names)))
     header = HEADER.format(
         title=in_docstring(f"The model `{graph.spec.name}`."),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from graphmodel.build.freeze_patterns import frozen_modules, is_frozen, moving_norms
 
+STAND_INS = ("train", "add_module", "reset_running_stats", "reset_parameters")
+"""Methods of a `Keeper` that live in a module's `__dict__` and belong to that module alone."""
+
 
 class Keeper:
-    """Keeps a module, or frozen children of a module, in eval mode; replaces `train` and `add_module`.
+    """Keeps a module, or frozen children of a module, in eval mode; replaces methods of it.
+
+    `train` and `add_module` of every module, and of a frozen norm `reset_running_stats` and `reset_parameters` as well:
+    `torch.optim.swa_utils.update_bn` resets the statistics of all norms and then expects them to move.
 
     The methods live in the module's own `__dict__`, so that `train()` of any parent, deepcopy, pickle and wrappers all
     meet them, and the module keeps its class and its state-dict keys (a plain `.eval()` is undone by the next
@@ -46,6 +53,15 @@ class Keeper:
         """As `nn.Module.add_module`; what takes the place of a frozen module is frozen."""
         type(self.module).add_module(self.module, name, module)
         self.freeze_again(name)
+
+    def reset_running_stats(self) -> None:
+        """Nothing: the statistics of a frozen norm stay."""
+
+    def reset_parameters(self) -> None:
+        """As the norm's own method, which initialises its statistics, too."""
+        cls: Any = type(self.module)
+        cls.reset_running_stats(self.module)
+        cls.reset_parameters(self.module)
 
     def freeze_again(self, name: str) -> None:
         """Freezes what was put in the place of a frozen child."""
@@ -119,4 +135,7 @@ def add_keepers(module: nn.Module, path: str, frozen: set[str]) -> bool:
     if found:
         keeper = Keeper(module, path in frozen, children)
         module.__dict__["train"], module.__dict__["add_module"] = keeper.train, keeper.add_module
+        if keeper.frozen and isinstance(module, _NormBase):
+            module.__dict__["reset_running_stats"] = keeper.reset_running_stats
+            module.__dict__["reset_parameters"] = keeper.reset_parameters
     return found

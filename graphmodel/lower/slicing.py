@@ -14,7 +14,7 @@ from graphmodel.diagnostics import Collector, choices_help, fail, first_line, ne
 from graphmodel.graph.types import ModelGraph, Output, find_output, output_names
 from graphmodel.lower.containers import Container
 from graphmodel.lower.emit import FORMS, emit_code
-from graphmodel.lower.freezing import keep_frozen
+from graphmodel.lower.freezing import STAND_INS, keep_frozen
 from graphmodel.lower.module import COMPILED, CompiledModel, assemble, check_unedited
 from graphmodel.lower.sharded import copy_sharded, gather_with, is_sharded
 from graphmodel.lower.shared_stages import attach_check
@@ -22,9 +22,6 @@ from graphmodel.passes.channels_last import convert_weights
 from graphmodel.passes.folding import attach_folded
 from graphmodel.passes.prune import Prune
 from graphmodel.passes.switches import optimize_graph
-
-STAND_INS = ("train", "add_module")
-"""Methods of a `Keeper` that live in a module's `__dict__` and belong to that module alone."""
 
 
 def names_in(argument: str, names: Any) -> None:

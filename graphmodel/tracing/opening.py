@@ -129,7 +129,25 @@ class _Job:
                 f"the trunk's own code changes the number `{changed[0]}` in every call, and a graph has the one of now",
                 "keep it in a buffer, or read only the trunk's own result",
             )
+        self.check_layouts(eval_trace, train_trace)
         return for_both_modes(eval_trace, train_trace, self.trunk)
+
+    def check_layouts(self, eval_trace: TracedTrunk, train_trace: TracedTrunk) -> None:
+        """Refuses features that are arranged differently in training: a map has no place for tokens that are dropped.
+
+        A sequence may be shorter in training, as long as it has the same prefix tokens and channels.
+        """
+        for name, layout in eval_trace.layouts.items():
+            other = train_trace.layouts[name]
+            shape, trained = (tuple(t.features[name].meta["values"][0].shape) for t in (eval_trace, train_trace))
+            free = {"grid": None} if layout.layout == "nlc" else {}
+            width = 1 if layout.layout == "nchw" else -1
+            if replace(layout, **free) != replace(other, **free) or shape[width] != trained[width]:
+                raise TraceError(
+                    f"the feature `{name}` is {_dims(shape)} in eval mode and {_dims(trained)} in training mode",
+                    "tokens that the trunk drops in training (`patch_drop_rate`) leave no map: do without, or read "
+                    "`features` or a module of its own (`blocks.0.mlp`), without `layout`",
+                )
 
     def counted(self) -> dict[str, float]:
         """The numbers that opened modules keep as plain attributes, by name."""
@@ -170,6 +188,11 @@ class _Job:
             tracer.raise_decision()
             raise TraceError(f"{type(error).__name__}: {first_line(error)}") from error
         return finish(graph, list(sample), tracer.layouts, tracer.tensors.constants)
+
+
+def _dims(shape: Sequence[int]) -> str:
+    """`N×17×24`"""
+    return "×".join(["N", *map(str, shape[1:])])
 
 
 def _stored_numbers(trunk: nn.Module) -> list[dict[str, Any]]:

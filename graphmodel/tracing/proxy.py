@@ -181,6 +181,12 @@ class MetaProxy(fx.Proxy):
     def __getitem__(self, index: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TraceError(
+            f"the trunk's own code assigns to a part of a tensor (`{self.node.name}[…] = …`)",
+            "read features outside of the module that does so",
+        )
+
     def __iter__(self) -> Iterator[Any]:
         first = self.values[0]
         if isinstance(first, (torch.Tensor, list, tuple)):

@@ -78,6 +78,7 @@ def finish(
             if node.target in constants:
                 extras[node.target] = constants[node.target]
         node.meta["values"] = node.meta["values"][:2]
+        node.meta["mutates"] = [n for n in node.meta.get("mutates", ()) if n in alive or n.op == "placeholder"]
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     for node, name in zip(placeholders, names, strict=True):
         node.meta["input"] = name
@@ -113,6 +114,10 @@ def _alive(graph: fx.Graph, wanted: Sequence[fx.Node]) -> set[fx.Node]:
     alive: set[fx.Node] = set()
     order = {n: i for i, n in enumerate(graph.nodes)}
     last = max(order[n] for n in wanted)
+    changers: dict[fx.Node, list[fx.Node]] = {}
+    for node in order:
+        for changed in node.meta.get("mutates", ()) if order[node] <= last else ():
+            changers.setdefault(changed, []).append(node)
     pending = [*wanted, *(n for n in graph.nodes if n.meta.get("asserts") and order[n] <= last)]
     while pending:
         node = pending.pop()
@@ -120,9 +125,5 @@ def _alive(graph: fx.Graph, wanted: Sequence[fx.Node]) -> set[fx.Node]:
             continue
         alive.add(node)
         pending += node.all_input_nodes
-        pending += [
-            user
-            for user in node.users
-            if node in user.meta.get("mutates", ()) and order[user] <= last and user not in alive
-        ]
+        pending += changers.get(node, ())
     return alive

@@ -13,7 +13,7 @@ from torch._C import _get_function_stack_at, _len_torch_function_stack
 from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 
 from graphmodel.components.features import INPUT_OF, FeatureError, run_plain
-from graphmodel.components.structure import leaves
+from graphmodel.components.structure import leaves, map_structure
 from graphmodel.tracing.choices import note_origins, recorded_builtins
 from graphmodel.tracing.image_sizes import Sample
 from graphmodel.tracing.layout import (
@@ -25,7 +25,7 @@ from graphmodel.tracing.layout import (
     strip,
     symbolic_grid,
 )
-from graphmodel.tracing.meta_runs import MetaRuns, version
+from graphmodel.tracing.meta_runs import MetaRuns, storages, version
 from graphmodel.tracing.proxy import (
     BUILTINS,
     FACTORIES,
@@ -182,6 +182,7 @@ class StageTracer(fx.Tracer):
             out = super().call_module(m, forward, args, kwargs)
         if isinstance(out, MetaProxy):
             out = unpacked(out)
+        out = map_structure(_as_it_is_now, out)
         self.tapped_values.setdefault(path, []).append(out)
         self.tapped_values.setdefault(path + INPUT_OF, []).append(next(iter((*args, *kwargs.values())), None))
         return out
@@ -235,8 +236,14 @@ class StageTracer(fx.Tracer):
         if target is torch._assert and len(values) > 2:
             self.check_assertion(node)
         node.meta["version"] = version(values[0])
-        node.meta["mutates"] = [n for n, old in zip(inputs, before, strict=True) if version(n.meta["values"][0]) != old]
+        changed = [n for n, old in zip(inputs, before, strict=True) if version(n.meta["values"][0]) != old]
+        node.meta["mutates"] = self.aliases(changed, node) if changed else []
         return proxy
+
+    def aliases(self, changed: Sequence[fx.Node], changer: fx.Node) -> list[fx.Node]:
+        """Every earlier value that shares memory with one that was changed in place: views, and what they are of."""
+        memory = {memory for node in changed for memory in storages(node.meta["values"][0])}
+        return [n for n in self.graph.nodes if n is not changer and storages(n.meta.get("values", (None,))[0]) & memory]
 
     def raise_decision(self) -> None:
         """Raises the first decision that a function made by the image size, even if the trunk's code caught it."""
@@ -323,6 +330,13 @@ def _unrecorded() -> Iterator[None]:
             yield
     else:
         yield
+
+
+def _as_it_is_now(value: Any) -> Any:
+    """A value that was changed in place after the call that made it, as a call after the last of these changes."""
+    if not isinstance(value, MetaProxy) or not isinstance(value.values[0], torch.Tensor):
+        return value
+    return value if version(value.values[0]) == value.node.meta["version"] else value[...]
 
 
 def _ancestors(path: str) -> list[str]:

@@ -6,8 +6,9 @@ from math import isqrt
 
 import torch
 
-from graphmodel.components.positions import Grid, grid_of, is_position_embedding, resize
+from graphmodel.components.positions import Grid, grid_of, is_in_blocks, is_position_embedding, resize
 from graphmodel.diagnostics import CompileError, Diagnostic
+from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.module import CompiledModel
 from graphmodel.weights.choosing import Choice, same_values
 from graphmodel.weights.report import LoadReport, WrongShape
@@ -135,7 +136,11 @@ def _resized(
     component = next((c for c in module.model_graph.components.values() if ours.startswith(f"{c.name}.")), None)
     if component is None:
         return None
-    grid = grid_of(component.meta, ours.removeprefix(f"{component.name}."), shape[1]) if len(shape) == 3 else None
+    name = ours.removeprefix(f"{component.name}.")
+    if is_in_blocks(component.meta, name):
+        return None
+    images = _images_of(module.model_graph, component.name)
+    grid = grid_of(component.meta, name, shape[1], images) if len(shape) == 3 else None
     stored: Grid | None = interpolate if isinstance(interpolate, tuple) else None
     if tensor.shape == shape:
         if stored is None:
@@ -144,6 +149,14 @@ def _resized(
         if stored == grid:
             return None
     return resize(tensor, shape, grid, stored, antialias)
+
+
+def _images_of(graph: ModelGraph, component: str) -> set[Grid]:
+    """Heights and widths of the images that a trunk reads."""
+    calls = [name for name, node in graph.nodes.items() if node.component == component]
+    read = [graph.inputs[name] for name in graph.needed_by(calls) if name in graph.inputs]
+    shapes = [shape for item in read for shape in item.views or (item.shape,)]
+    return {(shape[1], shape[2]) for shape in shapes if shape is not None and len(shape) == 3}
 
 
 def _note_guess(ours: str, shape: torch.Size, grid: Grid | None, report: LoadReport) -> None:

@@ -10,7 +10,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphmodel.components.construct import build_on_meta, meta_copy
+import graphmodel
+from graphmodel import CompileError
+from graphmodel.components import construct
+from graphmodel.components.construct import TooManyModules, build_on_meta, limited, meta_copy
 
 
 class ByArithmetic(nn.Module):
@@ -90,3 +93,37 @@ def test_a_module_on_meta_is_built_without_filling_its_tensors() -> None:
     assert layer.weight.is_meta
     assert not any("normal_" in name or "clamp" in name for name in filled)
     assert float(build().weight.detach().abs().max()) > 0
+
+
+def test_a_constructor_that_makes_modules_without_end_is_stopped() -> None:
+    plain = nn.Module.__init__
+    with pytest.raises(TooManyModules, match="more than 10 modules"), limited(10):
+        nn.Sequential(*(nn.ReLU() for _ in range(11)))
+    assert nn.Module.__init__ is plain
+    with limited(3):
+        nn.Sequential(nn.ReLU(), nn.ReLU())
+
+
+def test_trunks_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(construct, "MAX_MODULES", 20)
+    with pytest.raises(CompileError, match="more than 20 modules") as caught:
+        load_and_build({"name": "resnet", "depth": 18})
+    assert caught.value.diagnostics[0].code == "GM302"
+
+
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        {"name": "timm:vit_tiny_patch16_224", "img_size": 32, "depth": 10**9},
+        {"name": "timm:convnext_atto", "depths": [1, 10**6, 1, 1]},
+        {"name": "torchvision:vit_b_16", "image_size": 32, "num_layers": 100_000},
+    ],
+)
+def test_an_argument_that_asks_for_too_many_layers_is_named(trunk: dict[str, Any]) -> None:
+    with pytest.raises(CompileError, match="asks for more than 1,000 layers") as caught:
+        load_and_build(trunk)
+    assert caught.value.diagnostics[0].path == f"trunk.{list(trunk)[-1]}"
+
+
+def load_and_build(trunk: dict[str, Any]) -> Any:
+    return graphmodel.build_graph(graphmodel.load_spec({"inputs": {"images": [3, 32, 32]}, "trunk": trunk}))

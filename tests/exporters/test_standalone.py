@@ -254,6 +254,16 @@ def test_the_directory_still_loads_with_graphmodel(alone: tuple[graphmodel.Compi
         assert torch.equal(made.eval()(x)[name], value)
 
 
+def test_damaged_weights_are_refused(alone: tuple[graphmodel.CompiledModel, Path], tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_bytes((alone[1] / "model.py").read_bytes())
+    whole = (alone[1] / "weights.safetensors").read_bytes()
+    damaged = {"a flipped bit": whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:], "cut off": whole[:-1], "empty": b""}
+    for data in damaged.values():
+        (tmp_path / "weights.safetensors").write_bytes(data)
+        with pytest.raises(ValueError):  # noqa: PT011 (of the file's own format, or of its checksum)
+            load_standalone(tmp_path)
+
+
 def test_weights_of_another_model_are_refused(alone: tuple[graphmodel.CompiledModel, Path], tmp_path: Path) -> None:
     (tmp_path / "model.py").write_bytes((alone[1] / "model.py").read_bytes())
     weights = load_file(alone[1] / "weights.safetensors")

@@ -245,6 +245,27 @@ def test_a_module_put_in_the_place_of_a_frozen_one_is_frozen_by_the_next_train(s
     assert not trainable(model) & {"trunk.bn1.weight", "trunk.bn1.bias"}
 
 
+def synchronized(model: Any) -> Any:
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+@pytest.mark.parametrize("change", [lambda model: model, copy.deepcopy, synchronized, CompiledModel.slice])
+def test_statistics_of_a_frozen_norm_are_reset_by_its_own_initialisation_alone(
+    small: dict[str, Any], change: Callable[[Any], Any]
+) -> None:
+    model = change(graphmodel.compile({**small, "freeze": ["trunk.bn1"]}, seed=0))
+    with torch.no_grad():
+        model.trunk.bn1.running_mean.fill_(0.5)
+        model.trunk.layer1[0].bn1.running_mean.fill_(0.5)
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.reset_running_stats()  # as `torch.optim.swa_utils.update_bn` does, before it trains them again
+    assert bool((model.trunk.bn1.running_mean == 0.5).all())
+    assert bool((model.trunk.layer1[0].bn1.running_mean == 0).all())
+    model.trunk.bn1.reset_parameters()  # as after `to_empty`
+    assert bool((model.trunk.bn1.running_mean == 0).all())
+
+
 def test_a_parameter_that_the_user_thaws_stays_so(small: dict[str, Any]) -> None:
     model = graphmodel.compile({**small, "freeze": ["trunk"]}, seed=0)
     model.trunk.layer4.requires_grad_(True)

@@ -287,3 +287,48 @@ def test_a_probe_on_tokens_is_offered_a_map() -> None:
     with pytest.raises(graphmodel.CompileError) as caught:
         graphmodel.compile(document, device="meta")
     assert "`layout: nchw`" in caught.value.diagnostics[0].help
+
+
+DROPPING = {
+    "name": "timm:vit_tiny_patch16_224",
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 24,
+    "depth": 2,
+    "num_heads": 2,
+    "patch_drop_rate": 0.25,
+}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"from": "images.blocks.0"},
+        {"from": "images.block0", "tokens": "mean"},
+        {"from": "images.features", "layout": "nchw"},
+        {"from": "images.blocks.0.mlp", "layout": "nhwc"},
+    ],
+)
+def test_tokens_that_are_dropped_in_training_leave_no_map(source: dict[str, Any]) -> None:
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": DROPPING, "mapping": [{**source, "as": "out"}]}
+    with pytest.raises(graphmodel.CompileError, match="patch_drop_rate") as caught:
+        graphmodel.compile(spec, device="meta")
+    assert "in training mode" in str(caught.value)
+
+
+def test_sequences_may_be_shorter_in_training() -> None:
+    mapping = [{"from": "images.features", "as": "all"}, {"from": "images.features", "tokens": "mean", "as": "mean"}]
+    model = graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunk": DROPPING, "mapping": mapping}, seed=0)
+    theirs = timm.create_model(
+        **{"model_name": "vit_tiny_patch16_224", **{k: v for k, v in DROPPING.items() if k != "name"}}
+    )
+    theirs.load_state_dict(model.trunk.state_dict(), strict=False)
+    x = torch.randn(2, 3, 32, 32)
+    for mode in (False, True):
+        torch.manual_seed(0)
+        found = model.train(mode)(x)
+        torch.manual_seed(0)
+        wanted = theirs.train(mode).forward_features(x)
+        assert wanted.shape[1] == (13 if mode else 17)
+        assert torch.equal(found["all"], wanted)
+        assert torch.equal(found["mean"], wanted[:, 1:].mean(1))

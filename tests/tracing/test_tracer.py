@@ -442,3 +442,80 @@ def test_a_trunk_that_cannot_be_opened_stays_closed_where_nothing_inside_is_want
     assert list(model.state_dict()) == ["trunk.conv.weight", "trunk.conv.bias"]
     with pytest.raises(graphmodel.CompileError, match="real tensors only"):
         compiled(module, "conv")
+
+
+class ChangingViews(nn.Module):
+    """Changes a map in place through a view of it, in one of several ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.stem = how, nn.Conv2d(3, 4, 3, padding=1)
+        self.relu, self.norm, self.tail = nn.ReLU(inplace=True), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+        self.register_buffer("shift", torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if self.how == "slice":
+            x[:, :2].mul_(2)
+        elif self.how == "operator":
+            part = x.transpose(2, 3)
+            part += 1
+        elif self.how == "view of a view":
+            x[:, 1:][:, :2].add_(3)
+        elif self.how == "module":
+            self.relu(x.flatten(1))
+        elif self.how == "copy":
+            x.select(1, 0).copy_(x.select(1, 1))
+        elif self.how == "buffer":
+            self.shift[:2].mul_(0).add_(2)
+            return self.tail(self.norm(x * self.shift.view(1, -1, 1, 1)))
+        elif self.how == "both":
+            flat = x.flatten(1)
+            x.add_(1)
+            flat.mul_(2)
+            return self.tail(self.norm(x)) + flat.mean()
+        elif self.how == "late":
+            out = self.tail(self.norm(x))
+            x[:, :2].add_(1)
+            return out + x.mean()
+        else:
+            x[:, :2].mul_(2)  # what it returns is what the stem made, changed
+            return x
+        return self.tail(self.norm(x))
+
+
+def keeping(name: str, into: dict[str, torch.Tensor]) -> Any:
+    """A hook that keeps what a module returns, as it is then."""
+
+    def hook(module: nn.Module, args: Any, out: torch.Tensor) -> None:
+        into[name] = out.clone()
+
+    return hook
+
+
+VIEWS = ("slice", "operator", "view of a view", "module", "copy", "buffer", "both", "late", "returned")
+
+
+@pytest.mark.parametrize("features", [("output",), ("stem", "output"), ("norm", "output")])
+@pytest.mark.parametrize("how", VIEWS)
+def test_changes_through_views_are_kept(how: str, features: tuple[str, ...]) -> None:
+    if how == "returned":
+        features = tuple(f for f in features if f != "norm")
+    module = ChangingViews(how)
+    reference = copy.deepcopy(module)
+    model = compiled(module, *features)
+    x = torch.randn(2, 3, 8, 8)
+    for mode in (False, True):
+        found = model.train(mode)(x)
+        wanted: dict[str, torch.Tensor] = {}
+        hooks = [
+            reference.get_submodule(n).register_forward_hook(keeping(n, wanted)) for n in features if n != "output"
+        ]
+        wanted["output"] = reference.train(mode)(x)
+        for hook in hooks:
+            hook.remove()
+        for name, value in zip(features, found, strict=True):
+            assert torch.equal(value, wanted[name]), name
+        sum(value.square().mean() for value in found).backward()
+        sum(wanted[name].square().mean() for name in features).backward()
+        assert torch.allclose(model.trunk.stem.weight.grad, reference.stem.weight.grad, atol=1e-6)

@@ -88,6 +88,68 @@ def test_as_many_patches_in_another_grid_are_reported() -> None:
     assert torch.equal(model.trunk.pos_embed, wanted)
 
 
+def learned(name: str, **params: Any) -> nn.Module:
+    """timm's model with position embeddings that differ."""
+    torch.manual_seed(3)
+    model = timm.create_model(name, **params)
+    for key, parameter in model.named_parameters():
+        if "pos_embed" in key:
+            nn.init.normal_(parameter)
+    return model
+
+
+def test_a_grid_that_the_trunk_does_not_name_has_the_proportions_of_the_image() -> None:
+    # Hiera has 16x64 tokens then, which are as many as 32x32.
+    theirs = learned("hiera_tiny_224", img_size=64)
+    spec = {"inputs": {"images": [3, 64, 256]}, "trunk": {"name": "timm:hiera_tiny_224", "img_size": [64, 256]}}
+    model = graphmodel.compile(spec, seed=0)
+    graphmodel.load_weights(model, theirs.state_dict(), interpolate=True)
+    wanted = resample_abs_pos_embed(theirs.pos_embed, [16, 64], num_prefix_tokens=0, antialias=False)
+    assert torch.equal(model.trunk.pos_embed, wanted)
+
+
+class Wide(nn.Module):
+    """A trunk that says nothing about its grid: 4 rows of 16 patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj, self.pos_embed = nn.Conv2d(3, 6, 16, 16), nn.Parameter(torch.zeros(1, 65, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.proj(x).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
+        return x.mean(1) + self.pos_embed[:, 0]
+
+
+def test_so_has_that_of_a_trunk_of_ones_own() -> None:
+    spec = {"inputs": {"images": [3, 64, 256]}, "trunk": "given"}
+    model = graphmodel.compile(spec, trunks={"trunk": Wide()})
+    stored = {"proj.weight": model.trunk.proj.weight, "proj.bias": model.trunk.proj.bias}
+    embedding = torch.randn(1, 1 + 9, 6)
+    graphmodel.load_weights(model, {**stored, "pos_embed": embedding}, interpolate=True)
+    wanted = resample_abs_pos_embed(embedding, [4, 16], old_size=[3, 3], antialias=False)
+    assert torch.equal(model.trunk.pos_embed, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "params"),
+    [
+        ("nest_tiny", (64, 128), {}),  # (1, blocks, positions, C) is not a map
+        (
+            "naflexvit_base_patch16_gap",
+            (64, 144),
+            {"pos_embed": "factorized", "depth": 1, "embed_dim": 24, "num_heads": 2},
+        ),
+    ],
+)
+def test_tables_that_are_no_grid_are_not_resized(name: str, sizes: tuple[int, int], params: dict[str, Any]) -> None:
+    theirs = learned(name, img_size=sizes[0], **params)
+    trunk = {"name": f"timm:{name}", "img_size": sizes[1], **params}
+    model = graphmodel.compile({"inputs": {"images": [3, sizes[1], sizes[1]]}, "trunk": trunk}, device="meta")
+    with pytest.raises(CompileError) as caught:
+        graphmodel.load_weights(model, theirs.state_dict(), interpolate=True)
+    assert caught.value.diagnostics[0].code == "GM512"
+
+
 @pytest.mark.slow
 def test_torchvisions_embedding_too() -> None:
     from torchvision.models import vit_b_16

@@ -101,11 +101,14 @@ def intermediates(trunk: Any, x: Any, running: Running, **options: Any) -> Any:
     """timm's `forward_intermediates`: maps, or tokens if a model reads the size of its maps from tensors."""
     try:
         return trunk.forward_intermediates(x, **options)
-    except Exception:
+    except Exception as error:
         if "output_fmt" not in inspect.signature(trunk.forward_intermediates).parameters:
             raise
         running.forget()
-        return trunk.forward_intermediates(x, output_fmt="NLC", **options)
+        try:
+            return trunk.forward_intermediates(x, output_fmt="NLC", **options)
+        except Exception:  # most models return maps alone: the first error is about the trunk
+            raise error from None
 
 
 def classifies(trunk: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ConfigDict
 from torch import nn
 
-from graphmodel.components.construct import build_on_meta
+from graphmodel.components.construct import TooManyModules, build_on_meta
 from graphmodel.components.family import InvalidTrunkParams, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.library.guard import connection_problem, downloading, offline, only_weights
@@ -20,6 +20,9 @@ from graphmodel.diagnostics import choices_help
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 TWICE = re.compile(r"multiple values for keyword argument '(\w+)'")
+LAYERS = re.compile(r"(^|_)(depths?|layers|blocks|stages|repeats)(_|$)")
+MAX_LAYERS = 1000
+"""The most layers that an argument may ask for, in all: the deepest models of the libraries have some 200."""
 
 
 class LibraryParams(TrunkParams):
@@ -85,9 +88,13 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
 
     def constructed(self, make: Callable[[], nn.Module], params: LibraryParams) -> nn.Module:
         """What `make` returns; an argument that the library does not accept is reported by name."""
+        for name, value in params.keywords().items():
+            if LAYERS.search(name) and _total(value) > MAX_LAYERS:
+                message = f"`{name}` asks for more than {MAX_LAYERS:,} layers"
+                raise InvalidTrunkParams(message, (name,), "no real model has so many")
         try:
             return self.checked(make(), params)
-        except InvalidTrunkParams:
+        except (InvalidTrunkParams, TooManyModules):
             raise
         except Exception as error:
             self.blame(error, params)
@@ -184,6 +191,13 @@ class LibraryTrunk(TrunkFamily[LibraryParams]):
     def built_for(self, params: LibraryParams, trunk: Any) -> Sequence[int] | None:
         """The input shape that the model is built for, or None if it is not known."""
         return None
+
+
+def _total(value: Any) -> int:
+    """The sum of the whole numbers in nested lists."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(_total, value))
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _size_help(
