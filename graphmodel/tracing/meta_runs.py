@@ -87,17 +87,30 @@ class MetaRuns:
 
     def _closed(self, target: str, args: Any, kwargs: Any) -> Any:
         """A closed module's result; calls that only compute are remembered by the shapes that they read."""
+        module = self.root.get_submodule(target)
+        mode = module.training
         key = (target, hashable((args, kwargs), _read))
+        kind = None
         if key in self.results:
-            return map_structure(_fresh, self.results[key])
+            result, then = self.results[key]
+            if mode != then:
+                # Modules of one kind return the same shapes in both modes, or (if they drop tokens) none of them does.
+                kind = ("modes", frozenset(map(type, module.modules())))
+                key = (*key, mode) if self.results.get(kind) else key
+                result, _ = self.results.get(key, (None, mode))
+            if kind is None or (kind in self.results and key in self.results):
+                return map_structure(_fresh, result)
         inputs = tensors_in((args, kwargs))
         before = [t._version for t in inputs]
-        module = self.root.get_submodule(target)
         with ShapeOnlyOps(), fixed_momentum(module):
             result = _orig_module_call(module, *args, **kwargs)
+        if kind is not None and kind not in self.results:
+            differs = hashable(result, _read) != hashable(self.results[key][0], _read)
+            self.results[kind] = differs
+            key = (*key, mode) if differs else key
         fresh = not storages(inputs) & storages(result)
         if fresh and before == [t._version for t in inputs]:
-            self.results[key] = result
+            self.results[key] = result, mode
         return result
 
 

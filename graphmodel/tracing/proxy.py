@@ -269,6 +269,30 @@ class MetaProxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
 
 
+IN_PLACE: Mapping[Callable[..., Any], Callable[..., Any]] = (
+    {
+        getattr(operator, f"i{name}"): getattr(operator, name)
+        for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
+    }
+    | {getattr(operator, f"i{name}"): getattr(operator, f"{name}_") for name in ("and", "or")}
+    | {operator.ixor: operator.xor}
+)
+"""Operators such as `+=` and those that make a new value."""
+
+
+def _assigning(function: Callable[..., Any]) -> Any:
+    def assign(value: MetaProxy, other: Any) -> Any:
+        if not isinstance(value.values[0], torch.Tensor):
+            return NotImplemented  # a number: `+` makes a new one
+        return value.tracer.create_proxy("call_function", function, (value, other), {})
+
+    return assign
+
+
+for _function in IN_PLACE:
+    setattr(MetaProxy, f"__{_function.__name__.rstrip('_')}__", _assigning(_function))
+
+
 def type_of(value: MetaProxy) -> type:
     """The type of what a proxy stands for, if it is a tensor or a plain value; else the proxy's own."""
     first = value.values[0]

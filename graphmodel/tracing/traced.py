@@ -12,7 +12,7 @@ from graphmodel.components.features import items_of
 from graphmodel.tracing.image_sizes import Accepts
 from graphmodel.tracing.layout import FeatureLayout
 from graphmodel.tracing.meta_runs import version
-from graphmodel.tracing.proxy import Failed, SizeDecision, TraceError
+from graphmodel.tracing.proxy import IN_PLACE, Failed, SizeDecision, TraceError
 from graphmodel.tracing.trunk_tensors import relative
 
 
@@ -66,6 +66,7 @@ def finish(
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
             raise TraceError(f"the feature `{name}` is not a tensor, it is {_kind(value)}", _parts_help(name, value))
     graph.erase_node(output)
+    _make_new_values(graph)
     wanted = {name: _protected(graph, node) for name, node in wanted.items()}
     alive = _alive(graph, list(wanted.values()))
     for node in reversed(list(graph.nodes)):
@@ -101,12 +102,26 @@ def _kind(value: object) -> str:
 
 def _protected(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """The node, or a copy of its value taken at once if a later call changes it in place."""
-    if version(node.meta["values"][0]) == node.meta["version"]:
+    if not any(node in changer.meta.get("mutates", ()) for changer in graph.nodes):
         return node
     with graph.inserting_after(node):
         copy = graph.call_function(torch.clone, (node,))
     copy.meta.update(values=node.meta["values"], version=version(node.meta["values"][0]), mutates=[], same_value=True)
     return copy
+
+
+def _make_new_values(graph: fx.Graph) -> None:
+    """Turns `x += y` into `x = x + y`, unless what `x` was, or a view of it, is read afterwards."""
+    order = {n: i for i, n in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        aliases = node.meta.get("mutates", ())
+        if node.target not in IN_PLACE or any(order[u] > order[node] for n in aliases for u in n.users):
+            continue
+        node.target = IN_PLACE[node.target]
+        node.meta["mutates"] = []
+        for later in graph.nodes:  # they change the new value alone
+            if node in later.meta.get("mutates", ()):
+                later.meta["mutates"] = [n for n in later.meta["mutates"] if n not in aliases]
 
 
 def _alive(graph: fx.Graph, wanted: Sequence[fx.Node]) -> set[fx.Node]:

@@ -469,6 +469,10 @@ class ChangingViews(nn.Module):
         elif self.how == "buffer":
             self.shift[:2].mul_(0).add_(2)
             return self.tail(self.norm(x * self.shift.view(1, -1, 1, 1)))
+        elif self.how == "shortcut":
+            shortcut = x
+            x += 1
+            return self.tail(self.norm(x)) + self.tail(shortcut)
         elif self.how == "both":
             flat = x.flatten(1)
             x.add_(1)
@@ -493,7 +497,7 @@ def keeping(name: str, into: dict[str, torch.Tensor]) -> Any:
     return hook
 
 
-VIEWS = ("slice", "operator", "view of a view", "module", "copy", "buffer", "both", "late", "returned")
+VIEWS = ("slice", "operator", "view of a view", "module", "copy", "buffer", "shortcut", "both", "late", "returned")
 
 
 @pytest.mark.parametrize("features", [("output",), ("stem", "output"), ("norm", "output")])
