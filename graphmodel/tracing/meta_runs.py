@@ -89,7 +89,7 @@ class MetaRuns:
         """A closed module's result; calls that only compute are remembered by the shapes that they read."""
         module = self.root.get_submodule(target)
         mode = module.training
-        key = (target, hashable((args, kwargs), _read))
+        key: tuple[Hashable, ...] = (target, hashable((args, kwargs), _read))
         kind = None
         if key in self.results:
             result, then = self.results[key]

@@ -140,9 +140,9 @@ class _Job:
         for name, layout in eval_trace.layouts.items():
             other = train_trace.layouts[name]
             shape, trained = (tuple(t.features[name].meta["values"][0].shape) for t in (eval_trace, train_trace))
-            free = {"grid": None} if layout.layout == "nlc" else {}
             width = 1 if layout.layout == "nchw" else -1
-            if replace(layout, **free) != replace(other, **free) or shape[width] != trained[width]:
+            known = replace(layout, grid=other.grid) if layout.layout == "nlc" else layout
+            if known != other or shape[width] != trained[width]:
                 raise TraceError(
                     f"the feature `{name}` is {_dims(shape)} in eval mode and {_dims(trained)} in training mode",
                     "tokens that the trunk drops in training (`patch_drop_rate`) leave no map: do without, or read "
