@@ -123,7 +123,7 @@ def limited(most: int) -> Iterator[None]:
             raise TooManyModules(f"it would have more than {most:,} modules")
         plain(module, *args, **options)
 
-    nn.Module.__init__ = init  # type: ignore[method-assign]
+    nn.Module.__init__ = init  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
