@@ -170,6 +170,21 @@ def test_results_file_holds_what_the_report_holds(stores, tmp_path):
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_stored_feature_is_found_by_what_computes_it(tmp_path):
+    """A store may call another layer by the name of the feature, and the feature by another name."""
+    mapping = {
+        "images": {
+            "res2": {"pool": {"adaptive_avg_pool2d": 1}, "flatten": True, "as": "pre_logits"},
+            "flatten": {"as": "other"},
+        }
+    }
+    spec = {key: value for key, value in SPEC.items() if key != "heads"} | {"mapping": mapping}
+    graphmodel.extract(model(spec), images(), tmp_path / "named")
+    plain = extracted(tmp_path / "plain")
+    one, other = (probe(model(), store, outputs=["fast"], epochs=2).results for store in (tmp_path / "named", plain))
+    assert one == other
+
+
 def test_some_outputs_alone_train_and_need_only_their_features(stores):
     module = model()
     before = copy.deepcopy(module.state_dict())
