@@ -33,7 +33,8 @@ def fix(finding: Diagnostic, text: Text) -> tuple[Range, str] | None:
 
 def _wrong_name(finding: Diagnostic, written: str, new: str) -> str | None:
     """The name that is wrong: one that the message quotes and the span has."""
-    quoted = [word for word in _QUOTED.findall(finding.message) if word in written]
+    named = [part for words in _QUOTED.findall(finding.message) for part in (words, words.rpartition(": ")[2])]
+    quoted = [word for word in named if word in written]
     bare = written.strip("\"'")
     if bare in quoted:
         return bare

@@ -10,17 +10,17 @@ import pytest
 from tests.lsp.client import Client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A server that checks structure and names only, for all tests of a file."""
+    """A server that checks structure and names only, for all tests."""
     client = Client(tmp_path_factory.mktemp("quick"), {"shapes": False})
     yield client
     client.end()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A server that checks shapes too, for all tests of a file."""
+    """A server that checks shapes too, for all tests."""
     client = Client(tmp_path_factory.mktemp("whole"))
     yield client
     client.end()
