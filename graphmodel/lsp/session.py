@@ -39,6 +39,7 @@ class Known:
         complete_revision: the check that they belong to.
         model: the shapes that the last whole check found; None if it found mistakes.
         costs: parameters and operations of its components.
+        paths: the files that it is read from, with links followed.
     """
 
     checked: Checked = field(default_factory=lambda: Checked(None, (), ()))
@@ -48,6 +49,7 @@ class Known:
     complete_revision: int = 0
     model: dict[str, Any] | None = None
     costs: dict[str, Any] = field(default_factory=dict)
+    paths: frozenset[Path] = frozenset()
 
     def findings(self, text_of: Callable[[str], Text]) -> list[Diagnostic]:
         """What is wrong: all of it, or what is known without torch and what still holds of the last whole check."""
@@ -108,7 +110,7 @@ class Session:
         """The specs that a document belongs to, its own first; those that extend it are among them."""
         groups = [group for group in self.settings.specs if document.path in group]
         own = groups or ([(document.path,)] if document.is_spec else [])
-        others = [t for t, known in self.known.items() if t not in own and _reads(known, document.path)]
+        others = [t for t, known in self.known.items() if t not in own and document.path in known.paths]
         return [*own, *others]
 
     def target_of(self, document: OpenDocument) -> Target | None:
@@ -128,7 +130,7 @@ class Session:
             self.worker.drop(("check", target))
             self.worker.drop(("costs", target))
             self._plan(target)
-        for target in [t for t in self.known if not self._is_wanted(t)]:
+        for target in [t for t in self.known if document.path in t and not self._is_wanted(t)]:
             self.forget(target)
 
     def all_changed(self) -> None:
@@ -187,6 +189,7 @@ class Session:
         known = self.known.setdefault(target, Known())
         texts = self.documents.texts()
         known.checked = check(target, texts, self.settings, self.catalogue)
+        known.paths = frozenset(resolved(Path(name)) for name in known.checked.files)
         known.revision += 1
         revision = known.revision
         if known.checked.spec is None:
@@ -200,11 +203,10 @@ class Session:
         def then(result: dict[str, Any]) -> None:
             self._take(target, revision, result)
 
-        files = {resolved(Path(name)) for name in known.checked.files}
         content = {
             "kind": "check",
             "paths": [str(path) for path in target],
-            "texts": {str(path): text for path, text in texts.items() if path in files},
+            "texts": {str(path): text for path, text in texts.items() if path in known.paths},
             "overrides": list(self.settings.overrides),
             "inputs": {name: list(shape) for name, shape in self.settings.inputs.items()},
             "allow_extends_outside": self.settings.allow_extends_outside,
@@ -234,10 +236,14 @@ class Session:
     def show(self) -> None:
         """Publishes the diagnostics of every document that has changed, or whose diagnostics have."""
         found: dict[str, list[tuple[Diagnostic, dict[str, Any]]]] = {}
+        paths: dict[str, Path] = {}
         for target, known in self.known.items():
             for finding in known.findings(self.text_of):
-                path = resolved(Path(finding.span.file)) if finding.span is not None else target[0]
-                uri = self.documents.uri_of(path if finding.span is None or _is_path(finding.span.file) else target[0])
+                file = finding.span.file if finding.span is not None else ""
+                if file not in paths:
+                    paths[file] = resolved(Path(file))
+                path = paths[file] if file and _is_path(file) else target[0]
+                uri = self.documents.uri_of(path)
                 entry = shown(finding, self.documents.text_of(path))
                 if all(entry != other for _, other in found.setdefault(uri, [])):
                     found[uri].append((finding, entry))
@@ -252,10 +258,6 @@ class Session:
                 self.published[uri] = version, entries
             if uri not in found and document is None:
                 del self.published[uri]
-
-
-def _reads(known: Known, path: Path) -> bool:
-    return any(resolved(Path(name)) == path for name in known.checked.files)
 
 
 def _is_path(file: str) -> bool:
