@@ -56,7 +56,7 @@ Depth = Annotated[
         "--depth",
         min=0,
         max=3,
-        help="0: a trunk is one box; 1: its stages, consecutive equal ones folded; 2: every stage; 3: every call.",
+        help="0: a trunk is one box; 1: its stages, equal ones in a row folded; 2: every stage; 3: the layers of each.",
     ),
 ]
 Stack = Annotated[
@@ -74,7 +74,23 @@ ThemeOption = Annotated[
         show_default=False,
     ),
 ]
-OrientationOption = Annotated[Orientation, typer.Option("--orientation", help="From top to bottom or left to right.")]
+OrientationOption = Annotated[
+    Orientation | None,
+    typer.Option(
+        "--orientation",
+        help="From top to bottom or left to right.  [default: landscape for widths of 120mm or more, else portrait]",
+        show_default=False,
+    ),
+]
+Width = Annotated[
+    str | None,
+    typer.Option(
+        "--width",
+        metavar="LENGTH",
+        help="Width of a figure for print, such as 84mm (a column) or 178mm (a page); also cm, in, pt. Its text has at "
+        "least 6 points.",
+    ),
+]
 NoLegend = Annotated[bool, typer.Option("--no-legend", help="Leave out the legend.")]
 NoTitle = Annotated[bool, typer.Option("--no-title", help="Leave out the name and totals.")]
 
@@ -93,7 +109,8 @@ def visualize(
     stack: Stack = 4,
     ghosts: Ghosts = False,
     theme: ThemeOption = None,
-    orientation: OrientationOption = Orientation.portrait,
+    orientation: OrientationOption = None,
+    width: Width = None,
     no_legend: NoLegend = False,
     no_title: NoTitle = False,
     set_: options.Set = None,
@@ -108,19 +125,20 @@ def visualize(
     """
     from graphmodel.cli import console
     from graphmodel.visualize import Options, picture_of
-    from graphmodel.visualize.picture import check_format
+    from graphmodel.visualize.picture import check_format, in_points
 
     with console.findings(form.value):
         spec = options.load(specs, set_, input_)
         if output is not None:
             check_format(output.suffix)
+        points = in_points(width) if width is not None else None
         options.import_modules(imports)
         from graphmodel.api import graph_of
 
         graph = graph_of(spec, allow_imports=allow_imports)
         wanted = Options(sharing.value, depth, stack, ghosts)
         if output is not None:
-            _save(graph, wanted, output, theme, orientation, not no_legend, not no_title)
+            _save(graph, wanted, output, theme, orientation, points, not no_legend, not no_title)
         else:
             picture = picture_of(graph, wanted)
     if form is options.Format.json:
@@ -144,7 +162,8 @@ def diff(
     depth: Depth = 1,
     stack: Stack = 4,
     theme: ThemeOption = None,
-    orientation: OrientationOption = Orientation.portrait,
+    orientation: OrientationOption = None,
+    width: Width = None,
     no_legend: NoLegend = False,
     no_title: NoTitle = False,
     set_: options.Set = None,
@@ -160,12 +179,13 @@ def diff(
     """
     from graphmodel.cli import console
     from graphmodel.visualize import Options, compare_pictures, picture_of
-    from graphmodel.visualize.picture import check_format
+    from graphmodel.visualize.picture import check_format, in_points
 
     with console.findings(form.value, usage=True):
         specs = [options.load([_spec_of(path)], set_, input_) for path in (before, after)]
         if output is not None:
             check_format(output.suffix)
+        points = in_points(width) if width is not None else None
         options.import_modules(imports)
         from graphmodel.api import graph_of
         from graphmodel.comparison import diff as differ
@@ -175,7 +195,7 @@ def diff(
         if output is not None:
             wanted = Options(sharing.value, depth, stack)
             both = compare_pictures(*(picture_of(graph, wanted) for graph in graphs))
-            _save(both, wanted, output, theme, orientation, not no_legend, not no_title)
+            _save(both, wanted, output, theme, orientation, points, not no_legend, not no_title)
     if output is not None:
         typer.echo(f"wrote {output}", err=True)
     if form is options.Format.json:
@@ -208,12 +228,14 @@ def _save(
     wanted: Options,
     output: Path,
     theme: Theme | None,
-    orientation: Orientation,
+    orientation: Orientation | None,
+    width: float | None,
     legend: bool,
     title: bool,
 ) -> None:
     """Draws into a file."""
     from graphmodel.visualize import save
+    from graphmodel.visualize.picture import PAGE
 
     default = "auto" if output.suffix.lower() == ".html" else "light"
     save(
@@ -221,7 +243,8 @@ def _save(
         output,
         wanted,
         theme=theme.value if theme else default,
-        orientation=orientation.value,
+        orientation=orientation.value if orientation else "landscape" if width is not None and width >= PAGE else None,
+        width=width,
         legend=legend,
         title=title,
     )

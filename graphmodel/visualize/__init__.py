@@ -70,10 +70,11 @@ def draw(
     options: Options | None = None,
     *,
     theme: Theme = "light",
-    orientation: Orientation = "portrait",
+    orientation: Orientation | None = None,
     legend: bool = True,
     title: bool = True,
     dpi: int = 200,
+    width: float | None = None,
     allow_imports: bool = False,
 ) -> str | bytes:
     """Draws a model, for example `draw("spec.yaml", "svg")`.
@@ -89,10 +90,13 @@ def draw(
         format: one of `FORMATS`.
         options: what to show; ignored for a picture.
         theme: `light`, `dark`, or `auto`: an SVG or page follows the reader's system; other formats are light.
-        orientation: `portrait` draws from top to bottom, `landscape` from left to right.
+        orientation: `portrait` draws from top to bottom, `landscape` from left to right; None is `portrait`, and for a
+            page what suits the window.
         legend: whether to explain colours and badges.
         title: whether to write the model's name and totals above.
         dpi: the resolution of a PNG.
+        width: the width of an SVG, PDF or PNG in points, for print: `portrait` suits a column, `landscape` a page. The
+            smallest text has at least 6 points.
         allow_imports: whether a spec may name Python code to import.
 
     Returns:
@@ -114,16 +118,20 @@ def draw(
     if format == "mmd":
         from graphmodel.visualize.mermaid import to_mermaid
 
-        return to_mermaid(picture, orientation=orientation)
-    from graphmodel.visualize.dot import to_dot
-
+        return to_mermaid(picture, orientation=orientation or "portrait")
     palette = "light" if theme == "auto" else theme
-    dot = to_dot(picture, theme=palette, orientation=orientation, legend=legend, title=title)
     if format == "dot":
-        return dot
+        from graphmodel.visualize.dot import to_dot
+
+        return to_dot(picture, theme=palette, orientation=orientation or "portrait", legend=legend, title=title)
+    from graphmodel.visualize.fit import draw_placed
     from graphmodel.visualize.render import render, to_svg
 
-    return to_svg(dot, picture, follow=theme == "auto") if format == "svg" else render(dot, format, dpi=dpi)
+    drawing = draw_placed(picture, theme=palette, orientation=orientation, legend=legend, title=title, width=width)
+    size = None if width is None else (drawing.width, drawing.height)
+    if format != "svg":
+        return render(drawing.dot, format, dpi=dpi, size=size)
+    return to_svg(drawing.dot, picture, follow=theme == "auto", size=size)
 
 
 def save(source: Any, path: str | Path, options: Options | None = None, **settings: Any) -> Path:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
-
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.text import info_text, target_text
-from graphmodel.graph.types import ModelGraph, Node, Ref, head_name, tensor_infos
+from graphmodel.graph.types import ModelGraph, Node, head_name, path_inside, tensor_infos
 from graphmodel.profiling.flops import count_flops, rows_text
 from graphmodel.profiling.parameters import Parameters, joined, total
 from graphmodel.spec.grids import axes_text, grid_of
@@ -19,9 +17,14 @@ from graphmodel.spec.model import ModelSpec
 from graphmodel.spec.names import LOCKED_SPEC
 from graphmodel.visualize import cards, labels
 from graphmodel.visualize.flows import Flows
+from graphmodel.visualize.ghosts import with_ghosts
 from graphmodel.visualize.group import QUIET, Group, Grouping, grouped, operation_name
+from graphmodel.visualize.inside import SEPARATOR, with_layers
 from graphmodel.visualize.optimizations import Optimizations, optimizations_of
-from graphmodel.visualize.picture import Arrow, Box, Frame, Options, Picture
+from graphmodel.visualize.picture import Arrow, Box, Frame, FrameKind, Options, Picture
+
+LAYERS = 3
+"""From this depth, stages are opened into layers."""
 
 
 def compose(
@@ -39,47 +42,18 @@ def compose(
         optimizations: what they do to the graph; found here, by the switches of its spec, if None.
     """
     options = options or Options()
-    if flops is None:
-        flops = count_flops(graph)
+    stages: dict[str, str] = {}
+    layered = graph
+    if options.depth >= LAYERS:
+        layered, stages = with_layers(graph)
+    if flops is None or (flops and stages):
+        flops = count_flops(layered)
     done = optimizations_of(graph) if optimizations is None else optimizations
+    graph = layered
     ghosts: frozenset[str] = frozenset()
     if options.ghosts and options.depth > 0:
         graph, ghosts = with_ghosts(graph)
-    return _Composer(graph, grouped(graph, options, ghosts), flops, done).picture()
-
-
-def with_ghosts(graph: ModelGraph) -> tuple[ModelGraph, frozenset[str]]:
-    """The graph with calls of what it leaves out of its trunks, modules with parameters, and the names of those calls.
-
-    They follow the pass that goes furthest through the trunk, in the order in which the trunk registers them. What they
-    would return is not known, since nothing runs them.
-    """
-    added: dict[str, Node] = {}
-    for component in graph.components.values():
-        calls = [n for n in graph.nodes.values() if n.component == component.name and n.scope]
-        called = {str(n.target) for n in calls if n.call in ("module", "attribute")}
-        if component.kind != "trunk" or not called or component.name in called:
-            continue
-        places = {f"{component.name}.{path}": i for i, (path, _) in enumerate(component.meta.named_modules())}
-        furthest = max(calls, key=lambda n: places.get(str(n.target), 0)).scope
-        before = [n.name for n in graph.nodes.values() if n.scope == furthest][-1]
-        for path in _unused(component.meta, component.name, called):
-            name = f"unused_{path.replace('.', '_')}"
-            while name in graph.nodes or name in added:
-                name += "_"
-            added[name] = Node(name, "trunk", "module", path, (Ref(before),), component=component.name, scope=furthest)
-            before = name
-    return replace(graph, nodes={**graph.nodes, **added}), frozenset(added)
-
-
-def _unused(module: nn.Module, path: str, called: set[str]) -> Iterator[str]:
-    """Paths of the largest modules with parameters below one in which nothing is called."""
-    for name, child in module.named_children():
-        inner = f"{path}.{name}"
-        if any(c.startswith(f"{inner}.") for c in called):
-            yield from _unused(child, inner, called)
-        elif inner not in called and next(child.parameters(), None) is not None:
-            yield inner
+    return _Composer(graph, grouped(graph, options, ghosts, stages), flops, done).picture()
 
 
 def title_of(spec: ModelSpec) -> str:
@@ -95,6 +69,7 @@ class _Composer:
         self.graph, self.grouping, self.flops, self.done = graph, grouping, flops, done
         self.parameters = Parameters(graph)
         self.flows = Flows(graph)
+        self.stage_frames = {g.frame for g in grouping.groups.values() if g.frame.startswith("stage:")}
 
     def picture(self) -> Picture:
         order = self.grouping.order
@@ -185,7 +160,7 @@ class _Composer:
         """Facts that all modules of a group share, or all its operations if it calls no module."""
         nodes = list(nodes)
         telling = [n for n in nodes if n.call == "module"] or nodes
-        found = [(*labels.badges(n.facts), *self.done.badges.get(n.name, ())) for n in telling]
+        found = [(*labels.badges(n.facts), *self.done.badges.get(n.name.partition(SEPARATOR)[0], ())) for n in telling]
         return tuple(b for b in (found[0] if found else ()) if all(b in f for f in found))
 
     def text(self, group: Group, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
@@ -220,6 +195,9 @@ class _Composer:
         component = self.grouping.trunk_of.get(nodes[0].scope, nodes[0].component)
         if not group.frame:
             return self.trunk_text(component)
+        component = (
+            group.frame.removeprefix("stage:").partition("@")[0] if group.frame in self.stage_frames else component
+        )
         paths = list(dict.fromkeys(str(n.target).removeprefix(f"{component}.") for n in nodes if n.call == "module"))
         if group.repeats > 1:
             module = self.graph.module_of(next(n for n in nodes if n.call == "module"))
@@ -256,8 +234,20 @@ class _Composer:
         inside: dict[str, list[Box]] = defaultdict(list)
         for box in boxes:
             if box.frame:
+                if parent := self.parent(box):
+                    inside[parent].append(box)
                 inside[box.frame].append(box)
-        return [self.frame(id, boxes) for id, boxes in inside.items()]
+        made = [self.frame(id, boxes) for id, boxes in inside.items()]
+        badges = {f.id: f.badges for f in made}
+        return [replace(f, badges=tuple(b for b in f.badges if b not in badges.get(f.parent, ()))) for f in made]
+
+    def parent(self, box: Box) -> str:
+        """The frame around that of a box: a stage that is opened into layers lies in its trunk."""
+        if not box.frame.startswith("stage:"):
+            return ""
+        node = next(self.graph.nodes[m] for m in box.members if m in self.graph.nodes)
+        _, at, place = box.frame.partition("@")
+        return f"trunk:{self.grouping.trunk_of.get(node.scope, node.component)}{at}{place}"
 
     def frame(self, id: str, inside: list[Box]) -> Frame:
         nodes = [self.graph.nodes[m] for b in inside for m in b.members if m in self.graph.nodes and not b.ghost]
@@ -270,6 +260,9 @@ class _Composer:
             title = labels.cut(grid_of(self.graph.spec, names) or labels.names(names))
             lines: tuple[str, ...] = ()
             components = [n.component for n in nodes]
+        elif id.startswith("stage:"):
+            title, lines = self.opened_stage(id.removeprefix("stage:").partition("@")[0], nodes)
+            components = []
         else:
             component, _, scope = id.removeprefix("trunk:").partition("@")
             title, lines = self.trunk_text(component)
@@ -280,15 +273,23 @@ class _Composer:
                 lines = (*lines, f"weights shared by {len(passes)} passes")
         return Frame(
             id,
-            "head" if id.startswith("head:") else "trunk",
+            _frame_kind(id),
             title,
             lines,
             parameters.total,
             parameters.trainable,
             flops,
             tuple(shared),
+            parent=self.parent(inside[0]) if id.startswith("stage:") else "",
             card=cards.of_component(self.graph, components, parameters, flops),
         )
+
+    def opened_stage(self, path: str, nodes: list[Node]) -> tuple[str, tuple[str, ...]]:
+        """The title of a stage that is opened into layers, and the line below it."""
+        component = self.grouping.trunk_of.get(nodes[0].scope, nodes[0].component)
+        inner = path_inside(path, component)
+        module = self.graph.components[component].meta.get_submodule(inner)
+        return labels.cut(inner), (cards.contents_text(module),)
 
     def inherit(self, box: Box, frames: Mapping[str, Frame]) -> Box:
         """A box that calls no module shows the badges of the frame around it."""
@@ -353,6 +354,10 @@ def _input_lines(graph: ModelGraph, name: str) -> tuple[str, ...]:
             lines.append([1, view])
     shown = [f"{n} view{'s' * (n != 1)} of {_shape(v)}{dtype}" for n, v in lines]  # type: ignore[arg-type]
     return tuple(shown if len(shown) <= 6 else [*shown[:5], f"… {len(shown) - 5} more"])
+
+
+def _frame_kind(id: str) -> FrameKind:
+    return "head" if id.startswith("head:") else "stage" if id.startswith("stage:") else "trunk"
 
 
 def _plural(number: int, noun: str) -> str:

@@ -1,18 +1,36 @@
-"""Writes a picture as DOT in a light or dark palette; Graphviz makes every other format and the page from this text."""
+"""Writes a picture as DOT in a light or dark palette: for Graphviz to lay out, or with everything in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from graphmodel.visualize import labels
+from graphmodel.visualize.labels import folded
+from graphmodel.visualize.legend import legend_entries
 from graphmodel.visualize.palette import DARK, LIGHT, fill_role, flow_role, frame_roles
 from graphmodel.visualize.picture import Arrow, Box, Frame, Orientation, Picture
+from graphmodel.visualize.places import Layout
+from graphmodel.visualize.routes import Point
+from graphmodel.visualize.tree import Bundle, Tree
 
 FONT = "Inter,Helvetica,Arial,sans-serif"
 """Inter is part of the package; the others serve programs that ignore the font inside an SVG."""
 
 FILLER = '<td cellpadding="0"></td>' * 40
 """Graphviz divides spare width evenly among the cells of a row; these take nearly all of it."""
+PAD = 10.8
+"""Empty space around a drawing, in points."""
+SMALLEST = 8.0
+"""The size of the smallest text, in points."""
+ARROW = 5.5
+"""The length of an arrow's head."""
+WIDEST = 58
+"""Letters in a line of a wide box."""
+TALLEST = 19
+"""Letters in a line of a tall box."""
+Form = Literal["", "wide", "tall"]
 MARKS = {"added": "+ ", "removed": "− ", "changed": "~ "}
 
 
@@ -24,7 +42,7 @@ def to_dot(
     legend: bool = True,
     title: bool = True,
 ) -> str:
-    """The picture in Graphviz's language.
+    """The picture in Graphviz's language, without positions.
 
     Args:
         picture: what to draw.
@@ -33,7 +51,7 @@ def to_dot(
         legend: whether to explain the colours and badges that occur.
         title: whether to write the model's name and totals above.
     """
-    return _Writer(picture, LIGHT if theme == "light" else DARK, orientation).write(legend, title)
+    return Writer(picture, theme).plain(orientation, legend, title)
 
 
 def printable(text: str) -> str:
@@ -51,51 +69,124 @@ def escaped(text: str) -> str:
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
 
-class _Writer:
-    def __init__(self, picture: Picture, colours: Mapping[str, str], orientation: Orientation) -> None:
-        self.picture, self.colours = picture, colours
-        self.landscape = orientation == "landscape"
-        self.numbers = {b.id: i for i, b in enumerate(picture.boxes)}
-        self.frame_of = {f.id: f for f in picture.frames}
-        self.outside: list[str] = []
-        self.gates: dict[str, list[str]] = {f.id: [] for f in picture.frames}
-        self.inside: dict[str, list[str]] = {f.id: [] for f in picture.frames}
+class Writer:
+    """Writes the parts of a picture.
 
-    def write(self, legend: bool, title: bool) -> str:
+    Args:
+        picture: what to draw.
+        theme: `light` or `dark`.
+        form: `wide` boxes are low, with their lines joined; `tall` ones are narrow, with their lines broken.
+        room: how wide the heading and the legend may get, in points.
+    """
+
+    def __init__(self, picture: Picture, theme: str, *, form: Form = "", room: float = 480.0) -> None:
+        self.picture, self.colours, self.form, self.room = picture, LIGHT if theme == "light" else DARK, form, room
+        self.tree = Tree(picture)
+        self.numbers = {b.id: i for i, b in enumerate(picture.boxes)}
+        self.frames = {f.id: f for f in picture.frames}
+
+    def plain(self, orientation: Orientation, legend: bool, title: bool) -> str:
+        """The picture without positions."""
+        c = self.colours
+        lines = self.start(rankdir="LR" if orientation == "landscape" else "TB", nodesep="0.22", ranksep="0.3")
+        lines.append('  subgraph cluster_picture {\n    pencolor="transparent"; bgcolor="transparent"; margin=6;')
+        lines.append(f'    labelloc="t"; label=<{self.heading()}>;' if title else '    label="";')
+        lines += self.cluster("")
+        for i, arrow in enumerate(self.picture.arrows):
+            rows = self.arrow_text(arrow)
+            text = f", label=<{rows}>" if rows else ""
+            lines.append(
+                f"    {quoted(arrow.source)} -> {quoted(arrow.target)} [{_attributes(self.line(arrow, i))}{text}];"
+            )
+        lines.append("  }")
+        if legend:
+            lines.append(f'  labelloc="b"; labeljust="l"; label=<{self.legend()}>; fontcolor={quoted(c["text"])};')
+        return "\n".join([*lines, "}", ""])
+
+    def cluster(self, inside: str) -> list[str]:
+        """The boxes of a frame and its inner frames."""
+        lines = []
+        for id in self.tree.children(inside):
+            if id in self.tree.visible:
+                text = self.frame_text(self.frames[id])
+                head = f"subgraph {quoted(f'cluster_{id}')} {{ graph [{_attributes(self.frame(id))}, label=<{text}>];"
+                lines += [f"    {head}", *self.cluster(id), "    }"]
+            elif id in self.tree.parent:
+                lines += self.cluster(id)
+            else:
+                lines.append(f"    {self.box(self.picture.boxes[self.numbers[id]])}")
+        return lines
+
+    def parts(self, legend: bool, title: bool) -> str:
+        """Everything with text as nodes without edges, for Graphviz to measure."""
+        lines = [*self.start(), *(f"  {self.box(b)}" for b in self.picture.boxes)]
+        lines += [f"  {self.frame_label(id)}" for id in self.tree.parent if id in self.tree.visible]
+        lines += [f"  {text}" for b in self.tree.bundles if (text := self.label(b))]
+        lines += [f'  heading [shape=plain, style="", label=<{self.heading()}>];'] if title else []
+        lines += [f'  legend [shape=plain, style="", label=<{self.legend()}>];'] if legend else []
+        return "\n".join([*lines, "}", ""])
+
+    def placed(self, layout: Layout, corners: tuple[Point, Point], around: dict[str, Point]) -> str:
+        """The picture with everything in its place, for Graphviz's `nop2`.
+
+        Args:
+            layout: the places.
+            corners: the upper left and the lower right corner of the paper.
+            around: the middle of the heading and of the legend, if they are shown.
+        """
+        lines = self.start(outputorder="edgesfirst")
+        for name, (x, y) in zip(("corner0", "corner1"), corners, strict=True):
+            lines.append(f'  {name} [shape=point, style=invis, width=0, height=0, label="", pos="{_at(x, y)}"];')
+        for name, (x, y) in around.items():
+            text = self.heading() if name == "heading" else self.legend()
+            lines.append(f'  {name} [shape=plain, style="", class={name}, pos="{_at(x, y)}", label=<{text}>];')
+        lines += self.placed_frames("", layout)
+        for box in self.picture.boxes:
+            lines.append(f"  {self.box(box, pos=_at(*layout.boxes[box.id]))}")
+        lines += [
+            f"  {self.label(b, pos=_at(*layout.labels[b.number]))}"
+            for b in self.tree.bundles
+            if b.number in layout.labels
+        ]
+        for i, (arrow, points) in enumerate(zip(self.picture.arrows, layout.arrows, strict=True)):
+            pos = _spline(points)
+            attributes = _attributes(self.line(arrow, i) | {"pos": pos})
+            lines.append(f"  {quoted(arrow.source)} -> {quoted(arrow.target)} [{attributes}];")
+        return "\n".join([*lines, "}", ""])
+
+    def placed_frames(self, inside: str, layout: Layout) -> list[str]:
+        """The frames in a frame with their borders and titles."""
+        lines = []
+        for id in self.tree.children(inside):
+            if id in self.tree.visible:
+                left, top, right, bottom = layout.frames[id]
+                attributes = _attributes(self.frame(id) | {"bb": f"{_at(left, bottom)},{_at(right, top)}", "label": ""})
+                lines += [
+                    f"  subgraph {quoted(f'cluster_{id}')} {{ graph [{attributes}];",
+                    f"  {self.frame_label(id, pos=_at(*layout.titles[id]))}",
+                    *self.placed_frames(id, layout),
+                    "  }",
+                ]
+        return lines
+
+    def start(self, **graph: str) -> list[str]:
+        """The first lines: what holds for every part."""
         c = self.colours
         graph = {
-            "rankdir": "LR" if self.landscape else "TB",
             "bgcolor": c["paper"],
             "fontname": FONT,
             "fontcolor": c["text"],
-            "pad": "0.15",
-            "nodesep": "0.22",
-            "ranksep": "0.2" if self.landscape else "0.17",
-            "labeljust": "l",
-            "labelloc": "b",
-            "newrank": "true",
+            "pad": str(PAD / 72),
+            "margin": "0",
+            **graph,
         }
-        lines = ["digraph picture {", f"  graph [{_attributes(graph)}];"]
-        lines.append(
+        return [
+            f"digraph picture {{\n  graph [{_attributes(graph)}];",
             f'  node [shape=box, style="rounded,filled", fontname={quoted(FONT)}, fontsize=11, penwidth=1.1, '
-            'margin="0.09,0.055", height=0.3, width=0.4];'
-        )
-        lines.append(
+            'margin="0.09,0.055", height=0.3, width=0.4];',
             f"  edge [fontname={quoted(FONT)}, fontsize=8, fontcolor={quoted(c['shape'])}, "
-            f"color={quoted(c['arrow'])}, arrowsize=0.55, penwidth=1.1];"
-        )
-        if legend:
-            lines.append(f"  label=<{self.legend()}>;")
-        lines += ["  subgraph cluster_picture {", '    pencolor="transparent"; bgcolor="transparent"; margin=6;']
-        lines.append(f"    label=<{self.heading()}>;" if title else '    label="";')
-        lines += ['    labelloc="t";'] if title else []
-        for i, arrow in enumerate(self.picture.arrows):
-            self.arrow(arrow, i)
-        for frame in self.picture.frames:
-            lines += self.frame(frame)
-        lines += [f"    {self.box(b)}" for b in self.picture.inside("")]
-        lines += [f"    {line}" for line in self.outside]
-        return "\n".join([*lines, "  }", "}", ""])
+            f"color={quoted(c['arrow'])}, arrowsize=0.55, penwidth=1.1];",
+        ]
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
@@ -128,10 +219,11 @@ class _Writer:
         )
 
     def heading(self) -> str:
-        spare = '<td width="12"></td>'
+        spare = '<td width="30"></td>'
         name = self.font(labels.cut(self.picture.title, 60), 15, "text", bold=True)
         rows = [f'<tr><td align="left">{name}</td>{spare}</tr>']
-        rows += [f'<tr><td align="left">{self.font(line, 9, "muted")}</td>{spare}</tr>' for line in self.picture.lines]
+        lines = [part for line in self.picture.lines for part in folded(line, self.room / 5.2)]
+        rows += [f'<tr><td align="left">{self.font(line, 9, "muted")}</td>{spare}</tr>' for line in lines]
         return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{"".join(rows)}</table>'
 
     def legend(self) -> str:
@@ -151,7 +243,7 @@ class _Writer:
                 mark = self.pill(role, "feature" if role == "feature" else "badge", "badge_line")
             entries.append(f'{mark}<td align="left">{self.font(text, 8, "muted")}</td>')
         rows = [[]]  # type: list[list[str]]
-        room = width = 150 if self.landscape else 80
+        room = width = int(self.room / 5.6)
         for entry, (_, text) in zip(entries, legend_entries(self.picture), strict=True):
             if len(text) + 5 > room and rows[-1]:
                 rows.append([])
@@ -166,17 +258,34 @@ class _Writer:
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def box(self, box: Box) -> str:
+    def box(self, box: Box, **place: str) -> str:
+        """A box as a node."""
         role = fill_role(box)
         line = self.colours[f"{role}_line"]
         strong, quiet = ("ghost_text", "ghost_text") if box.ghost else ("text", "muted")
         size = 10 if box.kind in ("op", "output") else 11
-        name = self.font(MARKS.get(box.state, "") + box.title, size, strong, bold=box.kind != "op")
+        title = folded(box.title, TALLEST) if self.form == "tall" and box.kind == "stage" else [box.title]
+        named = [
+            self.font(t, size, strong, bold=box.kind != "op") for t in [MARKS.get(box.state, "") + title[0], *title[1:]]
+        ]
+        name = '<br align="left"/>'.join(named) + ('<br align="left"/>' if len(named) > 1 else "")
         many = box.count if box.count > 1 else box.repeats
         times = f'<td width="9"></td><td>{self.font(f"×{many}", 11, strong, bold=True)}</td>' if many > 1 else ""
-        first = self.row(f'<td align="left">{name}</td>', times, self.pills(box.features, self.picture.badges_of(box)))
+        pills = self.pills(box.features, self.picture.badges_of(box))
+        below = self.form and pills and len(box.title) + sum(len(p) + 4 for p in box.features) > 24
         sums = labels.totals(box.parameters, box.flops)
         rest = [(line, 9) for line in box.lines] + ([(sums, 8)] if sums else [])
+        together = " · ".join(text for text, _ in rest)
+        aside = ""
+        if self.form == "tall":
+            rest = [(part, size) for text, size in rest for part in folded(text, TALLEST)]
+        elif self.form and rest and not pills and 1.4 * len(box.title) + len(together) <= WIDEST - 8:
+            aside, rest = f'<td width="9"></td><td>{self.font(together, 8, quiet)}</td>', []
+        elif self.form and len(rest) > 1 and len(together) <= WIDEST:
+            rest = [(together, 8)]
+        first = self.row(f'<td align="left">{name}</td>', aside, times, "" if below else pills)
+        if below:
+            first += self.row(*pills.split('<td width="7"></td>')[1:])
         rows = [f'<tr><td align="left">{self.font(text, points, quiet)}</td></tr>' for text, points in rest]
         text = f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{first}{"".join(rows)}</table>'
         attributes = {
@@ -184,9 +293,8 @@ class _Writer:
             "class": f"box {box.kind}",
             "fillcolor": self.colours[role],
             "color": line,
+            **place,
         }
-        if box.kind == "stage" and box.frame:
-            attributes["group"] = box.frame
         if box.ghost or box.state == "removed":
             attributes["style"] = "rounded,filled,dashed"
         if box.kind in ("input", "output"):
@@ -208,119 +316,85 @@ class _Writer:
             f'<tr>{gap}{gap}<td colspan="40" {edge}></td>{gap}{gap}</tr><tr>{"<td></td>" * 44}</tr></table>'
         )
 
-    def frame(self, frame: Frame) -> list[str]:
+    def frame(self, id: str) -> dict[str, str]:
+        """The attributes of a frame's border."""
+        frame = self.frames[id]
         fill, line = frame_roles(frame)
-        name = self.font(MARKS.get(frame.state, "") + frame.title, 11, "text", bold=True)
-        first = self.row(f'<td align="left">{name}</td>', self.pills((), frame.badges))
-        rest = [*frame.lines, labels.totals(frame.parameters, frame.flops)]
-        rows = [f'<tr><td align="left">{self.font(text, 8, "muted")}</td></tr>' for text in rest if text]
-        style = "rounded,filled,dashed" if frame.state == "removed" else "rounded,filled"
-        attributes = {
-            "id": f"f-{list(self.frame_of).index(frame.id)}",
+        return {
+            "id": f"f-{list(self.frames).index(id)}",
             "class": f"frame {frame.kind}",
-            "style": style,
+            "style": "rounded,filled,dashed" if frame.state == "removed" else "rounded,filled",
             "fillcolor": self.colours[fill],
             "pencolor": self.colours[line],
             "penwidth": "1",
             "margin": "10",
             "labeljust": "l",
-            "labelloc": "t",
         }
-        text = f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{first}{"".join(rows)}</table>'
-        inside = self.picture.inside(frame.id)
-        # A cluster's own label lies in the way of arrows; arrows go around one that is a node.
-        name, node = quoted(f"label of {frame.id}"), f"{attributes['id']}l"
-        first_box = quoted(inside[0].id)
-        label = [
-            '      label="";',
-            f'      {name} [shape=plain, style="", id={quoted(node)}, class="frame-label", label=<{text}>];',
-            f"      {{rank=same; {name}; {first_box};}}"
-            if self.landscape
-            else f"      {name} -> {first_box} [style=invis];",
-        ]
-        return [
-            f"    subgraph {quoted('cluster_' + frame.id)} {{",
-            f"      graph [{_attributes(attributes)}];",
-            *(f"      {line}" for line in self.gates[frame.id]),
-            *label,
-            *(f"      {self.box(b)}" for b in inside),
-            *(f"      {line}" for line in self.inside[frame.id]),
-            "    }",
-        ]
 
-    def arrow(self, arrow: Arrow, number: int) -> None:
-        """Two lines with the arrow's label as a node between them, so that it never covers anything."""
-        role = flow_role(arrow.flow)
-        first, second = self.picture.boxes[self.numbers[arrow.source]], self.picture.boxes[self.numbers[arrow.target]]
-        text_role = role or "shape"
-        if arrow.state in MARKS:
-            role = text_role = f"{arrow.state}_line"
+    def frame_text(self, frame: Frame) -> str:
+        """The title of a frame and the lines below it."""
+        name = self.font(MARKS.get(frame.state, "") + frame.title, 11, "text", bold=True)
+        first = self.row(f'<td align="left">{name}</td>', self.pills((), frame.badges))
+        rest = [*frame.lines, labels.totals(frame.parameters, frame.flops)]
+        rows = [f'<tr><td align="left">{self.font(text, 8, "muted")}</td></tr>' for text in rest if text]
+        return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{first}{"".join(rows)}</table>'
+
+    def frame_label(self, id: str, **place: str) -> str:
+        """The title of a frame as a node."""
+        number = list(self.frames).index(id)
+        attributes = {"shape": "plain", "style": "", "id": f"f-{number}l", "class": "frame-label", **place}
+        return f"{quoted(f'label of {id}')} [{_attributes(attributes)}, label=<{self.frame_text(self.frames[id])}>];"
+
+    def role(self, arrow: Arrow) -> tuple[str, str]:
+        """The colours of an arrow's line and text."""
         if arrow.ghost:
-            role, text_role = "ghost_line", "ghost_text"
-        frame = first.frame if first.frame == second.frame else ""
-        line = {"class": f"arrow a{number}", "color": self.colours[role or "arrow"]}
-        if arrow.ghost or arrow.state == "removed":
-            line["style"] = "dashed"
-        if frame:
-            line["weight"] = "8"
-        source, target = quoted(arrow.source), quoted(arrow.target)
-        rows = "".join(f"<tr><td>{self.font(text, 8, text_role)}</td></tr>" for text in arrow.lines if text)
-        if not rows:
-            self.outside.append(f"{source} -> {target} [{_attributes(line)}];")
-            return
-        name = quoted(f"text of arrow {number}")
-        label = {"shape": "plain", "style": "", "width": "0", "height": "0", "class": f"arrow-text a{number}"}
-        if frame:
-            label["group"] = f"{frame} {arrow.flow}"
-        table = f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{rows}</table>'
-        place = self.inside[frame] if frame else self.outside
-        place.append(f"{name} [{_attributes(label)}, label=<{table}>];")
-        half = _attributes(line | {"dir": "none"})
-        self.outside.append(f"{source} -> {name} [{half}];")
-        if second.frame and second.frame != first.frame and not self.landscape:
-            # Beside the frame's label, inside its border: otherwise a line may leave the frame to go around it.
-            gate = quoted(f"gate of arrow {number}")
-            self.gates[second.frame].append(f'{gate} [shape=point, style=invis, width=0, height=0, label=""];')
-            self.outside.append(f"{name} -> {quoted(f'label of {second.frame}')} [style=invis, weight=0];")
-            self.outside.append(f"{name} -> {gate} [{half}, headclip=false, weight=2];")
-            self.outside.append(f"{gate} -> {target} [{_attributes(line)}, tailclip=false];")
-            return
-        self.outside.append(f"{name} -> {target} [{_attributes(line)}];")
+            return "ghost_line", "ghost_text"
+        if arrow.state in MARKS:
+            return f"{arrow.state}_line", f"{arrow.state}_line"
+        role = flow_role(arrow.flow)
+        return role or "arrow", role or "shape"
+
+    def line(self, arrow: Arrow, number: int) -> dict[str, str]:
+        """The attributes of an arrow."""
+        line = {"class": f"arrow a{number}", "color": self.colours[self.role(arrow)[0]]}
+        return line | ({"style": "dashed"} if arrow.ghost or arrow.state == "removed" else {})
+
+    def arrow_text(self, arrow: Arrow) -> str:
+        """An arrow's label; empty if it has none."""
+        role = self.role(arrow)[1]
+        texts = [part for text in arrow.lines for part in folded(text, 34, ", ")]
+        rows = "".join(f"<tr><td>{self.font(text, 8, role)}</td></tr>" for text in texts if text)
+        return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{rows}</table>' if rows else ""
+
+    def label(self, bundle: Bundle, **place: str) -> str:
+        """The label of some arrows as a node that lies on their common line; empty if they have none."""
+        text = self.arrow_text(self.picture.arrows[bundle.arrows[0]])
+        if not text:
+            return ""
+        root = self.tree.shown(bundle.root)
+        ground = frame_roles(self.frames[root])[0] if root else "paper"
+        attributes = {
+            "shape": "plain",
+            "style": "filled",
+            "fillcolor": self.colours[ground],
+            "class": " ".join(["arrow-text", *(f"a{i}" for i in bundle.arrows)]),
+            **place,
+        }
+        return f"{quoted(f'text {bundle.number}')} [{_attributes(attributes)}, label=<{text}>];"
 
 
-def tooltip(box: Box) -> str:
-    """The text that a browser shows over a box of an SVG."""
-    paths = box.card.get("paths", [])
-    return "\n".join([box.title, *paths[:12], *(f"{y['place']}" for y in box.card.get("yaml", [])[:2])])
+def _at(x: float, y: float) -> str:
+    """A position; Graphviz's y runs upwards."""
+    return f"{x:.2f},{-y:.2f}"
 
 
-def legend_entries(picture: Picture) -> list[tuple[str, str]]:
-    """The colours, badges and signs that occur in a picture, each with its meaning."""
-    roles = {fill_role(b) for b in picture.boxes}
-    states = {b.state for b in picture.boxes}
-    meanings = {
-        "stage": "trunk stage",
-        "head": "head",
-        "op": "operation",
-        "frozen": "frozen",
-        "ghost": "not needed, left out",
-        "added": "added",
-        "removed": "removed",
-        "changed": "changed",
-        "same": "unchanged",
-    }
-    entries = [(role, text) for role, text in meanings.items() if role in roles]
-    if any(states):
-        return entries
-    if any(b.features for b in picture.boxes):
-        entries.append(("feature", "a feature that is used"))
-    entries += [(id, name) for id, name in picture.flows.items() if flow_role(id)]
-    marked = [*(b.badges for b in picture.boxes), *(f.badges for f in picture.frames)]
-    found = dict.fromkeys(b for badges in marked for b in badges if b != "frozen")
-    entries += [(labels.badge(b), labels.FACTS[b][1] if b in labels.FACTS else b) for b in found]
-    if any(a.lines and "N" in a.lines[-1] for a in picture.arrows):
-        entries.append(("N", "batch size"))
-    return entries
+def _spline(points: Sequence[Point]) -> str:
+    """An arrow's line, which ends where its head starts."""
+    (x0, y0), (x1, y1) = points[-2:]
+    far = math.hypot(x1 - x0, y1 - y0) or 1.0
+    head = min(ARROW, far)
+    last = x1 - (x1 - x0) / far * head, y1 - (y1 - y0) / far * head
+    return f"e,{_at(x1, y1)} " + " ".join(_at(*p) for p in [*points[:-1], last])
 
 
 def _attributes(values: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ The groups form a graph of their own, which must stay acyclic to be drawn in one
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,7 @@ class Grouping:
         graph: the calls.
         sharing: `merge` lets the passes through a trunk share groups, `split` gives each pass its own.
         ghosts: names of nodes that are shown although the model leaves them out.
+        stages: the path of the stage that a node is a layer of; such a node lies in a frame of its stage.
 
     Attributes:
         groups: the groups by id; an output is a group without members.
@@ -62,8 +63,11 @@ class Grouping:
         trunk_of: the trunk of each pass.
     """
 
-    def __init__(self, graph: ModelGraph, sharing: Sharing, ghosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, graph: ModelGraph, sharing: Sharing, ghosts: Iterable[str] = (), stages: Mapping[str, str] | None = None
+    ) -> None:
         self.graph = graph
+        self.stages = stages or {}
         self.sharing = sharing
         self.ghosts = frozenset(ghosts)
         self.order = {name: i for i, name in enumerate(graph.nodes)}
@@ -99,7 +103,9 @@ class Grouping:
             seen[node.scope, node.call, label] += 1
             number = seen[node.scope, node.call, label]
             place = f"@{node.scope}" if self.sharing == "split" else ""
-            self._put(node, f"{trunk}/{label}#{number}{place}", "stage", f"trunk:{trunk}{place}")
+            stage = self.stages.get(node.name)
+            frame = f"trunk:{trunk}{place}" if stage is None else f"stage:{stage}{place}"
+            self._put(node, f"{trunk}/{label}#{number}{place}", "stage", frame)
         else:
             self._put(node, f"op:{node.name}", "op")
 
@@ -166,15 +172,17 @@ class Grouping:
         return any(n.facts.features for n in self.nodes(id))
 
 
-def grouped(graph: ModelGraph, options: Options, ghosts: Iterable[str] = ()) -> Grouping:
+def grouped(
+    graph: ModelGraph, options: Options, ghosts: Iterable[str] = (), stages: Mapping[str, str] | None = None
+) -> Grouping:
     """The groups of a graph, folded as the options ask.
 
     Passes that differ inside a trunk may not be drawable on top of each other; each pass is then drawn on its own.
     """
     ghosts = frozenset(ghosts)
-    grouping = Grouping(graph, options.sharing, ghosts)
+    grouping = Grouping(graph, options.sharing, ghosts, stages)
     if not grouping.is_acyclic():
-        grouping = Grouping(graph, "split", ghosts)
+        grouping = Grouping(graph, "split", ghosts, stages)
     if options.depth <= 0:
         fold_whole_trunks(grouping)
     elif options.depth <= 2:

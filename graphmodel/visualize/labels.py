@@ -62,6 +62,22 @@ def wrap(text: str, lines: int = 2) -> tuple[str, ...]:
     return tuple(found)
 
 
+def folded(text: str, room: float, between: str = " · ") -> list[str]:
+    """A line as several, broken at its separators where it is longer than `room` letters.
+
+    >>> folded("2 inputs · 3 outputs · 1 M params", 22)
+    ['2 inputs · 3 outputs', '1 M params']
+    """
+    found: list[str] = []
+    tail = between.rstrip() if between == ", " else ""
+    for part in text.split(between):
+        if found and len(found[-1]) + len(between) + len(part) <= room:
+            found[-1] += between + part
+        else:
+            found = [*found[:-1], found[-1] + tail, part] if found else [part]
+    return found
+
+
 def names(items: Sequence[str]) -> str:
     """A short list of names: `probe_0 … probe_59`, `a, b, c`."""
     unique = list(dict.fromkeys(items))

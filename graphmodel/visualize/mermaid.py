@@ -34,11 +34,16 @@ def to_mermaid(picture: Picture, *, orientation: Orientation = "portrait") -> st
         return f'{indent}b{numbers[item.id]}{first}"{_box_text(item, picture)}"{last}:::{role}'
 
     styles = []
+
+    def subgraph(frame: Frame, indent: str) -> list[str]:
+        inner = [line for f in picture.frames if f.parent == frame.id for line in subgraph(f, f"{indent}  ")]
+        boxes = [box(b, f"{indent}  ") for b in picture.inside(frame.id)]
+        first = f'{indent}subgraph f{picture.frames.index(frame)}["{_frame_text(frame)}"]'
+        return [first, *inner, *boxes, f"{indent}end"]
+
     for i, frame in enumerate(picture.frames):
         fill, line = frame_roles(frame)
-        lines.append(f'  subgraph f{i}["{_frame_text(frame)}"]')
-        lines += [box(b, "    ") for b in picture.inside(frame.id)]
-        lines.append("  end")
+        lines += [] if frame.parent else subgraph(frame, "  ")
         styles.append(f"  style f{i} fill:{LIGHT[fill]},stroke:{LIGHT[line]},color:{LIGHT['text']}")
     lines += [box(b, "  ") for b in picture.inside("")]
     for i, arrow in enumerate(picture.arrows):

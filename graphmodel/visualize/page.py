@@ -16,13 +16,20 @@ from graphmodel.build.build import build_graph
 from graphmodel.graph.types import ModelGraph
 from graphmodel.profiling.flops import count_flops
 from graphmodel.visualize import labels
+from graphmodel.visualize.blocks import Blocks
 from graphmodel.visualize.compose import compose
 from graphmodel.visualize.dot import to_dot
+from graphmodel.visualize.fit import draw_placed
 from graphmodel.visualize.optimizations import optimizations_of
+from graphmodel.visualize.palette import LIGHT
 from graphmodel.visualize.picture import LEVELS, Box, Frame, Options, Orientation, Picture
 from graphmodel.visualize.render import VENDOR, dark_rules, font_faces, to_svg
 
 ASSETS = Path(__file__).parent / "assets"
+WINDOWS = ((1380.0, 770.0), (380.0, 640.0))
+"""The windows that drawings are made for: a screen's and a phone's."""
+MOST_IN_COLUMN = 60
+"""A drawing with more boxes is made for screens only."""
 MOST_BOXES = 700
 """Levels of detail with more boxes are left out of the page; they are unreadable and take long to lay out."""
 
@@ -49,6 +56,7 @@ class View:
 
     name: str
     levels: Sequence[Level]
+    graph: ModelGraph | None = None
 
 
 def page_of(
@@ -56,7 +64,7 @@ def page_of(
     options: Options,
     *,
     theme: str = "auto",
-    orientation: Orientation = "portrait",
+    orientation: Orientation | None = None,
     before: bool = True,
 ) -> str:
     """The page of a graph, before and after its passes and at every level of detail, or of one picture.
@@ -71,24 +79,26 @@ def page_of(
     level = LEVELS[max(0, min(options.depth, len(LEVELS) - 1))]
     if isinstance(shown, Picture):
         return to_page([View("", [Level(level, shown)])], level=level, theme=theme, orientation=orientation)
-    views = [View("after passes", _levels(shown, options))]
+    views = [View("after passes", _levels(shown, options), shown)]
     if before and shown.history and not any(c.given for c in shown.components.values()):
         # The graph exists, so whatever code its spec names has been allowed.
-        views.insert(0, View("before", _levels(build_graph(shown.spec, allow_imports=True), options)))
+        unchanged = build_graph(shown.spec, allow_imports=True)
+        views.insert(0, View("before", _levels(unchanged, options), unchanged))
     return to_page(views, level=level, theme=theme, orientation=orientation)
 
 
 def _levels(graph: ModelGraph, options: Options) -> list[Level]:
     flops, done = count_flops(graph), optimizations_of(graph)
     found = []
-    for depth, name in enumerate(LEVELS):
-        stack = 0 if name == "everything" else options.stack
+    # A click opens single stages, so that a level with all layers is only made if it is asked for.
+    for depth, name in enumerate(LEVELS[: max(3, options.depth + 1)]):
+        stack = options.stack if depth < 2 else 0
         found.append(Level(name, compose(graph, replace(options, depth=depth, stack=stack), flops, done)))
     return found
 
 
 def to_page(
-    views: Sequence[View], *, level: str = "", theme: str = "auto", orientation: Orientation = "portrait"
+    views: Sequence[View], *, level: str = "", theme: str = "auto", orientation: Orientation | None = None
 ) -> str:
     """The page.
 
@@ -98,12 +108,18 @@ def to_page(
         theme: `light`, `dark`, or `auto`, which follows the reader's system.
         orientation: of the drawings.
     """
-    shown = [View(v.name, worth_showing(v.levels, level)) for v in views]
+    shown = [replace(v, levels=worth_showing(v.levels, level)) for v in views]
+    blocks, drawn = Blocks(_box), dict[str, list[str]]()
     names = [item.name for item in shown[-1].levels]
     data = {
         "theme": theme,
         "level": names.index(level) if level in names else 0,
-        "views": [{"name": v.name, "levels": [_level(item, orientation) for item in v.levels]} for v in shown],
+        "views": [
+            {"name": v.name, "levels": [_level(i, orientation, v.graph, blocks, drawn) for i in v.levels]}
+            for v in shown
+        ],
+        "blocks": blocks.drawings,
+        "ground": LIGHT["stage_frame"],
     }
     panzoom = (VENDOR / "svg-pan-zoom.min.js").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
@@ -147,23 +163,31 @@ def _boxes(picture: Picture) -> list[tuple[str, ...]]:
     return [b.members for b in picture.boxes]
 
 
-def _level(item: Level, orientation: Orientation) -> dict[str, Any]:
+def _level(
+    item: Level, orientation: Orientation | None, graph: ModelGraph | None, blocks: Blocks, drawn: dict[str, list[str]]
+) -> dict[str, Any]:
     picture = item.picture if item.is_drawn else Picture(item.picture.title)
     numbers = {b.id: i for i, b in enumerate(picture.boxes)}
-    drawn = ""
-    if item.is_drawn:
-        drawn = to_svg(to_dot(picture, orientation=orientation, title=False), picture, fonts=False)
+    windows = WINDOWS if len(picture.boxes) <= MOST_IN_COLUMN else WINDOWS[:1]
+    key = to_dot(picture) if item.is_drawn else ""
+    if key not in drawn:  # often nothing that is drawn differs before and after the passes
+        drawn[key] = [_svg(picture, orientation, window) for window in windows] if key else []
     return {
         "name": item.name,
-        "svg": drawn,
+        "svgs": drawn[key],
         "lines": list(picture.lines),
-        "boxes": [_box(b) for b in picture.boxes],
+        "boxes": [{**_box(b), **(blocks.of(graph, b) if graph is not None else {})} for b in picture.boxes],
         "frames": [_frame(f) for f in picture.frames],
         "arrows": [
             {"source": numbers[a.source], "target": numbers[a.target], "members": a.members} for a in picture.arrows
         ],
         "edges": picture.edges,
     }
+
+
+def _svg(picture: Picture, orientation: Orientation | None, window: tuple[float, float]) -> str:
+    drawing = draw_placed(picture, orientation=orientation, title=False, window=window)
+    return to_svg(drawing.dot, picture, fonts=False)
 
 
 def _box(box: Box) -> dict[str, Any]:

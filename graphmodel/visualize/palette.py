@@ -33,6 +33,8 @@ PALETTE: dict[str, tuple[str, str]] = {
     "ghost_text": ("#626d78", "#8b96a3"),
     "trunk_frame": ("#f5f9fd", "#131f2b"),
     "trunk_frame_line": ("#b7cfe6", "#31506d"),
+    "stage_frame": ("#eaf2fa", "#16283a"),
+    "stage_frame_line": ("#9dbddb", "#3b5f80"),
     "head_frame": ("#fef9f0", "#221c10"),
     "head_frame_line": ("#e6cb98", "#665026"),
     "frozen_frame": ("#f3f5f7", "#1a1f25"),

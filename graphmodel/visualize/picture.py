@@ -5,6 +5,7 @@ Nothing here imports torch, so that a file name with an unknown suffix is reject
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -13,15 +14,19 @@ from graphmodel.diagnostics import choices_help, fail
 
 FORMATS = ("svg", "png", "pdf", "html", "mmd", "dot", "json")
 """Formats of a picture, by the suffix of its file."""
-LEVELS = ("overview", "stages", "all stages", "everything")
+LEVELS = ("overview", "stages", "all stages", "layers")
 """Levels of detail of the page, by `depth`."""
 
 Sharing = Literal["merge", "split"]
 Orientation = Literal["portrait", "landscape"]
 BoxKind = Literal["input", "stage", "op", "head", "output"]
-FrameKind = Literal["trunk", "head"]
+FrameKind = Literal["trunk", "head", "stage"]
 State = Literal["", "same", "added", "removed", "changed"]
 
+PAGE = 340.0
+"""Figures of this width in points, 120 mm, or more are as wide as a page; others are as wide as a column."""
+UNITS = {"mm": 72 / 25.4, "cm": 72 / 2.54, "in": 72.0, "pt": 1.0}
+"""Units of lengths, in points."""
 SCHEMA = 1
 """Version of the JSON format."""
 
@@ -32,7 +37,8 @@ class Options:
 
     Attributes:
         sharing: `merge` draws a trunk once for all its passes; `split` draws each pass.
-        depth: 0 draws a trunk as one box, 1 its stages with consecutive equal ones folded, 2 every stage, 3 every call.
+        depth: 0 draws a trunk as one box, 1 its stages with consecutive equal ones folded, 2 every stage, 3 the
+            layers of every stage.
         stack: at least this many equal heads on one value are drawn as a stack; 0 never stacks.
         ghosts: also draw the parts of trunks that no output needs.
     """
@@ -121,6 +127,7 @@ class Frame:
         flops: of everything inside.
         badges: those that all boxes inside share.
         state: the result of a comparison.
+        parent: id of the frame around it, empty if there is none.
         card: see `Box`.
     """
 
@@ -133,6 +140,7 @@ class Frame:
     flops: int = 0
     badges: tuple[str, ...] = ()
     state: State = ""
+    parent: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -188,3 +196,15 @@ def check_format(suffix: str) -> str:
         )
         raise fail("GM530", what, help=choices_help(name, FORMATS, "formats"))
     return name
+
+
+def in_points(length: str) -> float:
+    """A length such as `84mm` or `7in` in points.
+
+    Raises:
+        CompileError: GM530 if it is not a length.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(mm|cm|in|pt)\s*", length)
+    if found is None or not float(found[1]):
+        raise fail("GM530", f"`{length}` is not a valid width", help="write a number and mm, cm, in or pt: `84mm`")
+    return float(found[1]) * UNITS[found[2]]

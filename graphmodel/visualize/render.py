@@ -7,19 +7,21 @@ before it measures its first label.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
 from graphmodel.diagnostics import fail
-from graphmodel.visualize.dot import printable, tooltip
+from graphmodel.visualize.dot import printable
+from graphmodel.visualize.legend import tooltip
 from graphmodel.visualize.palette import PALETTE
 from graphmodel.visualize.picture import Picture
 
@@ -27,6 +29,7 @@ SVG = "http://www.w3.org/2000/svg"
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 VENDOR = Path(__file__).parent / "vendor"
+Size = tuple[float, float]
 TIMEOUT = 300
 """Seconds; a graph that takes longer shows thousands of boxes."""
 
@@ -34,9 +37,9 @@ _PROGRAM = """
 import os, sys
 sys.path[:] = [p for p in sys.path if p]  # nothing from the working directory
 import pygraphviz
-form, dpi = sys.argv[1:]
+form, program, args = sys.argv[1:]
 graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode())
-drawn = graph.draw(format=form, prog="dot", args=f"-Gdpi={dpi}" if form == "png" else "")
+drawn = graph.draw(format=form, prog=program, args=args)
 sys.stdout.buffer.write(drawn if isinstance(drawn, bytes) else str(drawn).encode())
 sys.stdout.buffer.flush()
 os._exit(0)  # Graphviz has crashed in its own clean-up; nothing is left to do
@@ -50,19 +53,37 @@ _CONFIGURATION = """<?xml version="1.0"?>
 """
 
 
-def render(dot: str, format: str, *, dpi: int = 200) -> bytes:
+@lru_cache(maxsize=64)
+def measure(dot: str) -> dict[str, tuple[float, float]]:
+    """Width and height in points of each node by its `id`, or its name if it has none.
+
+    Args:
+        dot: nodes without edges.
+
+    Raises:
+        CompileError: as `render`.
+    """
+    objects = json.loads(render(dot, "json0", program="dot"))["objects"]
+    return {o.get("id", o["name"]): (float(o["width"]) * 72, float(o["height"]) * 72) for o in objects if "width" in o}
+
+
+def render(dot: str, format: str, *, dpi: int = 200, program: str = "nop2", size: Size | None = None) -> bytes:
     """The drawing as Graphviz makes it.
 
     Args:
         dot: the text of a picture.
         format: `svg`, `png` or `pdf`.
         dpi: the resolution of a PNG.
+        program: what lays it out; `nop2` leaves everything where it is.
+        size: width and height that a PNG or PDF is scaled to, in points; that of the drawing if None.
 
     Raises:
         CompileError: GM530 if pygraphviz is missing or Graphviz fails.
     """
     if find_spec("pygraphviz") is None:
         raise fail("GM530", "pygraphviz is not installed", help="pip install 'graphmodel[visualize]'")
+    args = [f"-Gdpi={dpi}"] if format == "png" else []
+    args += [f"-Gsize={size[0] / 72:.4f},{size[1] / 72:.4f}!"] if size is not None else []
     with tempfile.TemporaryDirectory() as place:
         fonts = Path(place) / "fonts"  # a copy, because fontconfig writes files beside the fonts that it reads
         fonts.mkdir()
@@ -73,7 +94,7 @@ def render(dot: str, format: str, *, dpi: int = 200) -> bytes:
         environment = {**os.environ, "FONTCONFIG_FILE": str(configuration), "PYTHONIOENCODING": "utf-8"}
         try:
             made = subprocess.run(
-                [sys.executable, "-c", _PROGRAM, format, str(dpi)],
+                [sys.executable, "-c", _PROGRAM, format, program, " ".join(args)],
                 input=dot.encode(),
                 capture_output=True,
                 env=environment,
@@ -90,7 +111,7 @@ def render(dot: str, format: str, *, dpi: int = 200) -> bytes:
     return made.stdout
 
 
-def to_svg(dot: str, picture: Picture, *, fonts: bool = True, follow: bool = False) -> str:
+def to_svg(dot: str, picture: Picture, *, fonts: bool = True, follow: bool = False, size: Size | None = None) -> str:
     """The drawing as SVG with its font, tooltips and a class for each kind of part.
 
     Args:
@@ -98,12 +119,16 @@ def to_svg(dot: str, picture: Picture, *, fonts: bool = True, follow: bool = Fal
         picture: the picture.
         fonts: whether to embed the fonts, which adds 50 kB.
         follow: whether colours change with the reader's dark mode.
+        size: width and height on paper, in points; that of the drawing if None.
 
     Raises:
         CompileError: as `render`.
     """
     drawn = render(dot, "svg").decode()
     root = ElementTree.fromstring(re.sub(r"<!--.*?-->\n?", "", drawn[drawn.index("<svg") :], flags=re.S))
+    if size is not None:
+        for name, points in zip(("width", "height"), size, strict=True):
+            root.set(name, f"{points / 72 * 25.4:.3f}mm")
     root.set("role", "img")
     root.set("aria-label", printable(picture.title))
     boxes, frames, arrows = picture.boxes, picture.frames, picture.arrows

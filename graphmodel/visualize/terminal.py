@@ -35,17 +35,21 @@ class _Tree:
         for box in self.picture.boxes:
             if box.kind == "output":
                 continue
-            branch = tree
-            if box.frame:
-                if box.frame not in open_frames:
-                    open_frames[box.frame] = tree.add(self.frame(self.frames[box.frame]))
-                branch = open_frames[box.frame]
-            branch.add(self.box(box))
+            self.branch(box.frame, open_frames, tree).add(self.box(box))
         outputs = [b for b in self.picture.boxes if b.kind == "output"]
         branch = tree.add(Text("outputs", style="bold"))
         for box in outputs:
             branch.add(self.box(box))
         return tree
+
+    def branch(self, frame: str, open_frames: dict[str, Tree], tree: Tree) -> Tree:
+        """The branch of a frame, which is opened if it is missing."""
+        if not frame:
+            return tree
+        if frame not in open_frames:
+            around = self.branch(self.frames[frame].parent, open_frames, tree)
+            open_frames[frame] = around.add(self.frame(self.frames[frame]))
+        return open_frames[frame]
 
     def frame(self, frame: Frame) -> Text:
         text = Text(MARKS.get(frame.state, "") + frame.title, style=STATES.get(frame.state, "bold"))

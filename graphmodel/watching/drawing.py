@@ -110,7 +110,7 @@ def _pages(
     asked = LEVELS[settings.depth]
 
     def level(depth: int, flops: Mapping[str, int]) -> Level:
-        options = Options(depth=depth, stack=0) if LEVELS[depth] == "everything" else Options(depth=depth)
+        options = Options(depth=depth, stack=0) if depth >= 2 else Options(depth=depth)
         return Level(LEVELS[depth], compose(graph, options, flops, optimizations))
 
     def page(shown: Sequence[Level]) -> _Page:
@@ -125,7 +125,7 @@ def _pages(
         False,
     )
     flops = count_flops(graph)
-    complete = worth_showing([level(depth, flops) for depth in range(len(LEVELS))], asked)
+    complete = worth_showing([level(depth, flops) for depth in range(max(3, settings.depth + 1))], asked)
     yield page(complete), found, True
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import math
+import re
 from itertools import combinations
 from typing import Any
 from xml.etree import ElementTree
@@ -10,6 +13,7 @@ import pytest
 
 pytest.importorskip("pygraphviz")
 
+import graphmodel
 from graphmodel.visualize import Options, Picture, compare_pictures, draw
 from graphmodel.visualize.compose import compose
 from graphmodel.visualize.palette import DARK, LIGHT
@@ -52,16 +56,37 @@ def check_geometry(root: ElementTree.Element) -> None:
     for one, other in combinations([*every, *labels], 2):
         assert not one.overlaps(other), f"`{one.what}` and `{other.what}` overlap"
     for arrow in groups(root, "arrow"):
-        for path in (s for s in shapes(arrow) if "C" in s.get("d", "")):
-            along = points(path.get("d", ""))
-            assert along
-            for label in labels:
-                assert not any(label.has(p) for p in along), f"a line runs through `{label.what}`"
-            for area, group in boxes:
-                assert sum(area.has(p, 3) for p in along) == 0, f"a line runs through the box {group.get('id')}"
+        (number,) = [c for c in arrow.get("class", "").split() if re.fullmatch(r"a\d+", c)]
+        (path,) = [s for s in shapes(arrow) if "C" in s.get("d", "")]
+        along = points(path.get("d", ""))
+        assert along
+        own = [shape_area(shapes(g)[0]) for g in groups(root, "arrow-text") if number in g.get("class", "").split()]
+        for area in own:
+            assert any(area.has(p) for p in along), "a label lies beside its line"
+        for group in groups(root, "arrow-text"):
+            if number not in group.get("class", "").split():
+                for text in texts(group):
+                    assert not any(text_area(text).has(p) for p in along), f"a line runs through `{text.text}`"
+        for label in [text_area(t) for g in groups(root, "frame-label") for t in texts(g)]:
+            assert not any(label.has(p) for p in along), f"a line runs through `{label.what}`"
+        for area, group in boxes:
+            assert sum(area.has(p, 3) for p in along) == 0, f"a line runs through the box {group.get('id')}"
+        check_smooth(path.get("d", ""))
     paper = shapes(groups(root, "graph")[0])[0]
     for text in texts(root):
         assert shape_area(paper).holds(text_area(text)), f"`{text.text}` leaves the page"
+
+
+def check_smooth(path: str) -> None:
+    """A line is one piece without corners: each curve starts in the direction in which the one before ends."""
+    assert path.count("M") == 1
+    ends = [tuple(map(float, p.split(","))) for p in re.findall(r"-?[\d.]+,-?[\d.]+", path)]
+    for i in range(3, len(ends) - 1, 3):
+        before, here, after = ends[i - 1], ends[i], ends[i + 1]
+        one, other = (here[0] - before[0], here[1] - before[1]), (after[0] - here[0], after[1] - here[1])
+        lengths = math.hypot(*one) * math.hypot(*other)
+        if lengths > 0.05:
+            assert one[0] * other[0] + one[1] * other[1] > 0.9 * lengths, f"a corner at {here}"
 
 
 @pytest.mark.parametrize(("look", "how"), LOOKS, ids=str)
@@ -205,3 +230,49 @@ def test_names_are_only_text_in_a_drawing(small: dict[str, Any], name: str, tmp_
     for element in root.iter():
         assert not any(k.lower().startswith("on") or k.endswith("href") for k in element.attrib)
         assert element.tag != f"{{{SVG}}}style" or name not in (element.text or "")
+
+
+# -- paper ------------------------------------------------------------------------------------------------------------
+
+PAPERS = [(84.0, "portrait", 7.0), (178.0, "landscape", 2.0)]
+
+
+def check_paper(picture: Picture, millimetres: float, orientation: Any, longest: float) -> None:
+    """The SVG has that width, its smallest text 6 points, and it is no strip."""
+    root = root_of(picture, width=millimetres / 25.4 * 72, orientation=orientation)
+    width, height = (float(root.get(name, "").removesuffix("mm")) for name in ("width", "height"))
+    assert width == pytest.approx(millimetres, abs=0.1)
+    assert 1 / 3 < height / width < longest
+    _, _, across, down = map(float, root.get("viewBox", "").split())
+    assert height / width == pytest.approx(down / across, rel=0.01)
+    points_of_unit = millimetres / 25.4 * 72 / across
+    sizes = [float(t.get("font-size", "")) * points_of_unit for t in texts(root)]
+    assert min(sizes) >= 6 - 0.01
+    check_geometry(root)
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=str)
+@pytest.mark.parametrize("name", ["pirl", pytest.param("", marks=pytest.mark.slow)])
+def test_a_figure_has_the_width_of_a_column_or_page_and_text_of_six_points(name: str, paper: Any) -> None:
+    graphs = [example_graph(name)] if name else [example_graph(n) for n in NATIVE if n != "pirl"]
+    for graph in graphs:
+        check_paper(compose(graph, Options(), {}), *paper)
+
+
+def test_a_width_that_is_too_small_for_the_text_is_refused(small: dict[str, Any]) -> None:
+    with pytest.raises(graphmodel.CompileError, match=r"less than 6 points[\s\S]*--width \d+mm"):
+        draw(drawn(small), "svg", width=60.0)
+
+
+@pytest.mark.parametrize("format", ["svg", "pdf"])
+def test_text_stays_text(small: dict[str, Any], format: Any) -> None:
+    pypdf = pytest.importorskip("pypdf")
+    made = draw(drawn(small), format, width=238.0)
+    if format == "svg":
+        found = " ".join(t.text or "" for t in texts(ElementTree.fromstring(str(made))))
+    else:
+        (page,) = pypdf.PdfReader(io.BytesIO(bytes(made))).pages  # type: ignore[arg-type]
+        assert float(page.mediabox.width) == pytest.approx(238, abs=1)
+        found = page.extract_text()
+    for word in ("layer1", "BasicBlock", "images"):
+        assert word in found

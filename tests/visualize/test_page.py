@@ -206,26 +206,96 @@ def test_shift_click_shows_what_lies_between(opened: Page) -> None:
 @pytest.mark.slow
 def test_detail_opens_and_closes(opened: Page) -> None:
     assert opened.pressed("detail") == "stages"
-    opened.press("]")
-    assert opened.pressed("detail") == "everything"
-    assert "bn1" in opened.titles("#canvas .box")
-    opened.press("[", "[")
+    opened.press("[")
     assert opened.pressed("detail") == "overview"
     assert "layer1" not in opened.titles("#canvas .box")
     opened.press("[")
     assert opened.pressed("detail") == "overview"
+    opened.press("]", "]")
+    assert opened.pressed("detail") == "stages"
     assert opened.complaints() == []
 
 
 @pytest.mark.slow
-def test_a_double_click_opens_what_is_folded(browser: Any, tmp_path: Path) -> None:
+def test_a_double_click_opens_a_stack(browser: Any, tmp_path: Path) -> None:
     page = Page(browser, save(probes(2, 5), tmp_path / "page.html"))
     stack = "layer1_probe0 … layer1_probe4"
     heads = [b for b in page.all("#canvas .box.head") if stack in (b.get_attribute("textContent") or "")]
     page.click(heads[0], double=True)
-    assert page.pressed("detail") == "everything"
+    assert page.pressed("detail") == "all stages"
     assert "layer1_probe3" in page.titles("#canvas .box")
     assert "layer1_probe0" in page.card()
+
+
+@pytest.mark.slow
+def test_blocks_open_in_place_to_any_depth(opened: Page) -> None:
+    place = "const b = arguments[0].querySelector('path').getBoundingClientRect(); return [b.left, b.top]"
+    layer2 = opened.box("layer2")
+    before = opened.run(place, layer2)
+    opened.click(layer2, double=True)
+    assert opened.run(place, layer2) == pytest.approx(before, abs=1)
+    assert layer2.get_attribute("aria-expanded") == "true"
+    (inner,) = opened.all("#canvas .inner")
+    blocks = [b for b in inner.find_elements("css selector", ".box") if b.get_attribute("aria-expanded") == "false"]
+    assert len(blocks) == 2
+    opened.click(blocks[0], double=True)
+    assert {"conv1", "bn1", "downsample"} <= set(opened.titles("#canvas .inner .inner .box"))
+    overlap = """
+        const rects = [...document.querySelectorAll('#canvas .graph > .box, #canvas svg .box')]
+            .map((e) => e.querySelector('path, polygon').getBoundingClientRect());
+        const out = (a, b) => a.right <= b.left + 1 || b.right <= a.left + 1 || a.bottom <= b.top + 1 || b.bottom <= a.top + 1;
+        const holds = (a, b) => a.left <= b.left && a.top <= b.top && a.right >= b.right && a.bottom >= b.bottom;
+        return rects.flatMap((a, i) => rects.slice(i + 1).filter((b) => !out(a, b) && !holds(a, b) && !holds(b, a))).length;
+    """
+    assert opened.run(overlap) == 0
+    opened.click(opened.all("#canvas .inner .inner .box")[1])
+    assert "trunk.layer2.0." in opened.card()
+    was = opened.run("return window.graphmodelPage.viewState()")
+    assert was["opened"] == ["trunk/layer2#1", "trunk/layer2#1/0#1"]
+    opened.browser.refresh()
+    opened.run("window.graphmodelPage.restore(arguments[0])", was)
+    assert opened.run("return window.graphmodelPage.viewState()") == pytest.approx(was)
+    opened.click(opened.box("layer2"), double=True)
+    assert opened.all("#canvas .inner") == []
+    assert opened.complaints() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_it_fills_the_window_and_can_be_read(opened: Page, width: int, height: int) -> None:
+    how = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    opened.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", how)
+    try:
+        opened.browser.refresh()
+        drawing = opened.run(
+            "const b = document.querySelector('#canvas .graph').getBoundingClientRect(); return [b.width, b.height]"
+        )
+        canvas = opened.all("#canvas")[0].rect
+        assert drawing[0] > 0.6 * canvas["width"] or drawing[1] > 0.85 * canvas["height"]
+        smallest = opened.run(
+            "return Math.min(...[...document.querySelectorAll('#canvas text')].map((e) =>"
+            " e.getScreenCTM().a * parseFloat(getComputedStyle(e).fontSize)))"
+        )
+        assert smallest >= 7
+        assert opened.run("return document.documentElement.scrollWidth") <= width
+        assert opened.complaints() == []
+    finally:
+        opened.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.slow
+def test_screen_readers_hear_what_a_box_shows(opened: Page) -> None:
+    (drawing,) = opened.all("#canvas svg")
+    assert (drawing.get_attribute("role"), drawing.get_attribute("aria-roledescription")) == ("group", "graph")
+    box = opened.box("layer2")
+    assert box.get_attribute("role") == "button"
+    assert box.get_attribute("aria-label").startswith("stage, layer2, 2 × BasicBlock")
+    assert box.get_attribute("data-yaml").split(":")[0].endswith("spec.yaml")
+    opened.run("arguments[0].focus()", box)
+    opened.press("\ue007", "\ue007")  # Enter chooses, Enter again opens
+    assert box.get_attribute("aria-expanded") == "true"
+    opened.press("o")
+    assert box.get_attribute("aria-expanded") == "false"
 
 
 @pytest.mark.slow

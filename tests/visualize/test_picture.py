@@ -12,9 +12,11 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 import graphmodel
+from graphmodel.graph.types import ModelGraph
 from graphmodel.visualize import Box, Options, Picture, picture_of
-from graphmodel.visualize.compose import compose
+from graphmodel.visualize.compose import LAYERS, compose
 from graphmodel.visualize.group import QUIET, joins_views, operation_name
+from graphmodel.visualize.inside import with_layers
 from tests.conftest import EXAMPLES
 from tests.effort import RealTensors
 from tests.visualize.conftest import NATIVE, drawn, example_graph, probes
@@ -39,6 +41,12 @@ def look_at(name: str, look: Options) -> Picture:
     return compose(example_graph(name), look, {})
 
 
+@cache
+def layers_of(name: str) -> ModelGraph:
+    """An example's graph, opened into layers."""
+    return with_layers(example_graph(name))[0]
+
+
 def one(picture: Picture, title: str) -> Box:
     (box,) = [b for b in picture.boxes if b.title == title]
     return box
@@ -54,7 +62,7 @@ def size(module: torch.nn.Module) -> int:
 @pytest.mark.parametrize("look", LOOKS, ids=str)
 @pytest.mark.parametrize("name", NATIVE)
 def test_every_call_lies_in_one_box_and_every_edge_in_an_arrow_or_a_box(name: str, look: Options) -> None:
-    graph = example_graph(name)
+    graph = example_graph(name) if look.depth < LAYERS else layers_of(name)
     picture = look_at(name, look)
     owner = {member: box.id for box in picture.boxes for member in box.members}
     assert sum(len(b.members) for b in picture.boxes) == len(owner)
@@ -411,3 +419,21 @@ def test_an_unnamed_spec_is_titled_by_its_file(tmp_path: Any) -> None:
     assert picture_of(file).title == "my_probe"
     file.write_text(f"name: own\n{text}")
     assert picture_of(file).title == "own"
+
+
+def test_the_deepest_level_opens_stages_into_layers(small: dict[str, Any]) -> None:
+    picture = drawn(small, depth=3)
+    reference = torchvision.models.resnet18()
+    (stage,) = [f for f in picture.frames if f.title == "layer2"]
+    (trunk,) = [f for f in picture.frames if f.kind == "trunk"]
+    assert (stage.kind, stage.parent, stage.lines) == ("stage", trunk.id, ("2 × BasicBlock",))
+    inside = picture.inside(stage.id)
+    assert [b.title for b in inside][:3] == ["0.conv1", "0.bn1", "0.relu"]
+    assert "0.downsample.0" in [b.title for b in inside]
+    assert [b.title for b in inside].count("add") == 2
+    assert sum(b.parameters for b in inside) == stage.parameters == size(reference.layer2)
+    assert sum(b.flops for b in picture.boxes) == sum(b.flops for b in drawn(small).boxes)
+    (before,) = {a.source for a in picture.arrows if a.target == inside[0].id}
+    assert {a.target for a in picture.arrows if a.source == before} == {
+        inside[0].id, next(b.id for b in inside if b.title == "0.downsample.0"),
+    }  # fmt: skip

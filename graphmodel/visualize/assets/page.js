@@ -5,7 +5,7 @@
   const $ = (id) => document.getElementById(id);
   const canvas = $("canvas"), card = $("card"), find = $("find");
   const state = { passes: data.views.length - 1, level: data.level, chosen: null, span: null, hits: [], hit: -1 };
-  let view, svg, zoom, boxes;
+  let view, svg, zoom, boxes, root;
 
   const make = (name, text, className) => {
     const element = document.createElement(name);
@@ -19,27 +19,17 @@
   function show(keep) {
     const levels = data.views[state.passes].levels;
     state.level = Math.max(0, Math.min(state.level, levels.length - 1));
-    if (!levels[state.level].svg) state.level = levels.findIndex((level) => level.svg); // others are still being drawn
+    if (!levels[state.level].svgs.length) state.level = levels.findIndex((level) => level.svgs.length); // others are still being drawn
     view = levels[state.level];
     if (zoom) zoom.destroy();
-    canvas.innerHTML = view.svg; // made and escaped by graphmodel; the policy in <head> lets no script in it run
+    canvas.innerHTML = view.svgs[narrow() ? view.svgs.length - 1 : 0]; // made and escaped by graphmodel; the policy in <head> lets no script in it run
     svg = canvas.querySelector("svg");
     svg.removeAttribute("width");
     svg.removeAttribute("height");
-    boxes = view.boxes.map((box, i) => ({ ...box, element: svg.getElementById(`b-${i}`) }));
-    boxes.forEach((box, i) => {
-      const element = box.element;
-      element.setAttribute("tabindex", "0");
-      element.setAttribute("role", "button");
-      element.setAttribute("aria-label", `${box.kind} ${box.title}`);
-      element.dataset.id = box.id;
-      if (box.card.yaml) element.dataset.yaml = box.card.yaml.map((y) => y.place).join("\n"); // file:line:column
-      element.addEventListener("click", (event) => (event.shiftKey && state.chosen !== null ? between(state.chosen, i) : choose(i)));
-      element.addEventListener("dblclick", (event) => { event.preventDefault(); open(i); });
-      element.addEventListener("keydown", (event) => {
-        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(i); }
-      });
-    });
+    svg.setAttribute("role", "group");
+    svg.setAttribute("aria-roledescription", "graph");
+    root = drawing(svg.querySelector(".graph"), view, "");
+    boxes = root.boxes;
     view.frames.forEach((frame, i) => {
       for (const id of [`f-${i}`, `f-${i}l`]) {
         const element = svg.getElementById(id);
@@ -51,7 +41,10 @@
     press($("passes"), state.passes);
     choices();
     zoom = svgPanZoom(svg, { zoomScaleSensitivity: 0.25, minZoom: 0.2, maxZoom: 30, dblClickZoomEnabled: false, fit: true, center: true });
-    if (zoom.getSizes().realZoom > 1.6) { zoom.zoom(1.6 / zoom.getSizes().realZoom); zoom.center(); }
+    if (narrow()) {
+      const sizes = zoom.getSizes(), wide = sizes.width / sizes.viewBox.width / sizes.realZoom;
+      if (wide > 1) { zoom.zoom(wide * zoom.getZoom()); zoom.pan({ x: zoom.getPan().x, y: 0 }); }
+    } else if (zoom.getSizes().realZoom > 1.6) { zoom.zoom(1.6 / zoom.getSizes().realZoom); zoom.center(); }
     state.span = null;
     search();
     if (keep) {
@@ -60,6 +53,8 @@
     }
     clear();
   }
+
+  const narrow = () => window.innerWidth < 0.8 * window.innerHeight;
 
   function press(group, index) {
     [...group.children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === index)));
@@ -71,6 +66,167 @@
     if (sizes.realZoom < 0.7) zoom.zoom(zoom.getZoom() * (0.9 / sizes.realZoom));
     const at = element.getBoundingClientRect(), all = canvas.getBoundingClientRect();
     zoom.panBy({ x: all.left + all.width / 2 - at.left - at.width / 2, y: all.top + all.height / 2 - at.top - at.height / 2 });
+  }
+
+  // -- blocks: an opened box gets wider and higher in its middle, everything else moves aside and keeps its order ---------
+
+  const NUMBERS = /-?\d+(?:\.\d+)?/g;
+
+  function drawing(graph, content, prefix) {
+    const made = { graph, arrows: content.arrows, prefix };
+    made.boxes = content.boxes.map((box, i) => {
+      const element = graph.querySelector(`[id="b-${i}"]`);
+      return { ...box, id: prefix ? `${prefix}/${box.title}#${i}` : box.id, element, index: i, host: made, opened: null };
+    });
+    if (prefix) graph.querySelectorAll("[id]").forEach((element) => element.removeAttribute("id"));
+    made.parts = [...graph.querySelectorAll("path, polygon, text")].map((element) => {
+      const label = element.closest(".arrow-text");
+      const name = element.tagName === "path" ? "d" : "points";
+      if (element.tagName === "text") return { element, label, x: Number(element.getAttribute("x")), y: Number(element.getAttribute("y")) };
+      const arrow = element.closest(".arrow"), head = arrow && arrow.querySelector("polygon");
+      const tip = head && head.getAttribute("points").match(NUMBERS).map(Number).slice(2, 4);
+      return { element, label, name, text: element.getAttribute(name), tip, head: arrow && name === "points" };
+    });
+    const numbers = (element) => element.getAttribute(element.tagName === "path" ? "d" : "points").match(NUMBERS).map(Number);
+    const area = (element) => {
+      const all = numbers(element), xs = all.filter((_, i) => i % 2 === 0), ys = all.filter((_, i) => i % 2);
+      return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
+    };
+    made.boxes.forEach((box) => { box.area = area(box.element.querySelector("path, polygon")); });
+    graph.querySelectorAll(".arrow-text").forEach((label) => { label.area = area(label.querySelector("polygon")); });
+    made.paper = area(graph.querySelector("polygon"));
+    made.boxes.forEach(wire);
+    return made;
+  }
+
+  function draw(name, attributes) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
+  function wire(box) {
+    const element = box.element;
+    const toChoose = () => choose(boxes.indexOf(box));
+    element.setAttribute("tabindex", "0");
+    element.setAttribute("role", "button");
+    element.setAttribute("aria-label", [box.kind, box.title, ...box.lines, ...box.features, ...box.badges].join(", "));
+    element.dataset.id = box.id;
+    if (box.card.yaml) element.dataset.yaml = box.card.yaml.map((y) => y.place).join("\n"); // file:line:column
+    element.addEventListener("click", (event) => {
+      event.stopPropagation();
+      if (event.shiftKey && state.chosen !== null && !box.host.prefix) between(state.chosen, boxes.indexOf(box));
+      else toChoose();
+    });
+    element.addEventListener("dblclick", (event) => { event.preventDefault(); event.stopPropagation(); open(boxes.indexOf(box)); });
+    element.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      event.stopPropagation();
+      if (state.chosen !== null && boxes[state.chosen] === box) open(state.chosen);
+      else toChoose();
+    });
+    if (box.block === undefined) return;
+    element.setAttribute("aria-expanded", "false");
+    const area = element.querySelector("path, polygon").getBBox(), sign = draw("g", { class: "opener", "aria-hidden": "true" });
+    sign.append(draw("circle", { r: 6 }), draw("path", { class: "bar", d: "M-3,0H3" }), draw("path", { class: "bar plus", d: "M0,-3V3" }));
+    box.sign = { element: sign, x: area.x + area.width - 3, y: area.y + area.height - 3 };
+    sign.setAttribute("transform", `translate(${box.sign.x} ${box.sign.y})`);
+    sign.addEventListener("click", (event) => { event.stopPropagation(); toggle(box); });
+    element.append(sign);
+  }
+
+  function cut(made, box, axis, low, high) {
+    // Where a box is cut to make room: as near to its middle as other boxes have neither corners nor arrow heads.
+    const edges = made.boxes.filter((other) => other !== box).flatMap((other) => [other.area[axis] - 2, other.area[axis + 2]]);
+    const room = (at) => Math.min(...edges.map((edge) => Math.abs(edge - at)), 12);
+    let best = (low + high) / 2;
+    for (let step = 1; step < (high - low) / 2 - 8; step += 1) {
+      for (const at of [(low + high) / 2 - step, (low + high) / 2 + step]) if (room(at) > room(best)) best = at;
+    }
+    return best;
+  }
+
+  function arrange(made) {
+    // Gives everything in a drawing its place; the opened boxes in it first.
+    const open = made.boxes.filter((box) => box.opened);
+    const bands = [[], []];
+    for (const box of open) {
+      arrange(box.opened);
+      const [x0, y0, x1, y1] = box.area;
+      const need = [box.opened.size[0] + 12, box.opened.size[1] + 30];
+      [[x0, x1], [y0, y1]].forEach(([low, high], axis) => {
+        const at = cut(made, box, axis, low, high);
+        bands[axis].push([at - 0.5, at + 0.5, Math.max(0, need[axis] - (high - low))]);
+      });
+    }
+    const moved = (axis, at) => at + bands[axis].reduce((sum, [low, high, grows]) => sum + grows * Math.max(0, Math.min(1, (at - low) / (high - low))), 0);
+    const rigid = ([x0, y0, x1, y1]) => { const x = (x0 + x1) / 2, y = (y0 + y1) / 2; return [moved(0, x) - x, moved(1, y) - y]; };
+    const shifted = (text, dx, dy) => { let i = 0; return text.replace(NUMBERS, (n) => (Number(n) + (i++ % 2 ? dy : dx)).toFixed(2)); };
+    for (const part of made.parts) {
+      if (part.label || part.head) {
+        const [dx, dy] = rigid(part.head ? [...part.tip, ...part.tip] : part.label.area);
+        if (part.name) part.element.setAttribute(part.name, shifted(part.text, dx, dy));
+        else { part.element.setAttribute("x", part.x + dx); part.element.setAttribute("y", part.y + dy); }
+      } else if (part.name) {
+        let i = 0;
+        const last = part.tip ? part.text.match(NUMBERS).length - 2 : Infinity; // a line ends where its head moves to
+        const [dx, dy] = part.tip ? rigid([...part.tip, ...part.tip]) : [0, 0];
+        part.element.setAttribute(part.name, part.text.replace(NUMBERS, (n) => {
+          const axis = i % 2, at = i++ < last ? moved(axis, Number(n)) : Number(n) + (axis ? dy : dx);
+          return at.toFixed(2);
+        }));
+      } else {
+        part.element.setAttribute("x", moved(0, part.x));
+        part.element.setAttribute("y", moved(1, part.y));
+      }
+    }
+    for (const box of open) {
+      const x = moved(0, box.area[0]) + 6, y = moved(1, box.area[1]) + 24, inner = box.opened;
+      inner.graph.setAttribute("transform", `translate(${x - inner.paper[0]} ${y - inner.paper[1]})`);
+      const title = box.element.querySelector("text");
+      title.setAttribute("y", moved(1, box.area[1]) + 16);
+    }
+    for (const box of made.boxes) {
+      if (box.sign) box.sign.element.setAttribute("transform", `translate(${moved(0, box.sign.x)} ${moved(1, box.sign.y)})`);
+    }
+    made.size = [moved(0, made.paper[2]) - moved(0, made.paper[0]), moved(1, made.paper[3]) - moved(1, made.paper[1])];
+  }
+
+  function flat(made) {
+    return made.boxes.flatMap((box) => [box, ...(box.opened ? flat(box.opened) : [])]);
+  }
+
+  function toggle(box, still) {
+    // Opens or closes a block; its corner stays where it is on the screen.
+    const chosen = selected(), corner = () => box.element.querySelector("path, polygon").getBoundingClientRect(), before = corner();
+    if (box.opened) {
+      box.opened.graph.remove();
+      box.opened = null;
+    } else {
+      const text = JSON.stringify(data.blocks[box.block]).split("\\u0001").join(JSON.stringify(box.path).slice(1, -1));
+      const content = JSON.parse(text), holder = document.createElementNS("http://www.w3.org/2000/svg", "g");
+      holder.innerHTML = content.svg; // as above
+      const graph = holder.querySelector(".graph");
+      graph.querySelector("polygon").setAttribute("fill", "none");
+      graph.querySelector("polygon").setAttribute("pointer-events", "none");
+      graph.classList.add("inner");
+      graph.querySelectorAll(".arrow-text > polygon").forEach((ground) => ground.setAttribute("fill", data.ground));
+      box.element.after(graph);
+      box.opened = drawing(graph, content, box.id);
+    }
+    box.element.classList.toggle("open", Boolean(box.opened));
+    box.element.setAttribute("aria-expanded", String(Boolean(box.opened)));
+    const border = box.element.querySelector("path, polygon");
+    box.fill = box.fill || border.getAttribute("fill");
+    border.setAttribute("fill", box.opened ? data.ground : box.fill);
+    arrange(root);
+    boxes = flat(root);
+    const after = corner();
+    if (!still) zoom.panBy({ x: before.left - after.left, y: before.top - after.top });
+    state.chosen = null;
+    if (chosen === null || !select(chosen)) clear();
+    search();
   }
 
   // -- paths: on the calls of the model, so that passes that share a box keep apart -----------------------------------
@@ -88,7 +244,11 @@
   }
 
   function light(on) {
-    boxes.forEach((box) => box.element.classList.toggle("on", box.members.some((m) => on.has(m))));
+    root.boxes.forEach((box) => {
+      const lit = box.members.some((m) => on.has(m));
+      [box, ...(box.opened ? flat(box.opened) : [])].forEach((each) => each.element.classList.toggle("on", lit));
+      if (box.opened) box.opened.graph.querySelectorAll(".arrow, .arrow-text").forEach((element) => element.classList.toggle("on", lit));
+    });
     view.arrows.forEach((arrow, i) => {
       const lit = arrow.members.some(([a, b]) => on.has(a) && on.has(b));
       svg.querySelectorAll(`.a${i}`).forEach((element) => element.classList.toggle("on", lit));
@@ -97,6 +257,7 @@
   }
 
   function through(index) {
+    if (boxes[index].host.prefix) { canvas.classList.remove("lit"); return; }
     const members = boxes[index].members;
     light(new Set([...reach(members, true), ...reach(members, false)]));
   }
@@ -113,7 +274,7 @@
     for (const [id, kind, all] of [["from", "input", "any input"], ["to", "output", "any output"]]) {
       const select = $(id);
       select.replaceChildren(new Option(all, ""));
-      boxes.forEach((box, i) => { if (box.kind === kind) select.add(new Option(box.title, String(i))); });
+      boxes.forEach((box, i) => { if (box.kind === kind && !box.host.prefix) select.add(new Option(box.title, String(i))); });
     }
   }
 
@@ -197,7 +358,7 @@
     if (told.calls) row(told.calls.length > 1 ? `Calls (${told.calls.length})` : "Call", ...told.calls.slice(0, 30).map(code));
     card.append(list);
     if (index !== undefined && canOpen(index)) {
-      const button = make("button", "Open what is folded here", "more");
+      const button = make("button", boxes[index].opened ? "Close" : "Open", "more");
       button.addEventListener("click", () => open(index));
       card.append(button);
     }
@@ -216,6 +377,7 @@
 
   function opened(index) {
     // The next level of detail on which the calls of a box lie in several boxes.
+    if (boxes[index].host.prefix) return -1;
     const levels = data.views[state.passes].levels, members = new Set(boxes[index].members);
     for (let i = state.level + 1; i < levels.length; i += 1) {
       if (levels[i].boxes.filter((box) => box.members.some((m) => members.has(m))).length > 1) return i;
@@ -223,9 +385,10 @@
     return -1;
   }
 
-  const canOpen = (index) => opened(index) >= 0;
+  const canOpen = (index) => boxes[index].block !== undefined || opened(index) >= 0;
 
   function open(index) {
+    if (boxes[index].block !== undefined) return toggle(boxes[index]);
     const level = opened(index);
     if (level < 0) return;
     state.level = level;
@@ -274,12 +437,14 @@
   // -- keys --------------------------------------------------------------------------------------------------------
 
   function walk(key) {
-    const ids = (from, to) => view.arrows.filter((a) => a[from] === state.chosen).map((a) => a[to]);
+    const { host, index } = boxes[state.chosen];
+    const here = (i) => boxes.indexOf(host.boxes[i]);
+    const ids = (from, to) => host.arrows.filter((a) => a[from] === index).map((a) => here(a[to]));
     const down = ids("source", "target"), up = ids("target", "source");
     let to = key === "ArrowDown" ? down[0] : key === "ArrowUp" ? up[0] : undefined;
     if (to === undefined && (key === "ArrowLeft" || key === "ArrowRight")) {
-      const row = [...new Set(up.flatMap((u) => view.arrows.filter((a) => a.source === u).map((a) => a.target)))];
-      const kin = row.length > 1 ? row : boxes.map((b, i) => i).filter((i) => boxes[i].kind === boxes[state.chosen].kind);
+      const row = [...new Set(up.flatMap((u) => host.arrows.filter((a) => here(a.source) === u).map((a) => here(a.target))))];
+      const kin = row.length > 1 ? row : boxes.map((b, i) => i).filter((i) => boxes[i].host === host && boxes[i].kind === boxes[state.chosen].kind);
       to = kin[(kin.indexOf(state.chosen) + (key === "ArrowRight" ? 1 : kin.length - 1)) % kin.length];
     }
     if (to !== undefined && to !== state.chosen) { choose(to); focus(to); boxes[to].element.focus({ preventScroll: true }); }
@@ -299,7 +464,7 @@
     "/": () => find.focus(), "+": () => zoom.zoomIn(), "=": () => zoom.zoomIn(), "-": () => zoom.zoomOut(),
     0: () => { zoom.resize(); zoom.fit(); zoom.center(); }, "[": () => detail(-1), "]": () => detail(1),
     b: () => passes(1 - state.passes), d: () => dark(!document.documentElement.classList.contains("dark")),
-    p: () => $("from").focus(), "?": () => help($("help").hidden),
+    o: () => { if (state.chosen !== null) open(state.chosen); }, p: () => $("from").focus(), "?": () => help($("help").hidden),
   };
 
   document.addEventListener("keydown", (event) => {
@@ -335,7 +500,7 @@
     const pan = zoom.getPan();
     return {
       view: data.views[state.passes].name, level: view.name, zoom: zoom.getZoom(), pan: { x: pan.x, y: pan.y },
-      selected: selected(), dark: document.documentElement.classList.contains("dark"),
+      selected: selected(), opened: boxes.filter((box) => box.opened).map((box) => box.id), dark: document.documentElement.classList.contains("dark"),
     };
   }
 
@@ -357,6 +522,7 @@
     if (level >= 0) state.level = level;
     buttons();
     show(null);
+    for (const id of was.opened || []) { const box = boxes.find((b) => b.id === id); if (box && box.block !== undefined) toggle(box, true); }
     if (was.selected) select(was.selected);
     dark(was.dark);
     zoom.zoom(was.zoom);
