@@ -479,7 +479,7 @@ class ChangingViews(nn.Module):
             flat.mul_(2)
             return self.tail(self.norm(x)) + flat.mean()
         elif self.how == "late":
-            out = self.tail(self.norm(x))
+            out = self.tail(self.norm(x * 2))
             x[:, :2].add_(1)
             return out + x.mean()
         else:

@@ -12,6 +12,7 @@ from torch import nn
 
 import graphmodel
 from graphmodel import CompileError
+from graphmodel.components.positions import is_position_embedding
 
 NAME = "vit_tiny_patch16_224"
 
@@ -130,24 +131,20 @@ def test_so_has_that_of_a_trunk_of_ones_own() -> None:
     assert torch.equal(model.trunk.pos_embed, wanted)
 
 
-@pytest.mark.parametrize(
-    ("name", "sizes", "params"),
-    [
-        ("nest_tiny", (64, 128), {}),  # (1, blocks, positions, C) is not a map
-        (
-            "naflexvit_base_patch16_gap",
-            (64, 144),
-            {"pos_embed": "factorized", "depth": 1, "embed_dim": 24, "num_heads": 2},
-        ),
-    ],
-)
-def test_tables_that_are_no_grid_are_not_resized(name: str, sizes: tuple[int, int], params: dict[str, Any]) -> None:
-    theirs = learned(name, img_size=sizes[0], **params)
-    trunk = {"name": f"timm:{name}", "img_size": sizes[1], **params}
-    model = graphmodel.compile({"inputs": {"images": [3, sizes[1], sizes[1]]}, "trunk": trunk}, device="meta")
+def test_tables_of_blocks_are_not_resized() -> None:
+    theirs = learned("nest_tiny", img_size=64)  # (1, blocks, positions, C) is not a map
+    trunk = {"name": "timm:nest_tiny", "img_size": 128}
+    model = graphmodel.compile({"inputs": {"images": [3, 128, 128]}, "trunk": trunk}, device="meta")
     with pytest.raises(CompileError) as caught:
         graphmodel.load_weights(model, theirs.state_dict(), interpolate=True)
     assert caught.value.diagnostics[0].code == "GM512"
+
+
+def test_tables_of_one_axis_are_no_grid() -> None:
+    assert is_position_embedding("blocks.0.pos_embed")
+    assert is_position_embedding("pos_embed_spatial")
+    assert not is_position_embedding("pos_embed_x")
+    assert not is_position_embedding("embeds.pos_embed_temporal")
 
 
 @pytest.mark.slow
