@@ -97,6 +97,11 @@ class Worker:
                 self._interrupt()
         self._next()
 
+    def has(self, key: Hashable) -> bool:
+        """Whether a job waits or runs."""
+        running = self.running is not None and self.running[1].key == key and not self.is_dropped
+        return running or key in self.waiting
+
     def drop(self, key: Hashable) -> None:
         """Takes a job back: it does not run, or is interrupted."""
         self.waiting.pop(key, None)

@@ -35,6 +35,8 @@ class TrunkPages:
         if key in self.known:
             self.known.move_to_end(key)
             return self.known[key]
+        if self.worker.has(("trunk", key)):  # a job that is asked for again must not start again
+            return None
 
         def then(page: dict[str, Any]) -> None:
             self.known[key] = page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -132,22 +131,3 @@ def test_every_place_of_a_document_has_a_cursor_or_none() -> None:
             for cursor in cursors(text, offset):
                 assert cursor.start <= offset <= cursor.end
                 assert text[cursor.start : offset] == cursor.word
-
-
-@pytest.mark.slow
-def test_features_are_completed_with_their_shapes(whole: Client, uri: str) -> None:
-    text = SPEC.replace("  masks: {shape: [1, 64, 64], dtype: float32}\n", "").replace(
-        "{flatten: [label, other]}", "{re|: label}"
-    )
-    whole.open(uri, text.replace("|", "s4"))
-    whole.until(lambda: "workspace/inlayHint/refresh" in whole.requests)
-    found: dict[str, Any] = {}
-    for _ in range(600):
-        found = completed(whole, uri, text)
-        if "res4" in found:
-            break
-        time.sleep(0.1)  # the worker computes them
-    assert found["res4"]["detail"] == "N×256×4×4"
-    assert found["res5"]["detail"] == "N×512×2×2"
-    long = completed(whole, uri, text.replace("  images: {re|: label}", "  - {from: images.re|, head: label}"))
-    assert long["images.res3"]["detail"] == "N×128×8×8"
