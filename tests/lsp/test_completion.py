@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from graphmodel.lsp.cursor import cursors
 from graphmodel.lsp.positions import Text
-from tests.lsp.client import Client
+from tests.lsp.client import TIMEOUT, Client
 from tests.lsp.test_diagnostics import PIRL, RESNET, VISSL
 
 SPEC = """\
@@ -131,3 +132,30 @@ def test_every_place_of_a_document_has_a_cursor_or_none() -> None:
             for cursor in cursors(text, offset):
                 assert cursor.start <= offset <= cursor.end
                 assert text[cursor.start : offset] == cursor.word
+
+
+def eventually(client: Client, uri: str, position: dict[str, int], wanted: str) -> dict[str, dict[str, Any]]:
+    """The completions at a place once one of them is there; the worker computes features in the background."""
+    end = time.monotonic() + TIMEOUT
+    while True:
+        answer = client.ask("textDocument/completion", {"textDocument": {"uri": uri}, "position": position})
+        found = {item["label"]: item for item in answer["items"]}
+        if wanted in found:
+            return found
+        assert time.monotonic() < end, answer
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_features_are_completed_with_their_shapes(whole: Client, uri: str) -> None:
+    text = SPEC.replace("  masks: {shape: [1, 64, 64], dtype: float32}\n", "")
+    mapping = "  images: {flatten: [label, other]}"
+    short, long = (text.replace(mapping, m) for m in ("  images: {re: label}", "  - {from: images.re, head: label}"))
+    whole.open(uri, short)
+    offset = short.index("re: label") + 2
+    found = eventually(whole, uri, Text(short).position(offset), "res4")
+    assert found["res4"]["detail"] == "N×256×4×4"
+    assert found["res5"]["detail"] == "N×512×2×2"
+    whole.change(uri, 2, long)
+    found = eventually(whole, uri, Text(long).position(long.index("images.re,") + 9), "images.res3")
+    assert found["images.res3"]["detail"] == "N×128×8×8"
