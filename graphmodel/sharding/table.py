@@ -34,7 +34,7 @@ class ShardRow:
         gathered: whole parameters and gradients that exist for a time: those of the root, two neighbouring units (one
             computes while the next one is gathered), and the gradient of one.
         buffers: running statistics and the like, which every process holds.
-        activations: what its samples leave for the backward pass.
+        activations: its inputs, and what they leave for the backward pass.
         received: what it receives in a training step.
         ddp: what it would hold under DistributedDataParallel, with the buckets for gradients.
         ddp_received: what it would receive in a step of that.

@@ -19,6 +19,7 @@ def in_new_process(program: str, **environment: str) -> str:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env).stdout
 
 
+@pytest.mark.slow
 def test_it_is_what_the_registries_say_and_the_libraries_list() -> None:
     program = (
         "import json, timm, torchvision\n"

@@ -81,6 +81,7 @@ def test_the_bad_python_example_gets_the_code(code):
     assert {d.code for d in error.value.diagnostics} == {code.code}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [c for c in PYTHON if c.good], ids=lambda c: c.code)
 def test_the_good_python_example_runs(code):
     exec(code.good, {"graphmodel": graphmodel, "torch": torch})

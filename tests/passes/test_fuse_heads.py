@@ -182,6 +182,7 @@ def test_second_derivatives() -> None:
     same(*found)
 
 
+@pytest.mark.slow
 def test_results_are_contiguous_and_may_be_changed_in_place() -> None:
     for name in ("linear", "classes", "deep"):
         fused, loop = pair(MODELS[name])

@@ -39,7 +39,8 @@ def test_frozen_parameters_cost_no_gradients_and_no_backward_gathering(small: di
     row = table(frozen, 2, optimizer="momentum").rows[0]
     assert (row.gradients, row.optimizer) == (head // 2, head // 2)
     assert row.received == row.parameters + 2 * head // 2  # all once, and the head's again, and its gradient
-    assert row.activations < table(small, 2).rows[0].activations / 100
+    images = 2 * 3 * 64 * 64 * 4  # held by the caller, whatever the model keeps
+    assert images < row.activations < images + table(small, 2).rows[0].activations / 100
 
 
 def test_the_memory_of_a_process_falls_with_their_number(small: dict[str, Any]) -> None:
