@@ -7,6 +7,7 @@ run on one thread, since the machines are small and shared.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,23 @@ def small() -> dict[str, Any]:
     }
 
 
+TWO_INPUTS: dict[str, Any] = {
+    "name": "pirl",
+    "inputs": {"images": {"shape": [3, 64, 64]}, "patches": {"shape": [3, 32, 32]}},
+    "trunk": {"name": "resnet", "depth": 18},
+    "heads": {
+        "image": {"mlp": {"dims": ["auto", 8]}},
+        "jigsaw": [
+            {"mlp": {"dims": ["auto", 4]}},
+            {"siamese_concat_view": {"num_towers": 9}},
+            {"mlp": {"dims": ["auto", 8]}},
+        ],
+    },
+    "mapping": {"images": {"flatten": "image"}, "patches": {"flatten": "jigsaw"}},
+}
+
+
 @pytest.fixture
 def two_inputs() -> dict[str, Any]:
     """PIRL in small: images and nine patches per sample, a head for each."""
-    return {
-        "name": "pirl",
-        "inputs": {"images": {"shape": [3, 64, 64]}, "patches": {"shape": [3, 32, 32]}},
-        "trunk": {"name": "resnet", "depth": 18},
-        "heads": {
-            "image": {"mlp": {"dims": ["auto", 8]}},
-            "jigsaw": [
-                {"mlp": {"dims": ["auto", 4]}},
-                {"siamese_concat_view": {"num_towers": 9}},
-                {"mlp": {"dims": ["auto", 8]}},
-            ],
-        },
-        "mapping": {"images": {"flatten": "image"}, "patches": {"flatten": "jigsaw"}},
-    }
+    return deepcopy(TWO_INPUTS)

@@ -125,13 +125,15 @@ def draw(
 
         return to_dot(picture, theme=palette, orientation=orientation or "portrait", legend=legend, title=title)
     from graphmodel.visualize.fit import draw_placed
+    from graphmodel.visualize.graphviz import kept_running
     from graphmodel.visualize.render import render, to_svg
 
-    drawing = draw_placed(picture, theme=palette, orientation=orientation, legend=legend, title=title, width=width)
-    size = None if width is None else (drawing.width, drawing.height)
-    if format != "svg":
-        return render(drawing.dot, format, dpi=dpi, size=size)
-    return to_svg(drawing.dot, picture, follow=theme == "auto", size=size)
+    with kept_running():
+        drawing = draw_placed(picture, theme=palette, orientation=orientation, legend=legend, title=title, width=width)
+        size = None if width is None else (drawing.width, drawing.height)
+        if format != "svg":
+            return render(drawing.dot, format, dpi=dpi, size=size)
+        return to_svg(drawing.dot, picture, follow=theme == "auto", size=size)
 
 
 def save(source: Any, path: str | Path, options: Options | None = None, **settings: Any) -> Path:

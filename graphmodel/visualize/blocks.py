@@ -9,11 +9,10 @@ from typing import Any
 
 from graphmodel.graph.text import info_text
 from graphmodel.graph.types import ModelGraph, Node
-from graphmodel.visualize.compose import compose
+from graphmodel.visualize.compose import compose_inside
 from graphmodel.visualize.fit import draw_placed
 from graphmodel.visualize.inside import graph_inside
-from graphmodel.visualize.optimizations import Optimizations
-from graphmodel.visualize.picture import Box, Options
+from graphmodel.visualize.picture import Box
 from graphmodel.visualize.render import to_svg
 
 WINDOW = (900.0, 520.0)
@@ -64,7 +63,7 @@ class Blocks:
         inside = graph_inside(graph, node) if len(self.drawings) < MOST else None
         if inside is None:
             return None
-        picture = compose(inside, Options(depth=2), {}, Optimizations())
+        picture = compose_inside(inside)
         names = {"input": "in", "output": "out"}
         boxes = [
             replace(b, title=names.get(b.kind, b.title), lines=() if b.kind == "input" else b.lines)

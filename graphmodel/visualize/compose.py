@@ -18,7 +18,7 @@ from graphmodel.spec.names import LOCKED_SPEC
 from graphmodel.visualize import cards, labels
 from graphmodel.visualize.flows import Flows
 from graphmodel.visualize.ghosts import with_ghosts
-from graphmodel.visualize.group import QUIET, Group, Grouping, grouped, operation_name
+from graphmodel.visualize.group import QUIET, Group, Grouping, fold_details, fold_quiet, grouped, operation_name
 from graphmodel.visualize.inside import SEPARATOR, with_layers
 from graphmodel.visualize.optimizations import Optimizations, optimizations_of
 from graphmodel.visualize.picture import Arrow, Box, Frame, FrameKind, Options, Picture
@@ -54,6 +54,18 @@ def compose(
     if options.ghosts and options.depth > 0:
         graph, ghosts = with_ghosts(graph)
     return _Composer(graph, grouped(graph, options, ghosts, stages), flops, done).picture()
+
+
+def compose_inside(graph: ModelGraph) -> Picture:
+    """The picture of what a block does, with a box for each of its children and layers.
+
+    Args:
+        graph: as `graph_inside` makes it.
+    """
+    grouping = Grouping(graph, "merge")
+    fold_details(grouping, layers=False)
+    fold_quiet(grouping)
+    return _Composer(graph, grouping, {}, Optimizations()).picture()
 
 
 def title_of(spec: ModelSpec) -> str:

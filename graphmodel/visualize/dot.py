@@ -206,8 +206,6 @@ class Writer:
     def pills(self, features: Iterable[str], badges: Iterable[str]) -> str:
         found = [self.pill(labels.cut(f, 20), "feature", "feature") for f in features]
         found += [self.pill(labels.badge(b), "badge", "badge_line") for b in badges]
-        if not found:
-            return ""
         return '<td width="7"></td>'.join(["", *found])
 
     def row(self, *cells: str) -> str:

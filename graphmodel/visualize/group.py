@@ -211,12 +211,19 @@ def fold_whole_trunks(grouping: Grouping) -> None:
         grouping.groups[first].frame = ""
 
 
-def fold_details(grouping: Grouping) -> None:
-    """Folds small calls of a trunk into the small call that reads them; a feature always ends its group."""
+def fold_details(grouping: Grouping, *, layers: bool = True) -> None:
+    """Folds small calls of a trunk into the small call that reads them; a feature always ends its group.
+
+    Args:
+        grouping: the groups.
+        layers: whether single layers are details, too, or only operations.
+    """
+    graph = grouping.graph
 
     def small(id: str) -> bool:
-        group = grouping.groups[id]
-        return group.kind == "stage" and all(is_small(grouping.graph, n) for n in grouping.nodes(group))
+        group, nodes = grouping.groups[id], grouping.nodes(id)
+        details = all(is_small(graph, n) and (layers or graph.module_of(n) is None) for n in nodes)
+        return group.kind == "stage" and details
 
     def joins(first: str, second: str) -> bool:
         one, other = grouping.groups[first], grouping.groups[second]

@@ -20,10 +20,11 @@ from graphmodel.visualize.blocks import Blocks
 from graphmodel.visualize.compose import compose
 from graphmodel.visualize.dot import to_dot
 from graphmodel.visualize.fit import draw_placed
+from graphmodel.visualize.graphviz import VENDOR, kept_running
 from graphmodel.visualize.optimizations import optimizations_of
 from graphmodel.visualize.palette import LIGHT
 from graphmodel.visualize.picture import LEVELS, Box, Frame, Options, Orientation, Picture
-from graphmodel.visualize.render import VENDOR, dark_rules, font_faces, to_svg
+from graphmodel.visualize.render import dark_rules, font_faces, to_svg
 
 ASSETS = Path(__file__).parent / "assets"
 WINDOWS = ((1380.0, 770.0), (380.0, 640.0))
@@ -97,6 +98,7 @@ def _levels(graph: ModelGraph, options: Options) -> list[Level]:
     return found
 
 
+@kept_running()
 def to_page(
     views: Sequence[View], *, level: str = "", theme: str = "auto", orientation: Orientation | None = None
 ) -> str:

@@ -1,26 +1,17 @@
-"""Renders DOT with Graphviz, which pygraphviz brings along, and finishes the SVG: fonts, tooltips, dark mode.
-
-Graphviz runs in a process of its own, because it keeps global state, has crashed after errors, and must find our fonts
-before it measures its first label.
-"""
+"""Renders DOT with Graphviz, which pygraphviz brings along, and finishes the SVG: fonts, tooltips, dark mode."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from functools import cache, lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from xml.etree import ElementTree
 
 from graphmodel.diagnostics import fail
 from graphmodel.visualize.dot import printable
+from graphmodel.visualize.graphviz import VENDOR, kept_running
 from graphmodel.visualize.legend import tooltip
 from graphmodel.visualize.palette import PALETTE
 from graphmodel.visualize.picture import Picture
@@ -28,29 +19,7 @@ from graphmodel.visualize.picture import Picture
 SVG = "http://www.w3.org/2000/svg"
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-VENDOR = Path(__file__).parent / "vendor"
 Size = tuple[float, float]
-TIMEOUT = 300
-"""Seconds; a graph that takes longer shows thousands of boxes."""
-
-_PROGRAM = """
-import os, sys
-sys.path[:] = [p for p in sys.path if p]  # nothing from the working directory
-import pygraphviz
-form, program, args = sys.argv[1:]
-graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode())
-drawn = graph.draw(format=form, prog=program, args=args)
-sys.stdout.buffer.write(drawn if isinstance(drawn, bytes) else str(drawn).encode())
-sys.stdout.buffer.flush()
-os._exit(0)  # Graphviz has crashed in its own clean-up; nothing is left to do
-"""
-_CONFIGURATION = """<?xml version="1.0"?>
-<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
-<fontconfig><dir>{fonts}</dir><include ignore_missing="yes">/etc/fonts/fonts.conf</include>
-<cachedir>{cache}</cachedir>
-<match target="font"><edit name="hinting"><bool>false</bool></edit><edit name="hintstyle"><const>hintnone</const></edit>
-</match></fontconfig>
-"""
 
 
 @lru_cache(maxsize=64)
@@ -84,31 +53,8 @@ def render(dot: str, format: str, *, dpi: int = 200, program: str = "nop2", size
         raise fail("GM530", "pygraphviz is not installed", help="pip install 'graphmodel[visualize]'")
     args = [f"-Gdpi={dpi}"] if format == "png" else []
     args += [f"-Gsize={size[0] / 72:.4f},{size[1] / 72:.4f}!"] if size is not None else []
-    with tempfile.TemporaryDirectory() as place:
-        fonts = Path(place) / "fonts"  # a copy, because fontconfig writes files beside the fonts that it reads
-        fonts.mkdir()
-        for file in VENDOR.glob("*.ttf"):
-            shutil.copy(file, fonts)
-        configuration = Path(place) / "fonts.conf"
-        configuration.write_text(_CONFIGURATION.format(fonts=fonts, cache=place), encoding="utf-8")
-        environment = {**os.environ, "FONTCONFIG_FILE": str(configuration), "PYTHONIOENCODING": "utf-8"}
-        try:
-            made = subprocess.run(
-                [sys.executable, "-c", _PROGRAM, format, program, " ".join(args)],
-                input=dot.encode(),
-                capture_output=True,
-                env=environment,
-                timeout=TIMEOUT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise fail(
-                "GM530", f"Graphviz took longer than {TIMEOUT} s", help="show less: `--depth 0`, or `--stack`"
-            ) from None
-    if made.returncode or not made.stdout:
-        text = made.stderr.decode(errors="replace").strip().splitlines()
-        raise fail("GM530", f"Graphviz cannot draw this: {text[-1] if text else made.returncode}")
-    return made.stdout
+    with kept_running() as graphviz:
+        return graphviz.draw(dot, format, program, " ".join(args))
 
 
 def to_svg(dot: str, picture: Picture, *, fonts: bool = True, follow: bool = False, size: Size | None = None) -> str:

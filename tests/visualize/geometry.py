@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import uharfbuzz
 
-from graphmodel.visualize.render import SVG, VENDOR
+from graphmodel.visualize.graphviz import VENDOR
+from graphmodel.visualize.render import SVG
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from rich.console import Console
 
 import graphmodel
 from graphmodel.visualize import FORMATS, Options, draw, mimebundle, picture_of, save
+from graphmodel.visualize.graphviz import VENDOR
 from graphmodel.visualize.mermaid import escaped
 from graphmodel.visualize.palette import DARK, LIGHT
-from graphmodel.visualize.render import SVG, VENDOR, render
+from graphmodel.visualize.render import SVG, render
 from graphmodel.visualize.terminal import to_tree
 from tests.effort import steps
 from tests.visualize.conftest import drawn, probes

@@ -80,19 +80,22 @@
     });
     if (prefix) graph.querySelectorAll("[id]").forEach((element) => element.removeAttribute("id"));
     made.parts = [...graph.querySelectorAll("path, polygon, text")].map((element) => {
-      const label = element.closest(".arrow-text");
+      const label = element.closest(".arrow-text"), holder = element.closest(".box, .frame-label");
+      // What a box or a title says stays together.
+      const inside = holder && (element.tagName === "text" || element !== holder.querySelector("path, polygon") && element.tagName === "path") ? holder : null;
       const name = element.tagName === "path" ? "d" : "points";
-      if (element.tagName === "text") return { element, label, x: Number(element.getAttribute("x")), y: Number(element.getAttribute("y")) };
+      if (element.tagName === "text") return { element, label, inside, x: Number(element.getAttribute("x")), y: Number(element.getAttribute("y")) };
       const arrow = element.closest(".arrow"), head = arrow && arrow.querySelector("polygon");
       const tip = head && head.getAttribute("points").match(NUMBERS).map(Number).slice(2, 4);
-      return { element, label, name, text: element.getAttribute(name), tip, head: arrow && name === "points" };
+      return { element, label, inside, name, text: element.getAttribute(name), tip, head: arrow && name === "points" };
     });
     const numbers = (element) => element.getAttribute(element.tagName === "path" ? "d" : "points").match(NUMBERS).map(Number);
     const area = (element) => {
       const all = numbers(element), xs = all.filter((_, i) => i % 2 === 0), ys = all.filter((_, i) => i % 2);
       return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
     };
-    made.boxes.forEach((box) => { box.area = area(box.element.querySelector("path, polygon")); });
+    made.boxes.forEach((box) => { box.area = box.element.area = area(box.element.querySelector("path, polygon")); });
+    graph.querySelectorAll(".frame-label").forEach((label) => { label.top = Number(label.querySelector("text").getAttribute("y")); });
     graph.querySelectorAll(".arrow-text").forEach((label) => { label.area = area(label.querySelector("polygon")); });
     made.paper = area(graph.querySelector("polygon"));
     made.boxes.forEach(wire);
@@ -163,8 +166,18 @@
     const moved = (axis, at) => at + bands[axis].reduce((sum, [low, high, grows]) => sum + grows * Math.max(0, Math.min(1, (at - low) / (high - low))), 0);
     const rigid = ([x0, y0, x1, y1]) => { const x = (x0 + x1) / 2, y = (y0 + y1) / 2; return [moved(0, x) - x, moved(1, y) - y]; };
     const shifted = (text, dx, dy) => { let i = 0; return text.replace(NUMBERS, (n) => (Number(n) + (i++ % 2 ? dy : dx)).toFixed(2)); };
+    const down = (holder) => { // the middle of a box, the first line of a title
+      const ends = holder.area ? [holder.area[1], holder.area[3]] : [holder.top];
+      return ends.reduce((sum, y) => sum + moved(1, y) - y, 0) / ends.length;
+    };
     for (const part of made.parts) {
-      if (part.label || part.head) {
+      if (part.inside) {
+        const dy = down(part.inside);
+        if (part.name) {
+          let i = 0;
+          part.element.setAttribute(part.name, part.text.replace(NUMBERS, (n) => (i++ % 2 ? Number(n) + dy : moved(0, Number(n))).toFixed(2)));
+        } else { part.element.setAttribute("x", moved(0, part.x)); part.element.setAttribute("y", part.y + dy); }
+      } else if (part.label || part.head) {
         const [dx, dy] = rigid(part.head ? [...part.tip, ...part.tip] : part.label.area);
         if (part.name) part.element.setAttribute(part.name, shifted(part.text, dx, dy));
         else { part.element.setAttribute("x", part.x + dx); part.element.setAttribute("y", part.y + dy); }
