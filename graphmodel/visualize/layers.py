@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -140,14 +140,20 @@ def place(rows: Rows, links: Links, room: float = math.inf) -> None:
         _pack(row)
     titles = [(row[0], rows[i + 1]) for i, row in enumerate(rows[:-1]) if row and row[0].kind == "title"]
     for loose, frames_move in ((False, True), (True, True), (True, False)):
+        pulls_on = {
+            id(cell): [_pull(link, cell, True, before, after, loose) for link in before[id(cell)]]
+            + [_pull(link, cell, False, before, after, loose) for link in after[id(cell)]]
+            for row in rows
+            for cell in row
+        }
         for step in range(STEPS):
             farthest = 0.0
             for i in range(len(rows)) if step % 2 == 0 else range(len(rows) - 1, -1, -1):
                 wanted, weights = [], []
                 for cell in rows[i]:
-                    pulls = [_pull(link, cell, True, before, after, loose) for link in before[id(cell)]]
-                    pulls += [_pull(link, cell, False, before, after, loose) for link in after[id(cell)]]
-                    pulls += _pulls_to_title(cell, titles, loose)
+                    pulls = [pull() for pull in pulls_on[id(cell)]]
+                    if titles:
+                        pulls += _pulls_to_title(cell, titles, loose)
                     weight = sum(w for _, w in pulls)
                     if cell.kind == "frame" and not frames_move:
                         pulls, weight = [(cell.at, 1e6)], 1e6
@@ -203,37 +209,51 @@ def _pull(
     before: Mapping[int, Sequence[Link]],
     after: Mapping[int, Sequence[Link]],
     loose: bool,
-) -> tuple[float, float]:
-    """Where a link wants a cell, and how strongly."""
+) -> Callable[[], tuple[float, float]]:
+    """Where a link wants a cell, and how strongly; cells move between calls."""
     other = link.first if is_second else link.second
     if loose and "box" in (cell.kind, other.kind) and cell.kind != other.kind:
         # A line that ends anywhere at a box is straight already; it only prefers the middle a little.
         box, line = (cell, other) if cell.kind == "box" else (other, cell)
         fixed = (line.exits if is_second == (cell is box) else line.entries).get(link.line, 0.0)
-        away = line.at + fixed - box.at
         reach = max(0.0, box.cross / 2 - inset(box))
         many = len((before if is_second == (cell is box) else after)[id(box)]) > 1
-        if abs(away) <= reach:
-            return (cell.at if many else other.at + (fixed if cell is box else -fixed)), 0.15
-        beyond = away - reach if away > 0 else away + reach
-        return cell.at + (beyond if cell is box else -beyond), 2.0
+        sign = 1.0 if cell is box else -1.0
+
+        def to_reach() -> tuple[float, float]:
+            away = line.at + fixed - box.at
+            if abs(away) <= reach:
+                return (cell.at if many else other.at + sign * fixed), 0.15
+            return cell.at + sign * (away - reach if away > 0 else away + reach), 2.0
+
+        return to_reach
     own = _port(link, cell, is_second, before if is_second else after)
     far = _port(link, other, not is_second, after if is_second else before)
     weight = 6.0 if {cell.kind, other.kind} <= {"lane", "label"} else 2.0
-    return other.at + far - own, weight
+    if isinstance(own, float) and isinstance(far, float):
+        return lambda: (other.at + far - own, weight)
+    return lambda: (other.at + _now(far) - _now(own), weight)
 
 
-def _port(link: Link, cell: Cell, entering: bool, of_cell: Mapping[int, Sequence[Link]]) -> float:
+def _now(port: float | Callable[[], float]) -> float:
+    return port if isinstance(port, float) else port()
+
+
+def _port(link: Link, cell: Cell, entering: bool, of_cell: Mapping[int, Sequence[Link]]) -> float | Callable[[], float]:
     """Where a line meets a cell, from its middle; lines that end at one box are spread over it."""
     fixed = (cell.entries if entering else cell.exits).get(link.line)
     if fixed is not None:
-        return fixed
+        return float(fixed)
     here = of_cell[id(cell)]
     if cell.kind != "box" or len(here) < 2:
         return 0.0
-    ends = sorted(here, key=lambda item: (item.first if entering else item.second).at)
-    pitch = min(40.0, (cell.cross - 2 * inset(cell)) / (len(ends) - 1))
-    return (ends.index(link) - (len(ends) - 1) / 2) * pitch
+    pitch = min(40.0, (cell.cross - 2 * inset(cell)) / (len(here) - 1))
+
+    def spread() -> float:
+        ends = sorted(here, key=lambda item: (item.first if entering else item.second).at)
+        return (ends.index(link) - (len(ends) - 1) / 2) * pitch
+
+    return spread
 
 
 def apart(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[float]) -> list[float]:
@@ -242,6 +262,8 @@ def apart(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence[floa
     >>> apart([0.0, 0.0], [1.0, 1.0], [10.0])
     [-5.0, 5.0]
     """
+    if len(wanted) == 1:
+        return [wanted[0]]
     shifts = [0.0]
     for gap in gaps:
         shifts.append(shifts[-1] + gap)
