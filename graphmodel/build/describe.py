@@ -12,9 +12,9 @@ from torch import fx, nn
 from graphmodel.build.graph_writer import GraphWriter
 from graphmodel.components.features import Feature
 from graphmodel.components.tensors import TensorInfo
+from graphmodel.tracing.errors import TraceError
 from graphmodel.tracing.layout import FeatureLayout
 from graphmodel.tracing.opening import open_trunk
-from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.traced import TracedTrunk
 
 

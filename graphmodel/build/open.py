@@ -21,10 +21,10 @@ from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.graph.types import Component
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import InputSpec, ModelSpec
+from graphmodel.tracing.errors import TraceError
 from graphmodel.tracing.image_sizes import Accepts
 from graphmodel.tracing.layout import FeatureRequest
 from graphmodel.tracing.opening import open_trunk
-from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.traced import TracedTrunk
 
 

@@ -18,7 +18,7 @@ from graphmodel.components.family import TrunkFamily
 from graphmodel.components.library.layer_names import PACKAGES
 from graphmodel.components.registry import HeadEntry, find_head, find_trunk, head_names, trunk_names
 from graphmodel.diagnostics import fail
-from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.errors import TraceError
 
 SIZES = (224, 256, 384, 299, 518, 448, 192, 240, 336)
 """Image sizes that are tried in turn if a trunk does not state its own, with three channels and with one."""

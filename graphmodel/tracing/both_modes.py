@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from graphmodel.components.structure import equal_structure, map_structure
-from graphmodel.tracing.proxy import TraceError
+from graphmodel.tracing.errors import TraceError
 from graphmodel.tracing.traced import TracedTrunk
 from graphmodel.tracing.trunk_tensors import ROOT
 

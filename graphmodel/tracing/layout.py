@@ -15,7 +15,8 @@ from graphmodel.components.structure import map_structure
 from graphmodel.components.tensors import Layout
 from graphmodel.spec.model import Layout as RequestedLayout
 from graphmodel.spec.model import Tokens
-from graphmodel.tracing.proxy import MetaProxy, SizeDecision, known
+from graphmodel.tracing.errors import SizeDecision
+from graphmodel.tracing.proxy import MetaProxy, known
 
 Grid = tuple[int, ...]
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 
 from graphmodel.components.structure import hashable, leaves, map_structure
-from graphmodel.tracing.proxy import Failed
+from graphmodel.tracing.errors import Failed
 from graphmodel.tracing.shape_only import ShapeOnlyOps, fixed_momentum
 
 

@@ -14,9 +14,9 @@ from graphmodel.components.features import INPUT_OF, Feature, FeatureError
 from graphmodel.diagnostics import first_line
 from graphmodel.tracing.both_modes import for_both_modes, with_dropout_modules
 from graphmodel.tracing.decisions import Closable, recorded
+from graphmodel.tracing.errors import SizeDecision, TraceError
 from graphmodel.tracing.image_sizes import Sample, fixed_sizes, resized_samples
 from graphmodel.tracing.layout import FeatureRequest
-from graphmodel.tracing.proxy import SizeDecision, TraceError
 from graphmodel.tracing.states import restored_draws
 from graphmodel.tracing.traced import TracedTrunk, finish
 from graphmodel.tracing.tracer import NeverCalled, StageTracer, TracedRoot

@@ -5,7 +5,6 @@ The first two runs differ in the batch size. A third one, if there is one, diffe
 
 from __future__ import annotations
 
-import builtins
 import dis
 import math
 import operator
@@ -19,9 +18,10 @@ import torch
 from torch import fx, nn
 
 from graphmodel.components.structure import children, equal_structure, rebuilt
-from graphmodel.diagnostics import first_line
 from graphmodel.tracing.choices import PLAIN, compares_identity, decide
-from graphmodel.tracing.decisions import Closable, enclosing_function
+from graphmodel.tracing.decisions import enclosing_function
+from graphmodel.tracing.errors import Failed, SizeDecision, TraceError
+from graphmodel.tracing.sizes import Size
 
 FACTORIES = frozenset(
     getattr(torch, name)
@@ -35,80 +35,6 @@ FACTORIES = frozenset(
 
 UNKNOWN = frozenset("grad_fn grad data_ptr untyped_storage storage _base _is_view _version is_set_to".split())
 """What a tensor says of its memory and of its gradients, which is another answer in every run."""
-
-
-class TraceError(Exception):
-    """A trunk that this tracer cannot open.
-
-    Attributes:
-        help: what to do about it; `str()` says what the problem is.
-    """
-
-    def __init__(self, message: str, help: str = "") -> None:
-        super().__init__(message)
-        self.help = help
-
-
-class SizeDecision(TraceError):
-    """The trunk's code needs the number behind an image size, so the graph cannot follow the size.
-
-    Attributes:
-        function: the function of the trunk's library in which it happened; None if it was a module's own code. Recorded
-            as one call, it decides anew for every size.
-    """
-
-    def __init__(self, message: str, function: Closable | None = None) -> None:
-        super().__init__(message)
-        self.function = function
-
-
-class Failed:
-    """The value of a call that cannot run on these shapes; it matters only if a feature needs it.
-
-    A trunk's head may not fit the image while its stages do, and a classifier that helps training may want more pixels.
-    """
-
-    def __init__(self, error: Exception) -> None:
-        self.__dict__["reason"] = f"{type(error).__name__}: {first_line(error)}"
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise TraceError(self.__dict__["reason"])
-
-
-class Size(tuple[Any, ...]):
-    """A shape; dimensions that depend on the batch or the image size are proxies."""
-
-    def numel(self) -> Any:
-        """The product of all dimensions."""
-        total: Any = 1
-        for dim in self:
-            total = total * dim
-        return total
-
-    def __repr__(self) -> str:
-        return f"torch.Size([{', '.join(map(str, self))}])"  # each notes that it was written
-
-    def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return Size(found) if isinstance(index, builtins.slice) else found
-
-
-class _AnySize(type):
-    def __call__(cls, sizes: Any = ()) -> Any:
-        sizes = tuple(sizes)
-        return Size(sizes) if any(isinstance(size, fx.Proxy) for size in sizes) else _Size(sizes)
-
-    def __instancecheck__(cls, value: Any) -> bool:
-        return isinstance(value, (Size, _Size))
-
-
-_Size = torch.Size  # as it is when nothing is traced
-
-
-class AnySize(metaclass=_AnySize):
-    """Takes the place of `torch.Size` while a trunk is traced: a shape may have dimensions that are proxies."""
 
 
 class MetaProxy(fx.Proxy):

@@ -9,10 +9,11 @@ import torch
 from torch import fx, nn
 
 from graphmodel.components.features import items_of
+from graphmodel.tracing.errors import Failed, SizeDecision, TraceError
 from graphmodel.tracing.image_sizes import Accepts
 from graphmodel.tracing.layout import FeatureLayout
 from graphmodel.tracing.meta_runs import version
-from graphmodel.tracing.proxy import IN_PLACE, Failed, SizeDecision, TraceError
+from graphmodel.tracing.proxy import IN_PLACE
 from graphmodel.tracing.trunk_tensors import relative
 
 

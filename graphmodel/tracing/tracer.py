@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode, _pop_mode_temporarily
 from graphmodel.components.features import INPUT_OF, FeatureError, run_plain
 from graphmodel.components.structure import leaves, map_structure
 from graphmodel.tracing.choices import note_origins, recorded_builtins
+from graphmodel.tracing.errors import Failed, SizeDecision, TraceError
 from graphmodel.tracing.image_sizes import Sample
 from graphmodel.tracing.layout import (
     FeatureLayout,
@@ -26,18 +27,8 @@ from graphmodel.tracing.layout import (
     symbolic_grid,
 )
 from graphmodel.tracing.meta_runs import MetaRuns, storages, version
-from graphmodel.tracing.proxy import (
-    BUILTINS,
-    FACTORIES,
-    AnySize,
-    Failed,
-    MetaProxy,
-    SizeDecision,
-    TraceError,
-    differs_by_size,
-    same_calls,
-    unpacked,
-)
+from graphmodel.tracing.proxy import BUILTINS, FACTORIES, MetaProxy, differs_by_size, same_calls, unpacked
+from graphmodel.tracing.sizes import AnySize
 from graphmodel.tracing.states import recorded_states, refused_contexts, refused_modes, restored_draws
 from graphmodel.tracing.trunk_tensors import ROOT, TrunkTensors, relative
 

@@ -16,8 +16,8 @@ from graphmodel.components.structure import map_structure
 from graphmodel.components.tensors import Batch, TensorInfo
 from graphmodel.graph.types import FX_OPS, Component, ModelGraph, Node, Output, Ref
 from graphmodel.spec.model import InputSpec
+from graphmodel.tracing.errors import TraceError
 from graphmodel.tracing.opening import open_trunk
-from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.traced import TracedTrunk
 from graphmodel.visualize.group import is_small
 

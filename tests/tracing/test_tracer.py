@@ -14,8 +14,8 @@ from torch import nn
 import graphmodel
 from graphmodel.components.construct import meta_copy
 from graphmodel.components.features import Feature
+from graphmodel.tracing.errors import TraceError
 from graphmodel.tracing.opening import open_trunk
-from graphmodel.tracing.proxy import TraceError
 from graphmodel.tracing.traced import TracedTrunk
 
 
