@@ -186,7 +186,7 @@ def _between(found: list[float], row: Sequence[Cell], gaps: Sequence[float], roo
 def _pulls_to_title(
     cell: Cell, titles: Sequence[tuple[Cell, Sequence[Cell]]], loose: bool
 ) -> list[tuple[float, float]]:
-    """The first boxes of a frame lie below its title, so that the frame is no wider than it must be."""
+    """The first boxes of a frame lie below its title, which keeps the frame narrow."""
     weight = 1.5 if loose else 0.5
     for title, below in titles:
         left = title.at - title.cross / 2

@@ -20,6 +20,7 @@ from graphmodel.exporters.standalone_check import check_standalone, load_standal
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.lower.random_inputs import random_inputs
 from tests.cli.conftest import Run, run  # noqa: F401
+from tests.conftest import TWO_INPUTS
 
 RUN = """
 import sys
@@ -110,19 +111,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fused heads": {"inputs": IMAGES, "trunk": {"name": "resnet", "depth": 18}, "heads": PROBES},
     "checkpointing": {"inputs": IMAGES, "trunk": {"name": "resnet", "depth": 18}, "checkpoint": 2, "heads": LABEL},
     "an own vit": {"inputs": {"images": [3, 40, 40]}, "trunk": TINY_VIT, "heads": LABEL},
-    "PIRL": {
-        "inputs": {"images": [3, 64, 64], "patches": [3, 32, 32]},
-        "trunk": {"name": "resnet", "depth": 18},
-        "heads": {
-            "image": {"mlp": {"dims": ["auto", 8]}},
-            "jigsaw": [
-                {"mlp": {"dims": ["auto", 4]}},
-                {"siamese_concat_view": {"num_towers": 9}},
-                {"mlp": {"dims": ["auto", 8]}},
-            ],
-        },
-        "mapping": {"images": {"flatten": "image"}, "patches": {"flatten": "jigsaw"}},
-    },
+    "PIRL": TWO_INPUTS,
     "DINO": {
         "inputs": {"images": [3, 32, 32]},
         "trunk": {"name": "resnet", "depth": 18},
