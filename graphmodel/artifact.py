@@ -95,8 +95,9 @@ def save(
         CompileError: GM504 if the module's graph was edited, GM520 if the directory holds something else or cannot be
             written, GM521 if the spec cannot give the module back, GM584 if no standalone code can be written for it.
     """
-    from graphmodel.lower.module import check_unedited
+    from graphmodel.lower.module import check_compiled, check_unedited
 
+    check_compiled(module, "save")
     refuse_foreign(directory)
     _refuse_given(module)
     check_unedited(module, "an artifact")

@@ -108,6 +108,18 @@ SPECS = {
           HEAD: {PARAMS: []}                                # ! HEAD
         """
     ),
+    "stages to recompute beside heads": (
+        """
+        inputs: {images: [3, 64, 64], patches: [3, 64, 64]}
+        trunk: {name: resnet, depth: 18}
+        heads:
+          a: {linear: {dims: [auto, 10]}}                   # ! dims  ! linear
+          b: {mlp: {dims: [7, 3]}}                          # ! 7
+        mapping: {images: {flatten: a}, patches: {flatten: b}}
+        freeze: [trunk.layer9]                              # ! trunk.layer9
+        checkpoint: [layer2, layr3, trunk.layer3.9]         # ! layr3  ! trunk.layer3.9
+        """
+    ),
     "mistakes that concern no output": (
         """
         inputs: {images: [3, 64, 64]}

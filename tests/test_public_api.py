@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import graphmodel
 
@@ -128,6 +129,36 @@ def test_the_text_of_a_spec_is_not_taken_for_a_path():
     assert [d.code for d in caught.value.diagnostics] == ["GM100"]
     with pytest.raises(graphmodel.CompileError, match="no such file: trunk"):
         graphmodel.compile("trunk")
+
+
+@pytest.mark.parametrize("given", ["spec.yaml", nn.Linear(2, 2)], ids=["a path", "a module"])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("save", ["out"]),
+        ("load_weights", [{}]),
+        ("export_weights", ["vissl"]),
+        ("export", ["out.pt2"]),
+        ("split_frozen", []),
+        ("optimize_for_inference", []),
+        ("param_groups", []),
+        ("update_teacher", [0.9]),
+    ],
+)
+def test_what_takes_a_compiled_model_refuses_others(function: str, arguments: list[object], given: object) -> None:
+    options = {"lr": 0.1} if function == "param_groups" else {}
+    with pytest.raises(graphmodel.CompileError, match=f"GM590.*`{function}` takes a compiled model.* not "):
+        getattr(graphmodel, function)(given, *arguments, **options)
+
+
+def test_a_seed_that_is_no_number_is_refused(small):
+    with pytest.raises(graphmodel.CompileError, match="`seed` takes a whole number, not 'x'"):
+        graphmodel.compile(small, seed="x")
+
+
+def test_a_file_given_as_the_format_of_a_drawing(small):
+    with pytest.raises(graphmodel.CompileError, match="write `draw\\(model, 'svg'\\)`"):
+        graphmodel.draw(small, "model.svg")
 
 
 def test_the_class_of_a_module_has_a_name(small):

@@ -11,7 +11,7 @@ from graphmodel.build.bind import BoundModel, bind
 from graphmodel.build.freeze_patterns import resolve_patterns
 from graphmodel.build.graph_writer import GraphWriter
 from graphmodel.build.open import open_trunks
-from graphmodel.build.recovery import check_patterns, sound_part
+from graphmodel.build.recovery import check_patterns, check_stages, sound_part
 from graphmodel.build.wire import select_outputs, wire
 from graphmodel.diagnostics import Collector, CompileError
 from graphmodel.graph.types import ModelGraph
@@ -66,6 +66,7 @@ def _check_rest(bound: BoundModel, found: Collector) -> None:
         return
     if not any(error.code == "GM211" for error in found.errors):
         check_patterns(bound, found)
+    check_stages(bound, found)
     rest = sound_part(bound, found.errors)
     while rest is not None:
         try:

@@ -261,7 +261,10 @@ def _shape_mistake(shape: Sequence[int]) -> tuple[str, str]:
         return "its channels are last", f"a shape has the channels first: `[{shape[2]}, {shape[0]}, {shape[1]}]`"
     if len(shape) in (1, 2):
         few = "one dimension" if len(shape) == 1 else "two dimensions"
-        images = f"a shape of images has channels, height and width: `[3, {shape[0]}, {shape[-1]}]`"
+        height, width = (size if size > 4 else 224 for size in (shape[0], shape[-1]))
+        if shape[0] <= 4 < shape[-1]:
+            height = width
+        images = f"a shape of images has channels, height and width: `[3, {height}, {width}]`"
         own = ", ".join(map(str, shape))
         unread = f"; an input that no trunk reads is marked so: `{{shape: [{own}], trunk: none}}`"
         return f"it has {few}", images + unread * (len(shape) == 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from graphmodel.build.bind import BoundEdge, BoundModel
 from graphmodel.build.freeze_patterns import covers_any, named, report_uncovered, with_parents
-from graphmodel.diagnostics import Collector, Diagnostic
+from graphmodel.diagnostics import Collector, Diagnostic, choices_help
 from graphmodel.graph.types import trunk_path
 from graphmodel.spec.model import ModelSpec
 from graphmodel.spec.recovery import LOST, Findings
@@ -24,6 +24,7 @@ def sound_part(bound: BoundModel, errors: Sequence[Diagnostic]) -> BoundModel | 
     """
     spec, findings = bound.spec, Findings(errors)
     inputs = {name for name, item in spec.inputs.items() if findings.concern(item.at) and item.at[0] == "inputs"}
+    inputs |= {name for name, item in spec.inputs.items() if item.shape is None and item.views is None}
     inputs |= {name for name, item in spec.inputs.items() if inputs & set(item.companions)}
     wrong = {n for n, t in spec.trunks.items() if n not in bound.trunks or findings.concern(t.at)}
     trunks = {None} | {n for n, t in spec.trunks.items() if n not in wrong and t.copy_of not in wrong}
@@ -100,3 +101,33 @@ def _may_be_in(pattern: str, missing: list[str]) -> bool:
     """Whether a pattern may cover something in one of these components, which are not there to look."""
     start = re.split(r"[*?\[]", pattern)[0]
     return pattern.startswith("vissl:") or any(p.startswith(start) or start.startswith(p) for p in missing)
+
+
+def check_stages(bound: BoundModel, report: Collector) -> None:
+    """Reports names under `checkpoint` that no trunk has; whether the others are stages is up to the pass."""
+    spec = bound.spec
+    if not isinstance(spec.checkpoint, tuple) or len(bound.trunks) < len(spec.trunks):
+        return
+    paths: set[str] = set()
+    stages: list[str] = []
+    for trunk in bound.trunks.values():
+        full, inside = trunk.component.name, [name for name, _ in trunk.component.meta.named_modules()]
+        paths |= {*inside, *(f"{full}.{name}" for name in inside), *(f"{trunk.spec.name}.{name}" for name in inside)}
+        stages += [name for name, child in trunk.component.meta.named_children() if any(child.children())]
+    for i, stage in enumerate(spec.checkpoint):
+        if stage not in paths:
+            report.add(not_a_stage(spec, i, stage, stages))
+
+
+def not_a_stage(spec: ModelSpec, i: int, name: str, stages: Sequence[str]) -> Diagnostic:
+    """The finding about a name under `checkpoint` that no stage of a trunk has.
+
+    Args:
+        spec: the spec.
+        i: the name's position under `checkpoint`.
+        name: the name.
+        stages: those that trunks have.
+    """
+    span = spec.span(("checkpoint", i)) or spec.span(("checkpoint",))
+    help = choices_help(name, list(dict.fromkeys(stages)), "stages")
+    return Diagnostic("GM407", f"`{name}` is not a stage of a trunk", span, help, path=f"checkpoint[{i}]")

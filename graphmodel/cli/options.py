@@ -230,6 +230,11 @@ def shapes(items: Sequence[str] | None) -> InputShapes:
         if "," not in text and ":" not in text:
             found[name] = _shape(text, item)
             continue
+        sizes = text.split(",")
+        if len(sizes) > 2 and all(size.strip().isdecimal() for size in sizes):
+            raise typer.BadParameter(
+                f"`{item}` has commas between sizes; write {name}={'x'.join(size.strip() for size in sizes)}"
+            )
         views: list[tuple[int, ...]] = []
         for part in text.split(","):
             count, colon, shape = part.rpartition(":")

@@ -58,6 +58,8 @@ class HeadParams(Params):
     """Whether the head treats all dimensions alike, so that the position of the channels does not matter."""
     width_field: ClassVar[str] = ""
     """The field that holds the width of the feature: a number or `auto`, or a list that begins with either."""
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Keys that similar heads have, and what to write here instead."""
 
     def infer(self, feature: TensorInfo) -> Self:
         """These parameters with every `auto` read from the feature; by default `width_field`, from vectors or tokens.

@@ -249,17 +249,29 @@ LONGEST_NAME = 100
 
 
 def nearest(word: object, choices: Iterable[object]) -> str | None:
-    """The name that is most similar to a word, or None if none is similar."""
+    """The name that is most similar to a word, or None if none is similar.
+
+    Of names that are equally similar it is the one with the nearest number, or else the first. No number resembles
+    another.
+    """
     by_key = {str(c).lower(): str(c) for c in choices if len(str(c)) <= LONGEST_NAME}
-    if len(str(word)) > LONGEST_NAME:
-        return None
     text = str(word).lower()
+    if len(text) > LONGEST_NAME or text.lstrip("-").isdecimal():
+        return None
     near = difflib.get_close_matches(text, by_key, n=8, cutoff=0.6)
     if not near:
         return None
+    likeness = {name: difflib.SequenceMatcher(None, name, text).ratio() for name in near}
+    near.sort(key=lambda name: (-likeness[name], _apart(name, text), list(by_key).index(name)))
     # Two neighbouring letters that changed places are one slip: `wa_` means `w_a` and not `w_m`.
     swapped = {text[:i] + text[i + 1] + text[i] + text[i + 2 :] for i in range(len(text) - 1)}
     return by_key[next((name for name in near if name in swapped), near[0])]
+
+
+def _apart(name: str, other: str) -> int:
+    """The difference of the numbers in two names; 0 if one of them has none."""
+    first, second = ("".join(c for c in text if c in "0123456789") for text in (name, other))
+    return abs(int(first) - int(second)) if first and second else 0
 
 
 def did_you_mean(word: object, choices: Iterable[object]) -> str:

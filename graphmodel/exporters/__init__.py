@@ -16,7 +16,7 @@ import torch
 from graphmodel.diagnostics import CompileError, choices_help, fail, first_line
 from graphmodel.exporters.format import Format
 from graphmodel.exporters.program import difference, make_program
-from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.module import CompiledModel, check_compiled
 from graphmodel.writing import cannot_write, fill_file
 
 FORMATS = ("pt2", "onnx", "aoti")
@@ -100,6 +100,7 @@ def export(
             file cannot be written.
     """
     start = time.monotonic()
+    check_compiled(module, "export")
     chosen = find_format(file, to)
     if training and not chosen.training:
         raise fail("GM580", f"`{chosen.name}` holds a model in eval mode only", help="export the training mode to pt2")

@@ -39,7 +39,7 @@ from graphmodel.extraction.transforms import transforms_of
 from graphmodel.extraction.writer import Writer
 from graphmodel.graph.types import head_name
 from graphmodel.lower.emit import ordered
-from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.module import CompiledModel, check_compiled
 from graphmodel.lower.random_inputs import weights_of
 
 
@@ -364,17 +364,6 @@ def in_eval(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in before.items():
             part.training = mode
-
-
-def check_compiled(module: Any, what: str) -> None:
-    """Refuses anything but a compiled module.
-
-    Raises:
-        CompileError: GM590.
-    """
-    if not isinstance(getattr(module, "_orig_mod", module), CompiledModel):
-        message = f"`{what}` takes a compiled model, not {type(module).__name__}"
-        raise fail("GM590", message, help="pass what `graphmodel.compile` returned, before it is wrapped (DDP)")
 
 
 def _check_choices(dtype: str | None, compression: str | None, on_error: str, **numbers: Any) -> None:

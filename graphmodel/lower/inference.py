@@ -16,7 +16,7 @@ from graphmodel.diagnostics import fail, first_line
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import emit_code
-from graphmodel.lower.module import CompiledModel, assemble, check_unedited
+from graphmodel.lower.module import CompiledModel, assemble, check_compiled, check_unedited
 from graphmodel.lower.random_inputs import random_inputs
 from graphmodel.lower.shared_stages import attach_check
 from graphmodel.passes.channels_last import is_convolutional, with_channels_last
@@ -113,6 +113,7 @@ def optimize_for_inference(
         CompileError: GM504 if the module's graph was edited, GM562 if an argument is not what the module takes or it
             cannot run on the example, GM563 if the results are not the same.
     """
+    check_compiled(module, "optimize_for_inference")
     check_unedited(module, "a module for inference")
     if memory_format not in (None, "contiguous", "channels_last"):
         raise fail("GM562", f"`memory_format` is `contiguous` or `channels_last`, not {memory_format!r}")

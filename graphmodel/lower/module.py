@@ -212,6 +212,21 @@ def assemble(
     return module
 
 
+def check_compiled(module: Any, what: str) -> None:
+    """Refuses anything but a compiled model, which `torch.compile` may have wrapped.
+
+    Args:
+        module: what was given.
+        what: the function that it was given to.
+
+    Raises:
+        CompileError: GM590.
+    """
+    if not hasattr(getattr(module, "_orig_mod", module), "model_graph"):
+        message = f"`{what}` takes a compiled model, not {type(module).__name__}"
+        raise fail("GM590", message, help="pass what `graphmodel.compile` returned, before it is wrapped (DDP)")
+
+
 def check_unedited(module: CompiledModel, what: str) -> None:
     """Refuses what is made from the model graph if the module's fx graph no longer says the same.
 

@@ -16,7 +16,7 @@ from graphmodel.diagnostics import fail
 from graphmodel.graph.evaluate import evaluate
 from graphmodel.graph.facts import NO_FACTS
 from graphmodel.graph.types import ModelGraph, Node, Output, Ref
-from graphmodel.lower.module import CompiledModel, check_unedited
+from graphmodel.lower.module import CompiledModel, check_compiled, check_unedited
 from graphmodel.lower.slicing import part_of
 from graphmodel.passes.on_meta import batch_size, filled
 from graphmodel.passes.prune import Prune
@@ -62,6 +62,7 @@ def split_frozen(module: CompiledModel) -> tuple[CompiledModel, CompiledModel]:
         CompileError: GM504 if the module's graph was edited, GM565 if the spec freezes nothing or everything, GM566 if
             a parameter of the frozen part requires a gradient.
     """
+    check_compiled(module, "split_frozen")
     check_unedited(module, "a split")
     first, second = split_graph(module.model_graph)
     features = part_of(module, first, "dict")

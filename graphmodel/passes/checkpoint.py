@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from graphmodel.diagnostics import CompileError, Diagnostic, choices_help, first_line
+from graphmodel.build.recovery import not_a_stage
+from graphmodel.diagnostics import CompileError, Diagnostic, first_line
 from graphmodel.graph.types import InvalidGraph, ModelGraph, Node
 from graphmodel.passes import stages
 from graphmodel.passes.checkpoint_plan import Plan, Unit, plan
@@ -193,12 +194,11 @@ def _named(given: ModelGraph, names: tuple[str, ...]) -> _Choice:
         findings = []
         for i in wrong:
             part = next((name for name in names if name.startswith(f"{names[i]}.") and _called(given, names[i])), None)
-            if part is None:
-                message, help = f"`{names[i]}` is not a stage of a trunk", choices_help(names[i], known, "stages")
-            else:
-                message, help = f"`{names[i]}` is named together with its part `{part}`", "name one of the two"
-            span = graph.spec.span(("checkpoint", i)) or graph.spec.span(("checkpoint",))
-            findings.append(Diagnostic("GM407", message, span, help, path=f"checkpoint[{i}]"))
+            finding = not_a_stage(graph.spec, i, names[i], known)
+            if part is not None:
+                message = f"`{names[i]}` is named together with its part `{part}`"
+                finding = replace(finding, message=message, help="name one of the two")
+            findings.append(finding)
         raise CompileError(findings)
     choice = _Choice(given, graph)
     gradient = stages.reached_by_gradient(graph)

@@ -15,8 +15,7 @@ from graphmodel import __version__
 from graphmodel.diagnostics import Collector, Diagnostic
 from graphmodel.extraction.features import FeatureDataset
 from graphmodel.extraction.packages import need
-from graphmodel.extraction.run import check_compiled
-from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.module import CompiledModel, check_compiled
 from graphmodel.lower.random_inputs import weights_of
 from graphmodel.probing import heads as head_training
 from graphmodel.probing import knn, logistic

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from graphmodel.diagnostics import Collector, Span, fail, first_line
-from graphmodel.spec.regular_files import other_than_a_file
+from graphmodel.spec.regular_files import other_than_a_file, path_help
 from graphmodel.spec.scalars import MAX_DIGITS, plain_value, surrogate_in
 from graphmodel.spec.syntax import syntax_error
 
@@ -113,7 +113,7 @@ def read_file(
         with Path(path).open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise fail("GM100", f"no such file: {name}", Span(name, 1, 1), "check the path") from None
+        raise fail("GM100", f"no such file: {name}", Span(name, 1, 1), path_help(path)) from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or error
         raise fail("GM100", f"cannot read {name!r}: {reason}", Span(name, 1, 1)) from None

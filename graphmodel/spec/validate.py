@@ -243,6 +243,10 @@ _WANTED = {
     "float_parsing": "a number",
 }
 """Kinds of findings about the type of a value, and what was wanted."""
+_FORMS = {
+    "a list": "a list is written in brackets: `[a, b]`",
+    "a mapping": "a mapping is written with names and without dashes: `name: value`",
+}
 
 
 def diagnose(
@@ -256,7 +260,8 @@ def diagnose(
     if kind == "extra_forbidden":
         owner = model_at(model, location[:-1])
         renamed = getattr(owner, "renamed", {}).get(path[-1], "")
-        return unknown_key(path, [*keys_of(owner), *(beside if len(location) == 1 else ())], document, renamed)
+        help = f"it is now called `{renamed}`" if renamed else getattr(owner, "elsewhere", {}).get(path[-1], "")
+        return unknown_key(path, [*keys_of(owner), *(beside if len(location) == 1 else ())], document, help)
     if kind == "missing":
         parent = dotted(path[:-1]) or "the spec"
         return Diagnostic(
@@ -269,17 +274,13 @@ def diagnose(
     value = finding.get("input")
     if kind == "literal_error":
         choices = [c.strip().strip("'") for c in str(finding["ctx"]["expected"]).replace(" or ", ", ").split(", ")]
-        return Diagnostic(
-            "GM202",
-            f"`{value}` is not a valid value for `{where}`",
-            document.span(path),
-            choices_help(value, choices),
-            path=where,
-        )
+        message, help = f"`{value}` is not a valid value for `{where}`", choices_help(value, choices)
+        if isinstance(value, str) and value in choices:
+            message, help = f"`{where}` takes a number, not the text {value!r}", f"write `{value}`, without quotes"
+        return Diagnostic("GM202", message, document.span(path), help, path=where)
     context = finding.get("ctx", {})
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tags = [tag.strip().strip("'") for tag in str(context.get("expected_tags", "")).split(",")]
-        kinds = [_KINDS[tag] for tag in tags if tag in _KINDS]
+        kinds = [_KINDS[tag] for tag in _tags_of(model, location) if tag in _KINDS]
         expected = " or ".join([part for part in (", ".join(kinds[:-1]), *kinds[-1:]) if part])
         message = f"`{where}` takes {expected or 'another kind of value'}, not {kind_of(value)}"
         return Diagnostic(
@@ -290,9 +291,7 @@ def diagnose(
         wanted = "a mapping" if kind == "model_type" else _WANTED[kind]
         example = getattr(owner, "example", "")
         example = f"for example `{example}`" if example else finding.get("help", "")
-        example = (
-            _no_space(value) or example or ("a list is written in brackets: `[a, b]`" if wanted == "a list" else "")
-        )
+        example = _no_space(value) or example or _FORMS.get(wanted, "")
         message = f"`{where}` takes {wanted}, not {_shown(value)}" if where else f"the spec takes {wanted}"
         return Diagnostic("GM202", message, document.span(path), example, path=where)
     if kind in ("too_short", "too_long"):
@@ -314,17 +313,17 @@ def diagnose(
     return Diagnostic("GM202", joined, document.span(path), help, path=where)
 
 
-def unknown_key(path: KeyPath, keys: Sequence[str], document: Document, renamed: str = "") -> Diagnostic:
+def unknown_key(path: KeyPath, keys: Sequence[str], document: Document, help: str = "") -> Diagnostic:
     """The finding about a key that is not valid.
 
     Args:
         path: its path.
         keys: those that are valid beside it.
         document: where it was written.
-        renamed: the present name of a key of an earlier version.
+        help: what to write instead, if that is known better than from the names of the keys.
     """
     message = f"unknown key `{path[-1]}` in {_quoted(dotted(path[:-1]) or 'the spec')}"
-    help = f"it is now called `{renamed}`" if renamed else choices_help(path[-1], keys, "valid keys")
+    help = help or choices_help(path[-1], keys, "valid keys")
     return Diagnostic("GM201", message, document.span(path, key=True), help, path=dotted(path))
 
 
@@ -346,6 +345,13 @@ def _example(model: Any, location: tuple[str | int, ...]) -> str:
             return f"for example `{example}`"
         members += typing.get_args(member)[:1] if typing.get_origin(member) is Annotated else typing.get_args(member)
     return ""
+
+
+def _tags_of(model: Any, location: tuple[str | int, ...]) -> list[str]:
+    """The tags of the members of the union at a location."""
+    for part in location:
+        model = _step(model, part)
+    return [m.tag for branch in typing.get_args(_bare(model)) for m in typing.get_args(branch) if isinstance(m, Tag)]
 
 
 def _quoted(text: str) -> str:

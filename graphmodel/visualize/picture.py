@@ -192,9 +192,11 @@ def check_format(suffix: str) -> str:
     name = suffix.removeprefix(".").lower()
     if name not in FORMATS:
         what = (
-            f"`.{name}` is not a valid picture format" if name else "the file name needs a suffix that names a format"
+            f"`{suffix}` is not a valid picture format" if name else "the file name needs a suffix that names a format"
         )
-        raise fail("GM530", what, help=choices_help(name, FORMATS, "formats"))
+        path = name.rpartition(".")[2] in FORMATS
+        help = f"write `draw(model, {name.rpartition('.')[2]!r})`, and its result to the file" if path else ""
+        raise fail("GM530", what, help=help or choices_help(name, FORMATS, "formats"))
     return name
 
 

@@ -10,7 +10,7 @@ from graphmodel.build.vissl_state_dict_keys import VisslKeys
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import fail
 from graphmodel.graph.types import Component, ModelGraph
-from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.module import CompiledModel, check_compiled
 
 Tensors = dict[str, torch.Tensor]
 
@@ -40,6 +40,7 @@ def export_weights(
         CompileError: GM513 if the trunk is not that library's, has no names in VISSL, or if there are several and
             `trunk` does not name one.
     """
+    check_compiled(module, "export_weights")
     graph = module.model_graph
     component = _trunk(graph, trunk)
     state: Tensors = module.state_dict()

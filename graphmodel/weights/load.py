@@ -12,7 +12,7 @@ import torch
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import CompileError, Diagnostic, fail, printable
 from graphmodel.graph.types import ModelGraph
-from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.module import CompiledModel, check_compiled
 from graphmodel.spec.model import WeightsSpec
 from graphmodel.weights.choosing import Chooser, Networks, Under
 from graphmodel.weights.copying import plan
@@ -77,6 +77,7 @@ def load_weights(
         >>> report.matched["trunk.conv1.weight"], report.missing, report.pruned
         ('module.conv1.weight', [], ['module.fc.weight', 'module.fc.bias'])
     """
+    check_compiled(module, "load_weights")
     _check(match, network, interpolate)
     graph = module.model_graph
     weights = graph.spec.weights

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from graphmodel.diagnostics import CompileError, Span, fail, first_line, printable
-from graphmodel.spec.regular_files import other_than_a_file
+from graphmodel.spec.regular_files import other_than_a_file, path_help
 from graphmodel.weights.sealed import check_seal
 from graphmodel.weights.stand_ins import Array, stand_ins
 
@@ -83,7 +83,7 @@ def _check_is_a_file(path: Path) -> None:
     try:
         kind = other_than_a_file(path)
     except FileNotFoundError:
-        raise _unreadable(path, "no such file", "check the path") from None
+        raise _unreadable(path, "no such file", path_help(path)) from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, _cut(first_line(error)), "check the path") from None
     if kind:

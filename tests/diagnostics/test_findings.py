@@ -93,10 +93,15 @@ TABLE = [
     Bad("a width that is neither a size nor auto", f"{ROOT}heads: {{h: {{mlp: {{dims: [auto, -1]}}}}}}\n", "GM202", 3, 32, ("`heads.h.mlp.dims[1]` should be greater than 0", "`auto`")),
     Bad("a bare head without its parameters", f"{ROOT}heads: {{h: mlp}}\n", "GM203", 3, 9, ("`dims`",)),
     Bad("text for a number", "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: deep}\n", "GM202", 2, 30),
+    Bad("a number in quotes", "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: '18'}\n", "GM202", 2, 30, ("not the text '18'", "without quotes")),
+    Bad("a number near another", "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 20}\n", "GM202", 2, 30, ("one of: 18, 34",)),
+    Bad("a type near two", "inputs: {images: {shape: [3, 64, 64], dtype: float}}\ntrunk: {name: resnet, depth: 18}\n", "GM202", 1, 46, ("did you mean `float32`?",)),
+    Bad("a file for a mapping", f"{ROOT}weights: model.pth\n", "GM202", 3, 10, ("`{file: checkpoint.pth}`",)),
+    Bad("the pooling near several", f"{ROOT}{HEAD}mapping: {{images: {{res5: {{pool: avgpool, head: h}}}}}}\n", "GM202", 4, 33, ("did you mean `avg_pool2d`?",)),
     Bad("fraction for a size", "inputs: {images: [3, 64.5, 64]}\ntrunk: resnet\n", "GM202", 1, 22),
     Bad("negative size", "inputs: {images: [3, -64, 64]}\ntrunk: resnet\n", "GM202", 1, 22),
     Bad("no sizes", "inputs: {images: []}\ntrunk: resnet\n", "GM301", 1, 10, ("no dimensions beside the batch",)),
-    Bad("a list for a mapping", f"{ROOT}heads: [mlp]\n", "GM202", 3, 8),
+    Bad("a list for a mapping", f"{ROOT}heads: [mlp]\n", "GM202", 3, 8, ("without dashes",)),
     Bad("a list for a trunk", "inputs: {images: [3, 64, 64]}\ntrunk: [resnet]\n", "GM202", 2, 8),
     Bad("nothing for a trunk", "inputs: {images: [3, 64, 64]}\ntrunk:\n", "GM202", 1, 1, ("trunk",)),
     Bad("choice that is none", f"{ROOT}returns: tuples\n", "GM202", 3, 10, ("did you mean `tuple`?",)),
@@ -117,7 +122,7 @@ TABLE = [
     Bad("unknown input", f"{ROOT}{HEAD}mapping: {{image: {{res5: h}}}}\n", "GM207", 4, 11, ("did you mean `images`?",)),
     Bad("unknown input in the long form", f"{ROOT}{HEAD}mapping: [{{from: imgs.res5, head: h}}]\n", "GM207", 4, 18),
     Bad("unknown companion", "inputs: {images: {shape: [3, 64, 64], with: [mask]}}\ntrunk: {name: resnet, depth: 18}\n", "GM207", 1, 46),
-    Bad("unknown feature", f"{ROOT}{HEAD}mapping: {{images: {{res6: h}}}}\n", "GM213", 4, 20, ("did you mean `res", "res5")),
+    Bad("unknown feature", f"{ROOT}{HEAD}mapping: {{images: {{res6: h}}}}\n", "GM213", 4, 20, ("did you mean `res5`?",)),
     Bad("unknown output", f"{ROOT}{HEAD}outputs: [g]\n", "GM209", 4, 11),
     Bad("two outputs of one name", f"{ROOT}{HEAD}mapping: [{{from: images, head: h, as: a}}, {{from: images, head: h, as: a}}]\n", "GM209", 4, 43),
     Bad("no mapping for two inputs", f"inputs: {{a: [3, 64, 64], b: [3, 64, 64]}}\ntrunk: {{name: resnet, depth: 18}}\n{HEAD}", "GM208", 1, 1),
@@ -125,6 +130,7 @@ TABLE = [
     Bad("code to import", "inputs: {images: [3, 64, 64]}\ntrunk: {module: 'os:system'}\n", "GM212", 2, 17, ("allow",)),
     Bad("unknown pooling", f"{ROOT}{HEAD}mapping: {{images: {{res5: {{pool: {{avgpool2d: 2}}, head: h}}}}}}\n", "GM202", 4, 34, ("`avg_pool2d`",)),
     # -- wiring and shapes --------------------------------------------------------------------------------------------
+    Bad("no inputs", "trunk: {name: resnet, depth: 18}\n", "GM301", 1, 1, ("add `images: {shape: [3, 224, 224]}`",)),
     Bad("missing shape", f"trunk: {{name: resnet, depth: 18}}\n{HEAD}mapping: {{images: {{flatten: h}}}}\n", "GM301", 3, 11, ("--input images=3x224x224",)),
     Bad("input that a declared shape lacks", "inputs: {images: }\ntrunk: {name: resnet, depth: 18}\n", "GM301", 1, 10),
     Bad("head of another width", f"{ROOT}heads: {{h: {{mlp: {{dims: [2048, 10]}}}}}}\n", "GM304", 3, 26, ("wants 2048", "has 512", "`images.flatten`", "N×512")),
@@ -254,6 +260,9 @@ def test_a_directory_instead_of_a_file(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert [d["code"] for d in check(tmp_path / "no.yaml", code=2)] == ["GM100"]
+    (tmp_path / "pirl.yaml").write_text(ROOT)
+    [found] = check(tmp_path / "pril.yaml", code=2)
+    assert found["help"] == "did you mean `pirl.yaml`?"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -323,3 +332,11 @@ def test_a_shape_for_an_input_that_is_not_there(tmp_path: Path) -> None:
     found = check(path, "--input", "imges=3x64x64", code=1)
     assert [d["code"] for d in found] == ["GM207"]
     assert "did you mean `images`?" in str(found[0]["help"])
+
+
+def test_a_shape_with_commas(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(ROOT)
+    result = CliRunner().invoke(app, ["check", str(path), "--input", "images=3,64,64"])
+    assert result.exit_code == 2
+    assert "write images=3x64x64" in " ".join(result.stderr.split())

@@ -215,6 +215,15 @@ def test_what_vissl_itself_ignores_is_a_warning() -> None:
     assert {n.code for n in load_spec(block).notes if n.severity == "warning"} == {"GM231"}
 
 
+def test_a_feature_map_of_a_trunk_that_is_not_frozen_is_a_warning() -> None:
+    settings = {"LINEAR_EVAL_FEAT_POOL_OPS_MAP": [["res4", ["AvgPool2d", [[6, 6], 1, 0]]]], "FREEZE_TRUNK_ONLY": True}
+    for on, texts in ((False, ["FREEZE_TRUNK_ONLY", "LINEAR_EVAL"]), (True, [])):
+        spec = load_spec(model(HEAD={"PARAMS": [mlp()]}, FEATURE_EVAL_SETTINGS={**settings, "EVAL_MODE_ON": on}))
+        found = [n.message for n in spec.notes if n.severity == "warning"]
+        assert len(found) == len(texts)
+        assert all(text in message for text, message in zip(texts, found, strict=True))
+
+
 def test_a_block_of_another_trunk_is_noted() -> None:
     block = model(HEAD={"PARAMS": [mlp()]})
     block["MODEL"]["TRUNK"]["REGNET"] = {"depth": 3}

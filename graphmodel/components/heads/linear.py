@@ -20,6 +20,7 @@ from graphmodel.spec.validate import Bool, PositiveInt
 class LinearParams(HeadParams):
     """A linear layer."""
 
+    elsewhere = {"dims": "`linear` takes `out_features: 10`; `mlp` takes `dims`"}
     in_features: PositiveInt | Auto = Field("auto", description="Width of the feature.")
     out_features: PositiveInt = Field(description="Width of the result, such as the number of classes.")
     bias: Bool = Field(True, description="Whether the layer has a bias.")

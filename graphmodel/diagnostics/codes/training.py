@@ -19,8 +19,9 @@ ENTRIES = (
     code(
         "GM590",
         "not a compiled model",
-        """`param_groups`, `update_teacher`, `FreezeUntil` and the wrappers for trainers read the graph of a compiled
-            model. They accept one, or a module that wraps or holds one (DDP, `torch.compile`, a LightningModule).""",
+        """Functions such as `save`, `load_weights` and `export` read the graph of a compiled model, and take nothing
+            else. `param_groups`, `update_teacher`, `FreezeUntil` and the wrappers for trainers also accept a module
+            that wraps or holds one (DDP, `torch.compile`, a LightningModule).""",
         """
             graphmodel.param_groups(torch.nn.Linear(2, 2), lr=0.1)
             """,

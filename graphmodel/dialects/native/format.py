@@ -96,6 +96,7 @@ class InputYaml(YamlModel):
 class TrunkYaml(YamlModel):
     """A trunk by registered name (`resnet`), `torchvision:NAME`, `timm:NAME`, imported code (`module`), or a `copy`."""
 
+    example = "{name: resnet, depth: 50}"
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str | None = Field(None, description="A registered trunk, `torchvision:NAME` or `timm:NAME`.")
     module: str | None = Field(
@@ -273,6 +274,7 @@ class VisslNamingYaml(YamlModel):
 class WeightsYaml(YamlModel):
     """A checkpoint and how its keys differ; only `graphmodel.load_weights` reads it."""
 
+    example = "{file: checkpoint.pth}"
     file: str = ""
     key: str = Field("", description="The name of the state dict inside the checkpoint.")
     skip: list[str] = Field(default_factory=list, description="Keys that contain one of these are not loaded.")

@@ -84,6 +84,12 @@ def _freeze(context: Context, with_heads: bool) -> list[Any]:
         for key in ("FREEZE_TRUNK_ONLY", "FREEZE_TRUNK_AND_HEAD"):
             if getattr(settings, key):
                 context.warning(f"{key} does nothing while EVAL_MODE_ON is false", (*at, key), "set EVAL_MODE_ON: True")
+        if settings.LINEAR_EVAL_FEAT_POOL_OPS_MAP:
+            context.warning(
+                "LINEAR_EVAL_FEAT_POOL_OPS_MAP does nothing while the trunk is not frozen",
+                (*at, "LINEAR_EVAL_FEAT_POOL_OPS_MAP"),
+                "set EVAL_MODE_ON: True and FREEZE_TRUNK_ONLY: True",
+            )
     names: list[Any] = [Located("trunk", (*at, "FREEZE_TRUNK_ONLY"))] if context.is_frozen else []
     if context.is_frozen and settings.FREEZE_TRUNK_AND_HEAD and not settings.FREEZE_TRUNK_ONLY and with_heads:
         names = [Located("trunk", (*at, "FREEZE_TRUNK_AND_HEAD")), Located("heads", (*at, "FREEZE_TRUNK_AND_HEAD"))]
