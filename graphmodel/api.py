@@ -121,7 +121,7 @@ def compile(
     """
     _check_outputs(outputs)
     if seed is not None and not hasattr(seed, "__index__"):
-        raise fail("GM202", f"`seed` takes a whole number, not {seed!r}", help="write for example `seed=0`", path="seed")
+        raise fail("GM202", f"`seed` takes a whole number, not {seed!r}", help="for example `seed=0`", path="seed")
     spec = read_spec(spec_or_path, overrides, inputs=inputs, allow_extends_outside=allow_extends_outside)
     with foreign_sources(allow_downloads):
         graph = build_graph(spec, outputs=outputs, passes=passes, trunks=trunks, allow_imports=allow_imports)

@@ -23,6 +23,8 @@ TALLEST = 5.0
 """The same for one that flows from top to bottom."""
 MANY = 150
 """With more boxes, fewer layouts are tried."""
+ROOMY = 0.55
+"""A drawing that takes no more than this of a window's width and height suits it as well as any."""
 SPACE = 12.0
 """Between the heading, the drawing and the legend."""
 
@@ -84,6 +86,10 @@ def draw_placed(
             score = _score(x, y, orientation, room, window)
             if best is None or score < best[0]:
                 best = score, layout, writer, around
+            if window is not None and score == ROOMY:
+                break
+        if best is not None and window is not None and best[0] == ROOMY:
+            break
     assert best is not None
     _, layout, writer, around = best
     return _on_paper(layout, writer, around, width, room)
@@ -154,7 +160,7 @@ def _candidates(
 def _score(x: float, y: float, orientation: Orientation, room: float | None, window: Point | None) -> float:
     """How little a layout suits: the height on paper of a given width, otherwise what shape it has."""
     if window is not None:
-        return max(x / window[0], y / window[1], 0.55)
+        return max(x / window[0], y / window[1], ROOMY)
     if room is not None:
         return y + 1e3 * max(0.0, x - room - 0.5)
     if orientation == "landscape":

@@ -7,6 +7,9 @@ arXiv:2304.07193; facebookresearch/dinov2, `dinov2/eval/linear.py`, `LinearClass
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 from torch import nn
 from typing_extensions import Self
@@ -20,7 +23,7 @@ from graphmodel.spec.validate import Bool, PositiveInt
 class LinearParams(HeadParams):
     """A linear layer."""
 
-    elsewhere = {"dims": "`linear` takes `out_features: 10`; `mlp` takes `dims`"}
+    elsewhere: ClassVar[Mapping[str, str]] = {"dims": "`linear` takes `out_features: 10`; `mlp` takes `dims`"}
     in_features: PositiveInt | Auto = Field("auto", description="Width of the feature.")
     out_features: PositiveInt = Field(description="Width of the result, such as the number of classes.")
     bias: Bool = Field(True, description="Whether the layer has a bias.")
