@@ -225,7 +225,7 @@ class Writer:
         return f'<table border="0" cellborder="0" cellspacing="0" cellpadding="1">{"".join(rows)}</table>'
 
     def legend(self) -> str:
-        entries = []
+        entries, room = [], int(self.room / 5.6)
         for role, text in legend_entries(self.picture):
             swatch = role if f"{role}_line" in self.colours else ""
             if swatch:
@@ -239,15 +239,18 @@ class Writer:
                 mark = f"<td>{self.font('—', 10, role, bold=True)}</td>"
             else:
                 mark = self.pill(role, "feature" if role == "feature" else "badge", "badge_line")
-            entries.append(f'{mark}<td align="left">{self.font(text, 8, "muted")}</td>')
+            lines = folded(text, room - len(role) - 2, " ") if len(text) > room else [text]
+            end = '<br align="left"/>' if len(lines) > 1 else ""
+            texts = "".join(self.font(line, 8, "muted") + end for line in lines)
+            entries.append((len(lines[0]) + 5, f'{mark}<td align="left">{texts}</td>'))
         rows = [[]]  # type: list[list[str]]
-        room = width = int(self.room / 5.6)
-        for entry, (_, text) in zip(entries, legend_entries(self.picture), strict=True):
-            if len(text) + 5 > room and rows[-1]:
+        left = room
+        for length, entry in entries:
+            if length > left and rows[-1]:
                 rows.append([])
-                room = width
+                left = room
             rows[-1].append(entry)
-            room -= len(text) + 5
+            left -= length
         table = '<table border="0" cellborder="0" cellspacing="0" cellpadding="2"><tr>{}</tr></table>'
         inner = [f'<td align="left">{table.format("<td> </td>".join(row))}</td>{FILLER}' for row in rows if row]
         lines = [f'<tr><td align="left">{table.format(row)}</td></tr>' for row in inner]

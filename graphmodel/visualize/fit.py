@@ -129,6 +129,10 @@ def _candidates(
     if flow == "portrait":
         layout = made(Limits(room or math.inf))
         yield layout
+        for share in (0.92, 0.84):
+            if room is not None and layout.width > room:  # lines that pass boxes need room, too
+                layout = made(Limits(share * room))
+                yield layout
         if room is None and layout.width > LONGEST * layout.height:
             for across in (1400.0, 1000.0, 700.0):
                 yield made(Limits(across))

@@ -259,6 +259,19 @@ def test_a_figure_has_the_width_of_a_column_or_page_and_text_of_six_points(name:
         check_paper(compose(graph, Options(), {}), *paper)
 
 
+def test_long_texts_of_the_legend_and_lines_beside_boxes_fit_a_column() -> None:
+    probe = {"mlp": {"dims": ["auto", 10]}}
+    layers = ("res2", "res3", "res4", "res5")
+    pool = {"pool": {"adaptive_avg_pool2d": 1}}
+    spec = {
+        "inputs": {"images": [3, 64, 64]},
+        "trunk": {"name": "resnet", "depth": 18, "freeze": True, "batchnorm": "train"},
+        "heads": {f"{layer}_probe_{i}": probe for layer in layers for i in range(4)},
+        "mapping": {"images": {r: {**pool, "heads": [f"{r}_probe_{i}" for i in range(4)]} for r in layers}},
+    }
+    check_paper(compose(graphmodel.build_graph(graphmodel.load_spec(spec)), Options(), {}), *PAPERS[0])
+
+
 def test_a_width_that_is_too_small_for_the_text_is_refused(small: dict[str, Any]) -> None:
     with pytest.raises(graphmodel.CompileError, match=r"less than 6 points[\s\S]*--width \d+mm"):
         draw(drawn(small), "svg", width=60.0)
