@@ -49,7 +49,7 @@ def small() -> dict[str, Any]:
     """One input, a ResNet-18, one linear head."""
     return {
         "inputs": {"images": {"shape": [3, 64, 64]}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"head": {"mlp": {"dims": ["auto", 10]}}},
     }
 
@@ -57,7 +57,7 @@ def small() -> dict[str, Any]:
 TWO_INPUTS: dict[str, Any] = {
     "name": "pirl",
     "inputs": {"images": {"shape": [3, 64, 64]}, "patches": {"shape": [3, 32, 32]}},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {
         "image": {"mlp": {"dims": ["auto", 8]}},
         "jigsaw": [

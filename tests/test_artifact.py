@@ -33,7 +33,7 @@ def tiny() -> dict[str, Any]:
     return {
         "name": "tiny",
         "inputs": {"images": {"shape": [3, 32, 32]}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"head": {"mlp": {"dims": ["auto", 4]}}},
         "mapping": {"images": {"res2": {"pool": {"adaptive_avg_pool2d": 1}, "flatten": True, "heads": ["head"]}}},
     }
@@ -246,7 +246,7 @@ def test_the_graph_file_holds_every_call(two_inputs: dict[str, Any], tmp_path: P
     assert [output["name"] for output in document["outputs"]] == list(module(*map(two_images, graph.inputs)))
     nodes = {node["name"]: node for node in document["nodes"]}
     assert nodes["images_layer1"]["target"] == nodes["patches_layer1"]["target"] == "trunk.layer1"
-    assert nodes["images_layer1"]["tensors"] == [{"shape": ["N", 64, 16, 16], "dtype": "float32"}]
+    assert nodes["images_layer1"]["tensors"] == [{"shape": ["N", 16, 16, 16], "dtype": "float32"}]
     assert document["passes"]["optimizations"] == list(module.passes)
 
 

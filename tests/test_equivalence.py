@@ -15,7 +15,7 @@ from graphmodel.equivalence import equivalence
 
 SPEC: dict[str, Any] = {
     "inputs": {"images": [3, 32, 32]},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {"a": {"mlp": {"dims": ["auto", 4]}}, "b": {"mlp": {"dims": ["auto", 4]}}},
     "mapping": {"images": {"flatten": ["a", "b"]}},
 }
@@ -32,7 +32,9 @@ def compared(changes: dict[str, Any]) -> Any:
 
 
 def test_the_same_model_is_the_same_by_any_name() -> None:
-    found = compared({"name": "other", "trunk": {"name": "resnet", "depth": 18, "norm": "BatchNorm"}})
+    found = compared(
+        {"name": "other", "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "norm": "BatchNorm"}}
+    )
     assert found.same
     assert (found.differences, found.outputs) == ((), 2)
     assert found.tensors == 122 - 2 + 4  # without the classifier, with both heads
@@ -46,7 +48,7 @@ def test_the_same_model_is_the_same_by_any_name() -> None:
         ({"inputs": {"images": [3, 64, 64]}}, "the graphs are not isomorphic"),
         ({"mapping": {"images": {"flatten": ["b", "a"]}}, "outputs": ["b", "a"]}, "the nesting of the outputs"),
         ({"mapping": {"images": {"flatten": "a"}}}, "the tensor `heads.b.clf.0.weight` is gone"),
-        ({"heads": {**SPEC["heads"], "b": {"mlp": {"dims": ["auto", 5]}}}}, "has the shape (5, 512), it was (4, 512)"),
+        ({"heads": {**SPEC["heads"], "b": {"mlp": {"dims": ["auto", 5]}}}}, "has the shape (5, 128), it was (4, 128)"),
         (
             {"heads": {**SPEC["heads"], "b": [{"mlp": {"dims": ["auto", 4]}}, "identity"]}},
             "the graphs are not isomorphic",
@@ -80,7 +82,9 @@ def test_convert_names_the_model_after_the_base_file(files: Path) -> None:
 
 
 def test_convert_of_a_native_spec_names_it_after_its_own_file(files: Path) -> None:
-    Path("base.yaml").write_text("inputs: {images: [3, 32, 32]}\ntrunk: {name: resnet, depth: 18}\n")
+    Path("base.yaml").write_text(
+        "inputs: {images: [3, 32, 32]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\n"
+    )
     Path("mine.yaml").write_text("extends: base.yaml\ntrunk: {depth: 34}\n")
     assert "name: mine\n" in CliRunner().invoke(app, ["convert", "mine.yaml"]).stdout
 

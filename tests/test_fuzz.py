@@ -21,7 +21,10 @@ SOUND: dict[str, dict[str, Any]] = {
             "images": {"shape": [3, 32, 32]},
             "crops": {"views": [{"count": 2, "shape": [3, 32, 32]}, {"shape": [3, 64, 64]}], "grouping": "resolution"},
         },
-        "trunks": {"a": {"name": "resnet", "depth": 18}, "b": {"name": "resnet", "depth": 18, "freeze": True}},
+        "trunks": {
+            "a": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+            "b": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
+        },
         "heads": {"h": [HEAD, {"siamese_concat_view": {"num_towers": 2}}], "e": HEAD, "s": "identity"},
         "mapping": [
             {"from": "images.a.flatten", "head": "h", "as": "x"},

@@ -16,7 +16,7 @@ import graphmodel
 
 SPEC: dict[str, Any] = {
     "inputs": {"images": [3, 64, 64]},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {"label": {"mlp": {"dims": ["auto", 16, 5], "use_bn": True, "use_relu": True}}},
 }
 X = torch.randn(2, 3, 64, 64)
@@ -91,8 +91,8 @@ def test_an_averaged_model_averages_parameters() -> None:
     with torch.no_grad():
         averaged.module.trunk.bn1.running_mean.fill_(0.5)
     update_bn([X], averaged)
-    assert torch.equal(averaged.module.trunk.bn1.running_mean, torch.full((64,), 0.5)), "frozen, so it is not reset"
-    assert not torch.equal(averaged.module.trunk.layer1[0].bn1.running_mean, torch.zeros(64))
+    assert torch.equal(averaged.module.trunk.bn1.running_mean, torch.full((16,), 0.5)), "frozen, so it is not reset"
+    assert not torch.equal(averaged.module.trunk.layer1[0].bn1.running_mean, torch.zeros(16))
     averaged.train()
     assert not averaged.module.trunk.bn1.training
     assert averaged.module.model_graph is model.model_graph

@@ -272,7 +272,11 @@ def test_a_given_module_of_the_specs_family_has_that_familys_names() -> None:
     import torchvision
 
     module = torchvision.models.resnet18()
-    document = {"inputs": SMALL, "trunk": {"name": "resnet", "depth": 18}, "mapping": {"images": {"res1": None}}}
+    document = {
+        "inputs": SMALL,
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "mapping": {"images": {"res1": None}},
+    }
     model = graphmodel.compile(document, trunks={"trunk": module}, returns="tensor").eval()
     x = torch.rand(2, 3, 64, 64)
     module.eval()

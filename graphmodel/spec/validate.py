@@ -52,6 +52,7 @@ Bool = Annotated[bool, BeforeValidator(_yes_no), Field(strict=True)]
 """A boolean; the words of YAML 1.1 (`yes`, `off`) count, numbers do not."""
 Int = Annotated[int, Field(strict=True)]
 PositiveInt = Annotated[int, Field(strict=True, gt=0)]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
 
 MAX_NUMBERS = 2**40

@@ -12,17 +12,17 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import nn
-from torchvision.models import resnet18
 
 import graphmodel
 from graphmodel.build.locked_spec import resolved_spec
 from graphmodel.dialects.native.dump import dump, to_yaml
 from graphmodel.graph.copies import copies
 from graphmodel.spec.document import read_text
+from tests.reference import NarrowResNet
 
 BYOL: dict[str, Any] = {
     "inputs": {"images": [3, 32, 32]},
-    "trunks": {"student": {"name": "resnet", "depth": 18}, "teacher": {"copy": "student"}},
+    "trunks": {"student": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}, "teacher": {"copy": "student"}},
     "heads": {"project": {"mlp": {"dims": ["auto", 16, 8], "use_bn": True}}, "target": {"copy": "project"}},
     "mapping": {"images": {"student.flatten": "project", "teacher.flatten": "target"}},
 }
@@ -44,9 +44,9 @@ class Networks(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.student = resnet18()
+        self.student = NarrowResNet()
         self.student.fc = nn.Identity()
-        self.project = nn.Sequential(nn.Linear(512, 16), nn.BatchNorm1d(16), nn.Linear(16, 8))
+        self.project = nn.Sequential(nn.Linear(128, 16), nn.BatchNorm1d(16), nn.Linear(16, 8))
         self.teacher, self.target = copy.deepcopy(self.student), copy.deepcopy(self.project)
         for part in (self.teacher, self.target):
             part.requires_grad_(False)
@@ -102,7 +102,10 @@ def test_a_copy_starts_with_the_weights_of_its_original_and_is_frozen() -> None:
 
 
 def test_a_copy_does_not_change_the_weights_of_the_rest() -> None:
-    alone = changed(trunks={"student": {"name": "resnet", "depth": 18}}, heads={"project": BYOL["heads"]["project"]})
+    alone = changed(
+        trunks={"student": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}},
+        heads={"project": BYOL["heads"]["project"]},
+    )
     alone["mapping"] = {"images": {"student.flatten": "project"}}
     model, other = graphmodel.compile(BYOL, seed=0), graphmodel.compile(alone, seed=0)
     state = model.state_dict()
@@ -110,7 +113,7 @@ def test_a_copy_does_not_change_the_weights_of_the_rest() -> None:
 
 
 def test_a_copy_may_train_and_come_first() -> None:
-    trunks = {"b": {"copy": "a", "freeze": False}, "a": {"name": "resnet", "depth": 18}}
+    trunks = {"b": {"copy": "a", "freeze": False}, "a": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
     spec = {"inputs": BYOL["inputs"], "trunks": trunks, "mapping": {"images": {"b.flatten": None, "a.flatten": None}}}
     model = graphmodel.compile(spec, seed=0)
     assert all(p.requires_grad for p in model.parameters())
@@ -155,7 +158,7 @@ def test_position_embeddings_follow_the_image_size_of_a_copy() -> None:
 
 
 def test_a_copy_of_a_given_module_starts_with_its_weights() -> None:
-    given = resnet18()
+    given = NarrowResNet()
     model = graphmodel.compile(BYOL, trunks={"student": given}, seed=0)
     assert model.trunks.student.conv1 is given.conv1
     assert model.trunks.teacher.conv1 is not given.conv1
@@ -205,7 +208,9 @@ def test_copies_survive_files_pickles_and_a_resolved_spec(tmp_path: Path) -> Non
 
 
 def test_diff_names_the_original() -> None:
-    other = changed(trunks={**BYOL["trunks"], "teacher": {"name": "resnet", "depth": 18, "freeze": True}})
+    other = changed(
+        trunks={**BYOL["trunks"], "teacher": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True}}
+    )
     assert "copy_of student became " in str(graphmodel.diff(BYOL, other))
 
 
@@ -220,7 +225,7 @@ def test_pictures_name_the_original() -> None:
 
 def network(seed: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    return resnet18().state_dict()
+    return NarrowResNet().state_dict()
 
 
 def holds(trunk: nn.Module, state: dict[str, torch.Tensor]) -> bool:
@@ -314,7 +319,8 @@ def test_a_model_with_one_trunk_fills_both_and_the_heads_by_their_names(trained:
 
 def test_a_copy_of_a_head_on_one_trunk_starts_with_the_loaded_weights() -> None:
     document = changed(
-        trunk={"name": "resnet", "depth": 18}, mapping={"images": {"flatten": "project", "res5": "target"}}
+        trunk={"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        mapping={"images": {"flatten": "project", "res5": "target"}},
     )
     del document["trunks"]
     document["heads"]["target"]["freeze"] = False
@@ -369,8 +375,8 @@ def test_a_head_that_reads_another_width_is_no_copy() -> None:
     found = finding(changed(mapping=mapping))
     assert found.code == "GM304"
     assert "`target` is a copy of `project`" in found.message
-    assert "256" in found.message
-    assert "512" in found.message
+    assert "64" in found.message
+    assert "128" in found.message
 
 
 @pytest.mark.parametrize("key", [{"pretrained": True}, {"input_type": "bgr"}, {"name": "resnet"}])

@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import resnet18
 
 import graphmodel
 from graphmodel.build.locked_spec import resolved_spec
 from graphmodel.dialects.native.dump import dump, to_yaml
 from graphmodel.spec.document import read_text
+from tests.reference import NarrowResNet
 
-TRUNK = {"name": "resnet", "depth": 18}
+TRUNK = {"name": "resnet", "depth": 18, "width_multiplier": 0.25}
 PROBE = {"mlp": {"dims": ["auto", 3]}}
 
 
@@ -47,7 +47,7 @@ def run(spec: Any, x: torch.Tensor) -> torch.Tensor:
 
 def maps(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
     """The maps of a torchvision ResNet with the weights of a compiled one."""
-    net = resnet18().eval()
+    net = NarrowResNet().eval()
     net.load_state_dict(model.trunk.state_dict(), strict=False)
     x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
     found = []
@@ -176,7 +176,7 @@ def test_the_size_of_the_largest_map_follows_the_images() -> None:
 def test_a_size_that_the_map_has_already_is_kept_for_other_images() -> None:
     spec = document([{"from": "images.res5", "resize": 2, "as": "y"}])
     model, x = graphmodel.compile(spec, seed=0).eval(), torch.randn(2, 3, 128, 128)
-    assert model(torch.randn(2, 3, 64, 64))["y"].shape == (2, 512, 2, 2)
+    assert model(torch.randn(2, 3, 64, 64))["y"].shape == (2, 128, 2, 2)
     expected = F.interpolate(maps(model, x)[-1], (2, 2), mode="bilinear")
     torch.testing.assert_close(model(x)["y"], expected)
 

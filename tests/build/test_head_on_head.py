@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
 import graphmodel
 from graphmodel.build.locked_spec import resolved_spec
 from graphmodel.dialects.native.dump import dump, to_yaml
 from graphmodel.spec.document import read_text
+from tests.reference import NarrowResNet
 
 PROJECT = {"mlp": {"dims": ["auto", 16, 8], "use_bn": True, "use_relu": True}}
 PREDICT = {"mlp": {"dims": ["auto", 4, 8], "use_relu": True}}
 SIMSIAM: dict[str, Any] = {
     "inputs": {"images": [3, 32, 32]},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {"project": PROJECT, "predict": PREDICT},
     "mapping": [
         {"from": "images.flatten", "head": "project", "as": "z"},
@@ -44,9 +44,9 @@ def finding(document: Any) -> graphmodel.Diagnostic:
 class ByHand(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = resnet18()
+        self.trunk = NarrowResNet()
         self.trunk.fc = nn.Identity()
-        self.project = nn.Sequential(nn.Linear(512, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8))
+        self.project = nn.Sequential(nn.Linear(128, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8))
         self.predict = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -127,7 +127,7 @@ def test_a_diamond_joins_outputs_and_features() -> None:
     heads = {**SIMSIAM["heads"], "other": PREDICT, "last": {"mlp": {"dims": ["auto", 3]}}}
     model = graphmodel.compile(changed(mapping=mapping, heads=heads), seed=0).eval()
     x = torch.randn(2, 3, 32, 32)
-    out, trunk = model(x), resnet18()
+    out, trunk = model(x), NarrowResNet()
     trunk.fc = nn.Identity()
     trunk.load_state_dict(model.trunk.state_dict())
     joined = torch.cat([out["p"], out["q"], trunk.eval()(x)], 1)
@@ -191,7 +191,7 @@ def test_rows_of_a_sample_multiply_along_a_chain_of_heads() -> None:
     heads = {"first": towers, "second": {"siamese_concat_view": {"num_towers": 4}}, "third": towers}
     mapping = {"images": {"flatten": "first"}, "first": "second", "second": "third"}
     model = graphmodel.compile(changed(heads=heads, mapping=mapping), seed=0)
-    assert model(torch.randn(16, 3, 32, 32))["third"].shape == (1, 16 * 512)
+    assert model(torch.randn(16, 3, 32, 32))["third"].shape == (1, 16 * 128)
 
 
 def test_diff_and_pictures_show_what_a_head_reads() -> None:
@@ -211,7 +211,7 @@ def test_a_table_beside_images_equals_the_model_by_hand() -> None:
     spec["heads"] = {"label": {"mlp": {"dims": ["auto", 3]}}}
     spec["mapping"] = [{"from": ["images.flatten", "table"], "head": "label"}, {"from": "table", "as": "same"}]
     model = graphmodel.compile(spec, seed=0).eval()
-    trunk = resnet18()
+    trunk = NarrowResNet()
     trunk.fc = nn.Identity()
     trunk.load_state_dict(model.trunk.state_dict())
     x, table = torch.randn(2, 3, 32, 32), torch.randn(2, 7)

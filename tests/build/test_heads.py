@@ -50,7 +50,7 @@ class Product(nn.Module):
     [
         (Buggy, ["fails in its own code", "AttributeError", "weigth", "test_heads.py:", "in forward"]),
         (Refusing, ["fails in its own code", "RuntimeError: wants two of everything", "in forward"]),
-        (Product, ["cannot read `images.flatten` of shape N×512", "test_heads.py:", "in forward"]),
+        (Product, ["cannot read `images.flatten` of shape N×128", "test_heads.py:", "in forward"]),
     ],
 )
 def test_an_exception_in_forward_names_its_line(small: dict[str, Any], head: type[nn.Module], parts: list[str]) -> None:
@@ -154,17 +154,17 @@ def test_a_head_over_a_list_is_given_every_width(small: dict[str, Any]) -> None:
     found = model(torch.rand(2, 3, 64, 64))
     assert [tuple(v.shape) for v in found.values()] == [(2, 4, 8, 8), (2, 4, 4, 4)]
     assert [tuple(p.shape) for n, p in model.named_parameters() if n.endswith("weight") and "heads" in n] == [
-        (4, 128, 1, 1),
-        (4, 256, 1, 1),
+        (4, 32, 1, 1),
+        (4, 64, 1, 1),
     ]
 
 
 def test_widths_of_a_list_that_are_written_out_must_be_right(small: dict[str, Any]) -> None:
     lateral(list)
-    graphmodel.compile(pyramid(small, in_channels=[128, 256]), device="meta")
-    found = finding(pyramid(small, in_channels=[128, 512]))
-    assert "wants [128, 512]" in found.message
-    assert found.help == "write [128, 256]"
+    graphmodel.compile(pyramid(small, in_channels=[32, 64]), device="meta")
+    found = finding(pyramid(small, in_channels=[32, 128]))
+    assert "wants [32, 128]" in found.message
+    assert found.help == "write [32, 64]"
 
 
 def test_one_width_cannot_be_inferred_from_a_list(small: dict[str, Any]) -> None:
@@ -199,7 +199,7 @@ def test_too_many_sizes_say_how_many_there_are() -> None:
 def test_a_doubled_key_of_one_trunk_does_not_name_the_trunk() -> None:
     spec = {
         "inputs": {"images": [3, 32, 32]},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"pyramid": {"fpn": {"out_channels": 4}}},
         "mapping": [{"from": ["images.res3", "images.res3"], "head": "pyramid"}],
     }

@@ -18,7 +18,9 @@ def findings(spec: dict[str, Any]) -> list[Diagnostic]:
     return caught.value.diagnostics
 
 
-@pytest.mark.parametrize("trunk", [{"name": "resnet", "depth": 18}, {"name": "timm:resnet18"}])
+@pytest.mark.parametrize(
+    "trunk", [{"name": "resnet", "depth": 18, "width_multiplier": 0.25}, {"name": "timm:resnet18"}]
+)
 def test_inputs_with_other_channel_counts_need_two_trunks(trunk: dict[str, Any]) -> None:
     spec = {
         "inputs": {"color": [3, 64, 64], "depth": [1, 64, 64]},

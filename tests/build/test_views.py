@@ -22,7 +22,7 @@ def test_views_that_take_a_pass_each_are_traced_once_per_shape(monkeypatch: pyte
     views = [{"count": 5, "shape": [3, 64, 64]}, {"count": 3, "shape": [3, 32, 32]}]
     spec = {
         "inputs": {"crops": {"views": views, "grouping": "crop"}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"h": "identity"},
     }
     graph = graphmodel.compile(spec, device="meta").model_graph

@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 from safetensors import safe_open
-from torchvision.models import resnet18
 
 import graphmodel
+from tests.reference import NarrowResNet
 
 
 def load_model_file(directory):
@@ -24,19 +24,19 @@ def load_model_file(directory):
 def test_the_table_has_a_row_for_every_stage_with_feature_shape_and_parameters(run, write, small):
     out = run("compile", write(small)).stdout
     layer4 = next(line for line in out.splitlines() if line.startswith("layer4"))
-    reference = sum(p.numel() for p in resnet18().layer4.parameters())
-    assert layer4.split()[1:4] == ["trunk.layer4", "res5", "N×512×2×2"]
-    assert f"{reference / 1e6:.3g} M" in layer4
+    reference = sum(p.numel() for p in NarrowResNet().layer4.parameters())
+    assert layer4.split()[1:4] == ["trunk.layer4", "res5", "N×128×2×2"]
+    assert f"{reference / 1e3:.3g} k" in layer4
 
 
 def test_totals_tell_trained_frozen_and_pruned_parameters(run, write, small):
     small["trunk"]["freeze"] = True
     data = json.loads(run("compile", write(small), "--format", "json").stdout)
-    trunk = resnet18()
+    trunk = NarrowResNet()
     whole, classifier = sum(p.numel() for p in trunk.parameters()), sum(p.numel() for p in trunk.fc.parameters())
     assert data["totals"]["parameters"] == {
-        "total": whole - classifier + 5130,
-        "trained": 5130,
+        "total": whole - classifier + 1290,
+        "trained": 1290,
         "frozen": whole - classifier,
         "pruned": classifier,
     }
@@ -45,13 +45,13 @@ def test_totals_tell_trained_frozen_and_pruned_parameters(run, write, small):
 def test_flops_agree_with_a_count_by_hand(run, write):
     spec = {
         "inputs": {"images": [3, 64, 64]},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"head": {"mlp": {"dims": ["auto", 10]}}},
         "mapping": {"images": {"conv1": {"pool": {"adaptive_avg_pool2d": 1}, "head": "head"}}},
     }
     data = json.loads(run("compile", write(spec), "--format", "json").stdout)
-    convolution = 2 * (7 * 7 * 3) * 64 * 32 * 32
-    linear = 2 * 64 * 10
+    convolution = 2 * (7 * 7 * 3) * 16 * 32 * 32
+    linear = 2 * 16 * 10
     assert data["totals"]["flops_per_sample"] == convolution + linear
 
 
@@ -89,7 +89,7 @@ def test_set_and_input_change_the_spec(run, write, small):
     )  # fmt: skip
     assert data["inputs"]["images"] == "[N×3×64×64, N×3×64×64, N×3×32×32]"
     assert data["outputs"] == {"head": "3N×10"}
-    assert data["totals"]["parameters"]["total"] > 21_000_000
+    assert data["totals"]["parameters"]["total"] > 1_300_000
 
 
 def test_equal_views_stand_as_one_in_the_table(run, write, small):
@@ -103,7 +103,7 @@ def test_overlays_are_merged_in_order(run, write, small):
     second = write("heads: {head: {mlp: {dims: [auto, 7]}}}\n", "second.yaml")
     data = json.loads(run("compile", base, first, second, "--format", "json").stdout)
     assert data["outputs"] == {"head": "N×7"}
-    assert data["totals"]["parameters"]["total"] > 21_000_000
+    assert data["totals"]["parameters"]["total"] > 1_300_000
 
 
 def test_one_tensor_of_several_outputs_is_refused(run, write, two_inputs):

@@ -11,7 +11,7 @@ from pathlib import Path
 SLOW = (
     "import sys, time\ntime.sleep({seconds})\nprint('loaded by', type(__spec__.loader).__name__)\nraise SystemExit(3)\n"
 )
-SPEC = "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n"
+SPEC = "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\n"
 
 
 def on_terminal(tmp_path: Path, seconds: float, **environment: str) -> tuple[int, str, str]:

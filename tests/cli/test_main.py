@@ -57,7 +57,12 @@ def test_the_module_runs_as_a_program_and_gives_exit_codes(write):
 
 @pytest.mark.slow
 def test_the_program_answers_sound_and_unsound_specs(write):
-    assert shell("check", write("inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n")).returncode == 0
+    assert (
+        shell(
+            "check", write("inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\n")
+        ).returncode
+        == 0
+    )
     wrong = shell("check", write("trunk: {name: renset}\n", "wrong.yaml"), "--input", "images=3x64x64")
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error[GM205]: unknown trunk `renset`\n")

@@ -14,7 +14,7 @@ from tests.conftest import EXAMPLES, ROOT
 
 SPEC = {
     "inputs": {"images": [3, 32, 32]},
-    "trunk": {"name": "resnet", "depth": 18, "freeze": True},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
     "heads": {"label": {"mlp": {"dims": ["auto", 3]}}},
     "checkpoint": ["relu"],
 }

@@ -54,7 +54,7 @@ def test_a_malformed_file_imports_nothing_heavy(tmp_path: Path, text: str) -> No
 def test_a_resnet_imports_no_timm_and_no_other_family(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        "trunk: {name: resnet, depth: 18}\ninputs: {x: [3, 64, 64]}\nheads: {h: {mlp: {dims: [auto, 2]}}}\n"
+        "trunk: {name: resnet, depth: 18, width_multiplier: 0.25}\ninputs: {x: [3, 64, 64]}\nheads: {h: {mlp: {dims: [auto, 2]}}}\n"
     )
     code, modules = run("check", str(spec))
     assert code == 0

@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torchvision.models import resnet18
 from typer.testing import CliRunner
 
 from graphmodel.cli import app
+from tests.reference import NarrowResNet
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
     path = tmp_path / "spec.yaml"
-    path.write_text("inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n")
+    path.write_text("inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\n")
     return path
 
 
 def test_weights_end_up_in_the_artifact(spec: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pth"
-    state = resnet18().state_dict()
+    state = NarrowResNet().state_dict()
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, checkpoint)
     target = tmp_path / "out"
     result = CliRunner().invoke(app, ["compile", str(spec), "--weights", str(checkpoint), "-o", str(target)])
@@ -35,7 +35,7 @@ def test_weights_end_up_in_the_artifact(spec: Path, tmp_path: Path) -> None:
 
 def test_the_report_is_json_too(spec: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pth"
-    torch.save({k: v for k, v in resnet18().state_dict().items() if not k.startswith("layer4")}, checkpoint)
+    torch.save({k: v for k, v in NarrowResNet().state_dict().items() if not k.startswith("layer4")}, checkpoint)
     refused = CliRunner().invoke(app, ["compile", str(spec), "--weights", str(checkpoint), "--format", "json"])
     assert refused.exit_code == 1
     assert json.loads(refused.stdout)["diagnostics"][0]["code"] == "GM512"
@@ -49,7 +49,7 @@ def test_the_report_is_json_too(spec: Path, tmp_path: Path) -> None:
 
 def test_a_network_is_chosen_by_name(spec: Path, tmp_path: Path) -> None:
     checkpoint, target = tmp_path / "checkpoint.pth", tmp_path / "out"
-    student, teacher = resnet18().state_dict(), resnet18().state_dict()
+    student, teacher = NarrowResNet().state_dict(), NarrowResNet().state_dict()
     torch.save({"student": student, "teacher": teacher}, checkpoint)
     command = ["compile", str(spec), "--weights", str(checkpoint)]
     result = CliRunner().invoke(app, command)
@@ -71,10 +71,10 @@ def test_networks_fill_trunks(tmp_path: Path) -> None:
     spec, checkpoint, target = tmp_path / "spec.yaml", tmp_path / "checkpoint.pth", tmp_path / "out"
     spec.write_text(
         "inputs: {images: [3, 64, 64]}\n"
-        "trunks: {a: {name: resnet, depth: 18}, b: {name: resnet, depth: 18}}\n"
+        "trunks: {a: {name: resnet, depth: 18, width_multiplier: 0.25}, b: {name: resnet, depth: 18, width_multiplier: 0.25}}\n"
         "mapping: {images: {a.flatten: , b.flatten: }}\n"
     )
-    one, two = resnet18().state_dict(), resnet18().state_dict()
+    one, two = NarrowResNet().state_dict(), NarrowResNet().state_dict()
     torch.save({"one": one, "two": two}, checkpoint)
     command = ["compile", str(spec), "--weights", str(checkpoint), "-o", str(target)]
     refused = CliRunner().invoke(app, command)
@@ -89,7 +89,7 @@ def test_networks_fill_trunks(tmp_path: Path) -> None:
 
 def test_foreign_names_match_by_order(spec: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pth"
-    state = resnet18().state_dict()
+    state = NarrowResNet().state_dict()
     torch.save({k.replace("layer", "stage_").replace("conv", "c_"): v for k, v in state.items()}, checkpoint)
     command = ["compile", str(spec), "--weights", str(checkpoint)]
     assert "--weights-match order" in CliRunner().invoke(app, command).output

@@ -107,7 +107,7 @@ def test_a_constructor_that_makes_modules_without_end_is_stopped() -> None:
 def test_trunks_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(construct, "MAX_MODULES", 20)
     with pytest.raises(CompileError, match="more than 20 modules") as caught:
-        load_and_build({"name": "resnet", "depth": 18})
+        load_and_build({"name": "resnet", "depth": 18, "width_multiplier": 0.25})
     assert caught.value.diagnostics[0].code == "GM302"
 
 

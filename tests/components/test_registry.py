@@ -18,7 +18,11 @@ from graphmodel.components.registry import AlreadyRegistered, find_head, tempora
 
 
 def spec(**head: Any) -> dict[str, Any]:
-    return {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}, "heads": {"mine": head}}
+    return {
+        "inputs": {"images": [3, 32, 32]},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "heads": {"mine": head},
+    }
 
 
 def test_a_class_with_annotated_keywords_is_a_head() -> None:

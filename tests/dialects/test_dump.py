@@ -43,8 +43,20 @@ RICH: dict[str, Any] = {
         "table": {"shape": [], "trunk": "none", "dtype": "int32"},
     },
     "trunks": {
-        "student": {"name": "resnet", "depth": 18, "input_type": "bgr", "memory_format": "channels_last"},
-        "teacher": {"name": "resnet", "depth": 18, "freeze": True, "pretrained": "teacher.pth"},
+        "student": {
+            "name": "resnet",
+            "depth": 18,
+            "width_multiplier": 0.25,
+            "input_type": "bgr",
+            "memory_format": "channels_last",
+        },
+        "teacher": {
+            "name": "resnet",
+            "depth": 18,
+            "width_multiplier": 0.25,
+            "freeze": True,
+            "pretrained": "teacher.pth",
+        },
         "third": {"copy": "student", "zero_init_residual": True, "freeze": False, "memory_format": "contiguous"},
     },
     "heads": {
@@ -129,7 +141,10 @@ def test_dumping_leaves_the_spec_alone(two_inputs: dict[str, Any]) -> None:
 def test_a_slice_says_what_it_holds_and_builds_it_again() -> None:
     document = {
         "inputs": {"images": [3, 64, 64], "patches": [3, 32, 32]},
-        "trunks": {"student": {"name": "resnet", "depth": 18}, "teacher": {"name": "resnet", "depth": 18}},
+        "trunks": {
+            "student": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+            "teacher": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        },
         "heads": {"a": {"mlp": {"dims": ["auto", 3]}}, "b": [{"mlp": {"dims": ["auto", 4]}}, "identity"]},
         "mapping": [
             {"from": "images.student.flatten", "head": "a", "as": "first"},

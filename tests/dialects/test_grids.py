@@ -44,7 +44,10 @@ VIT: dict[str, Any] = {
     "reg_tokens": 2,
     "freeze": True,
 }
-SMALL: dict[str, Any] = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18, "freeze": True}}
+SMALL: dict[str, Any] = {
+    "inputs": {"images": [3, 64, 64]},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
+}
 PROBE: dict[str, Any] = {"mlp": {"dims": ["auto", 4]}}
 
 

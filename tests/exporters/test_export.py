@@ -21,7 +21,7 @@ SPEC: dict[str, Any] = {
         "patches": [3, 32, 32],
         "crops": {"views": [{"count": 2, "shape": [3, 48, 48]}, {"shape": [3, 32, 32]}]},
     },
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {
         "label": {"mlp": {"dims": ["auto", 7]}},
         "jigsaw": [
@@ -85,7 +85,7 @@ def test_a_program_keeps_names_forms_modes_and_numbers(module: graphmodel.Compil
 
 @pytest.mark.slow
 def test_a_program_in_training_mode_trains_the_same(tmp_path: Path) -> None:
-    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
     heads = {"label": {"mlp": {"dims": ["auto", 8, 3], "use_bn": True}}}
     model = graphmodel.compile({**spec, "heads": heads, "freeze": ["trunk.conv1", "trunk.bn1"]}, seed=0)
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -107,7 +107,11 @@ def test_a_program_in_training_mode_trains_the_same(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("returns", ["tuple", "list", "tensor"])
 def test_every_form_of_the_result(returns: str, tmp_path: Path) -> None:
-    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}, "returns": returns}
+    spec = {
+        "inputs": {"images": [3, 32, 32]},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "returns": returns,
+    }
     model = graphmodel.compile(spec, seed=0).eval()
     report = graphmodel.export(model, tmp_path / "model.pt2")
     assert report.outputs == ["features"]
@@ -216,7 +220,11 @@ def test_layers_that_ask_for_the_number_of_rows_serve_a_single_one(layer: str, t
 @pytest.mark.slow
 def test_heads_that_run_as_one_serve_a_single_image(tmp_path: Path) -> None:
     heads = {f"head{i}": {"mlp": {"dims": ["auto", 4]}} for i in range(14)}
-    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}, "heads": heads}
+    spec = {
+        "inputs": {"images": [3, 32, 32]},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "heads": heads,
+    }
     model = graphmodel.compile(spec, seed=0)
     assert "fuse_heads" in model.passes
     assert graphmodel.export(model, tmp_path / "model.pt2").batches == [1, 2, 5]
@@ -226,7 +234,7 @@ def test_heads_that_run_as_one_serve_a_single_image(tmp_path: Path) -> None:
     "suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.slow)]
 )  # fmt: skip
 def test_batchnorm_is_folded_if_asked_for(suffix: str, tmp_path: Path) -> None:
-    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
     model = graphmodel.compile({**spec, "freeze": ["trunk.conv1", "trunk.bn1"]}, seed=0)
     model(torch.randn(4, 3, 32, 32))
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -245,11 +253,13 @@ def test_batchnorm_is_folded_if_asked_for(suffix: str, tmp_path: Path) -> None:
 
 
 def wrong_numbers(path: Path) -> Any:
-    return lambda args: [torch.zeros(args[0].shape[0], 512)]
+    return lambda args: [torch.zeros(args[0].shape[0], 128)]
 
 
 def test_a_file_with_other_numbers_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}, seed=0)
+    model = graphmodel.compile(
+        {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}, seed=0
+    )
     (tmp_path / "model.pt2").write_text("the old file")
     fake = exporters.Format("pt2", ".pt2", lambda program, path: path.write_text("new"), wrong_numbers)
     monkeypatch.setattr(exporters, "find_format", lambda file, to: fake)
@@ -272,7 +282,8 @@ def test_a_file_with_other_numbers_is_not_written(tmp_path: Path, monkeypatch: p
 )
 def test_what_cannot_be_asked_for(file: str, options: Any, code: str, text: str, tmp_path: Path) -> None:
     model = graphmodel.compile(
-        {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}, device="meta"
+        {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}},
+        device="meta",
     )
     with pytest.raises(graphmodel.CompileError) as caught:
         graphmodel.export(model, tmp_path / file, **options)
@@ -284,7 +295,8 @@ def test_what_cannot_be_asked_for(file: str, options: Any, code: str, text: str,
 
 def test_missing_packages_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = graphmodel.compile(
-        {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}, device="meta"
+        {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}},
+        device="meta",
     )
     with pytest.raises(graphmodel.CompileError, match="no weights"):
         graphmodel.export(model, tmp_path / "model.pt2")
@@ -297,7 +309,7 @@ def test_missing_packages_and_weights(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_command_exports_specs_and_saved_models(tmp_path: Path, run: Run) -> None:  # noqa: F811
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        "inputs: {images: [3, 32, 32]}\ntrunk: {name: resnet, depth: 18}\nheads: {label: {mlp: {dims: [auto, 3]}}}\n"
+        "inputs: {images: [3, 32, 32]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\nheads: {label: {mlp: {dims: [auto, 3]}}}\n"
     )
     result = run("export", spec, "-o", tmp_path / "a.pt2", "--seed", "3")
     assert "images [batch, 3, 32, 32]" in result.stdout

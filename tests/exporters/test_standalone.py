@@ -97,29 +97,41 @@ PROBES = {f"probe{i}": {"mlp": {"dims": ["auto", 4]}} for i in range(6)}
 CASES: dict[str, dict[str, Any]] = {
     "several heads, one of them residual": {
         "inputs": IMAGES,
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {**LABEL, "probe": {"eval_mlp": {"in_channels": "auto", "dims": ["auto", 3], "use_residual": True}}},
         "mapping": {"images": {"flatten": "label", "res4": "probe"}},
     },
     "frozen parts, folded": {
         "inputs": {"images": [3, 224, 224]},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "freeze": ["trunk.conv1", "trunk.bn1", "trunk.layer1"],
         "heads": LABEL,
     },
-    "everything frozen": {"inputs": IMAGES, "trunk": {"name": "resnet", "depth": 18, "freeze": True}},
-    "fused heads": {"inputs": IMAGES, "trunk": {"name": "resnet", "depth": 18}, "heads": PROBES},
-    "checkpointing": {"inputs": IMAGES, "trunk": {"name": "resnet", "depth": 18}, "checkpoint": 2, "heads": LABEL},
+    "everything frozen": {
+        "inputs": IMAGES,
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
+    },
+    "fused heads": {
+        "inputs": IMAGES,
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "heads": PROBES,
+    },
+    "checkpointing": {
+        "inputs": IMAGES,
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "checkpoint": 2,
+        "heads": LABEL,
+    },
     "an own vit": {"inputs": {"images": [3, 40, 40]}, "trunk": TINY_VIT, "heads": LABEL},
     "PIRL": TWO_INPUTS,
     "DINO": {
         "inputs": {"images": [3, 32, 32]},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"dino": {"dino_head": {"num_clusters": [8], "hidden_dim": 16, "bottleneck_dim": 8}}},
     },
     "SwAV": {
         "inputs": {"crops": {"views": [{"count": 2, "shape": [3, 64, 64]}, {"count": 3, "shape": [3, 32, 32]}]}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"swav": {"swav_head": {"dims": ["auto", 16, 8], "use_bn": True, "num_clusters": [7]}}},
     },
     "joined inputs": {
@@ -298,7 +310,9 @@ def test_the_check_finds_other_numbers_and_other_frozen_parts(
 
 
 def test_tensors_that_a_hook_computes_cannot_be_written() -> None:
-    module = graphmodel.compile({"inputs": IMAGES, "trunk": {"name": "resnet", "depth": 18}}, seed=0)
+    module = graphmodel.compile(
+        {"inputs": IMAGES, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}, seed=0
+    )
     torch.nn.utils.weight_norm(module.trunk.conv1)
     with pytest.raises(graphmodel.CompileError, match=r"`trunk\.conv1\.weight` is computed from parameters"):
         standalone(module)
@@ -327,7 +341,9 @@ FACTOR = 2
 
 
 def test_classes_of_files_that_are_not_installed_are_copied(tmp_path: Path) -> None:
-    module = graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}, seed=0)
+    module = graphmodel.compile(
+        {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}, seed=0
+    )
     module.trunk.layer1 = nn.Sequential(Twice(), nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 64, 1))
     module.trunk.maxpool = nn.Conv2d(64, 3, 1)
     made = standalone(module)
@@ -337,7 +353,7 @@ def test_classes_of_files_that_are_not_installed_are_copied(tmp_path: Path) -> N
 
 
 def test_what_cannot_be_written_is_one_diagnostic(tmp_path: Path, run: Run) -> None:  # noqa: F811
-    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
     module = graphmodel.compile(spec, seed=0)
 
     class Local(nn.ReLU):

@@ -22,7 +22,7 @@ def spec(trunk: Any = None, head: Any = None) -> dict[str, Any]:
     return {
         "inputs": {"first": [3, 32, 32], "second": [3, 32, 32]},
         "trunks": {
-            "student": {"name": "resnet", "depth": 18},
+            "student": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
             "teacher": {"copy": "student", **({"batchnorm": "train"} if trunk is None else trunk)},
         },
         "heads": {

@@ -174,7 +174,7 @@ def test_copies_of_copies_have_the_same_class(small: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("optimized", [False, True])
 def test_torch_saves_models_in_channels_last(optimized: bool) -> None:
-    trunk = {"name": "resnet", "depth": 18, "memory_format": "channels_last"}
+    trunk = {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "memory_format": "channels_last"}
     model: Any = graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunk": trunk}, seed=0).eval()
     if optimized:
         model = graphmodel.optimize_for_inference(model, memory_format="channels_last")

@@ -169,7 +169,7 @@ def test_fusion_keeps_frozen_parts_frozen(small: dict[str, Any]) -> None:
 def test_fx_fusion_keeps_frozen_parts_frozen() -> None:
     from torch.fx.experimental.optimization import fuse
 
-    spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18}}
+    spec = {"inputs": {"images": [3, 64, 64]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
     model = graphmodel.compile(
         {**spec, "freeze": ["trunk.conv1", "trunk.bn1", "trunk.layer1"]}, returns="tensor"
     ).eval()
@@ -240,7 +240,7 @@ def test_adapters_train_and_what_they_adapt_stays_frozen(adapter: type[nn.Module
 
 def test_a_module_put_in_the_place_of_a_frozen_one_is_frozen_by_the_next_train(small: dict[str, Any]) -> None:
     model = graphmodel.compile({**small, "freeze": ["trunk.bn1"]}, seed=0)
-    model.trunk.bn1 = nn.BatchNorm2d(64)
+    model.trunk.bn1 = nn.BatchNorm2d(16)
     still(model, ["trunk.bn1"])
     assert not trainable(model) & {"trunk.bn1.weight", "trunk.bn1.bias"}
 

@@ -21,7 +21,7 @@ SPEC = {
         "images": [3, 64, 64],
         "crops": {"views": [{"count": 2, "shape": [3, 64, 64]}, {"count": 3, "shape": [3, 32, 32]}]},
     },
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "mapping": {"images": {"flatten": {"as": "images"}}, "crops": {"flatten": {"as": "crops"}}},
 }
 VIT = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "timm:vit_tiny_patch16_224", "img_size": 32}}
@@ -87,7 +87,7 @@ def test_a_wrong_input_is_one_diagnostic(model: Any, case: str) -> None:
 def test_views_of_one_group_share_their_size_wherever_they_are() -> None:
     views = [{"shape": [3, s, s]} for s in (64, 32, 64, 32)]
     model = graphmodel.compile({"inputs": {"crops": {"views": views}}, "trunk": SPEC["trunk"]}).eval()
-    assert model([images(s, s) for s in (40, 33, 40, 33)])["features"].shape == (8, 512)
+    assert model([images(s, s) for s in (40, 33, 40, 33)])["features"].shape == (8, 128)
     with pytest.raises(InputError, match=r"view 2.*33×33 and view 0.*40×40"):
         model([images(s, s) for s in (40, 33, 33, 40)])
 

@@ -42,7 +42,7 @@ def assert_same(result: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("trunk", "left"),
     [
-        ({"name": "resnet", "depth": 18}, 0),
+        ({"name": "resnet", "depth": 18, "width_multiplier": 0.25}, 0),
         ({"name": "alexnet_deepcluster"}, 0),
         pytest.param({"name": "timm:efficientnet_b0"}, 0, marks=pytest.mark.slow),
         pytest.param({"name": "timm:tf_efficientnet_b0"}, 0, marks=pytest.mark.slow),

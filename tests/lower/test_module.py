@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch._dynamo.testing
 from torch import fx, nn
-from torchvision.models import resnet18
 
 import graphmodel
 from graphmodel import CompileError
+from tests.reference import NarrowResNet
 
 X = torch.randn(2, 3, 64, 64)
 
@@ -25,14 +25,18 @@ def test_state_dict_keys_are_the_librarys_own_and_the_heads() -> None:
         "trunk": "resnet",
         "heads": {"probe": {"mlp": {"dims": ["auto", 3]}}},
     }
-    keys = list(graphmodel.compile(spec, overrides=["trunk={name: resnet, depth: 18}"], seed=0).state_dict())
-    library = [f"trunk.{k}" for k in resnet18().state_dict() if not k.startswith("fc.")]
+    keys = list(
+        graphmodel.compile(
+            spec, overrides=["trunk={name: resnet, depth: 18, width_multiplier: 0.25}"], seed=0
+        ).state_dict()
+    )
+    library = [f"trunk.{k}" for k in NarrowResNet().state_dict() if not k.startswith("fc.")]
     assert keys == [*library, "heads.probe.clf.0.weight", "heads.probe.clf.0.bias"]
 
 
 def test_the_trunk_gets_what_the_librarys_constructor_gives(small: dict[str, Any]) -> None:
     torch.manual_seed(7)
-    library = resnet18().state_dict()
+    library = NarrowResNet().state_dict()
     ours = graphmodel.compile(small, seed=7).state_dict()
     assert all(torch.equal(ours[f"trunk.{k}"], v) for k, v in library.items() if not k.startswith("fc."))
 
@@ -130,10 +134,10 @@ def test_a_head_of_several_tensors_names_them(small: dict[str, Any]) -> None:
     spec = {**small, "heads": {"swav": swav, "head": "identity"}}
     out = graphmodel.compile(spec, seed=0)(X)
     assert {k: tuple(v.shape) for k, v in out.items()} == {
-        "swav.embedding": (2, 8), "swav.prototypes0": (2, 5), "swav.prototypes1": (2, 6), "head": (2, 512),
+        "swav.embedding": (2, 8), "swav.prototypes0": (2, 5), "swav.prototypes1": (2, 6), "head": (2, 128),
     }  # fmt: skip
     nested = graphmodel.compile(spec, seed=0, returns="list")(X)
-    assert [[t.shape[1] for t in nested[0]], nested[1].shape[1]] == [[8, 5, 6], 512]
+    assert [[t.shape[1] for t in nested[0]], nested[1].shape[1]] == [[8, 5, 6], 128]
 
 
 def test_a_slice_shares_parameters_and_needs_only_its_inputs(two_inputs: dict[str, Any]) -> None:
@@ -187,7 +191,7 @@ def test_fullgraph_compilation_has_one_graph_for_all_batch_sizes(two_inputs: dic
 def test_multi_crop_compiles_into_one_graph() -> None:
     torch._dynamo.reset()
     views = [{"count": 2, "shape": [3, 64, 64]}, {"count": 2, "shape": [3, 32, 32]}]
-    spec = {"inputs": {"crops": {"views": views}}, "trunk": {"name": "resnet", "depth": 18}}
+    spec = {"inputs": {"crops": {"views": views}}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
     counter = torch._dynamo.testing.CompileCounter()
     model = graphmodel.compile(spec, seed=0)
     torch.compile(model, fullgraph=True, backend=counter)([torch.randn(2, 3, s, s) for s in (64, 64, 32, 32)])

@@ -68,7 +68,7 @@ def test_views_share_trunk_passes_as_asked(sizes: list[int], how: str, passes: l
     views = [{"shape": [3, s, s]} for s in sizes]
     spec = {
         "inputs": {"crops": {"views": views, "grouping": how}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "mapping": {"crops": {"flatten": None, "res4": {"pool": {"adaptive_avg_pool2d": 2}}}},
     }
     ours, theirs = graphmodel.compile(spec, seed=0).train(training), Trunk().train(training)
@@ -84,7 +84,7 @@ def test_a_feature_of_another_size_at_each_resolution_is_refused() -> None:
     views = [{"shape": [3, 64, 64]}, {"shape": [3, 32, 32]}]
     spec = {
         "inputs": {"crops": {"views": views}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "mapping": {"crops": {"res4": None}},
     }
     with pytest.raises(graphmodel.CompileError, match="several shapes") as caught:
@@ -95,16 +95,16 @@ def test_a_feature_of_another_size_at_each_resolution_is_refused() -> None:
 def test_views_of_one_width_and_other_heights_are_two_resolutions() -> None:
     spec = {
         "inputs": {"crops": {"views": [{"shape": [3, 64, 32]}, {"shape": [3, 32, 32]}]}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     }
     out = graphmodel.compile(spec, seed=0)([torch.randn(2, 3, 64, 32), torch.randn(2, 3, 32, 32)])
-    assert out["features"].shape == (4, 512)
+    assert out["features"].shape == (4, 128)
 
 
 def test_features_of_several_layers_with_pooling_equal_torchs() -> None:
     spec = {
         "inputs": {"images": {"shape": [3, 64, 64]}},
-        "trunk": {"name": "resnet", "depth": 18, "freeze": True},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
         "mapping": {
             "images": {
                 "conv1": {"pool": {"avg_pool2d": {"kernel_size": [10, 10], "stride": 10, "padding": 4}}},
@@ -132,7 +132,7 @@ def test_features_of_several_layers_with_pooling_equal_torchs() -> None:
 def test_the_input_type_reorders_channels(kind: str, channels: list[int]) -> None:
     spec = {
         "inputs": {"images": {"shape": [3, 32, 32]}},
-        "trunk": {"name": "resnet", "depth": 18, "input_type": kind},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "input_type": kind},
         "mapping": {"images": {"conv1": None}},
     }
     ours = graphmodel.compile(spec, seed=0).eval()
@@ -144,7 +144,7 @@ def test_the_input_type_reorders_channels(kind: str, channels: list[int]) -> Non
 def test_a_head_over_several_inputs_and_features_combines_them() -> None:
     spec = {
         "inputs": {"a": {"shape": [3, 32, 32]}, "b": {"shape": [3, 32, 32]}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"joint": {"mlp": {"dims": ["auto", 4]}}},
         "mapping": [
             {"from": ["a.flatten", "b.flatten"], "head": "joint"},

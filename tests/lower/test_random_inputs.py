@@ -9,7 +9,7 @@ from graphmodel.lower.random_inputs import random_inputs, weights_of
 
 SPEC = {
     "inputs": {"images": [3, 32, 32], "crops": {"views": [{"count": 2, "shape": [3, 48, 48]}]}},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "mapping": {"images": {"flatten": None}, "crops": {"flatten": None}},
 }
 

@@ -18,7 +18,7 @@ graphmodel: 1
 inputs:
   images: {shape: [3, 64, 64]}
   masks: {shape: [1, 64, 64], dtype: float32}
-trunk: {name: resnet, depth: 18}
+trunk: {name: resnet, depth: 18, width_multiplier: 0.25}
 heads:
   label: {mlp: {dims: [auto, 10]}}
   other: {linear: {num_classes: 3}}
@@ -45,11 +45,11 @@ def completed(client: Client, uri: str, marked: str) -> dict[str, dict[str, Any]
     ("old", "new", "wanted", "unwanted"),
     [
         ("trunk: {name: resnet", "trunk: {name: resne|", ["resnet", "resnet_sk", "timm:resnet50", "torchvision:resnet18"], ["mlp"]),
-        ("trunk: {name: resnet, depth: 18}", "trunk: |", ["resnet", "regnet"], []),
-        ("depth: 18}", "de|}", ["depth"], ["name"]),
-        ("depth: 18}", "depth: |}", ["18", "50", "101"], []),
-        ("depth: 18}", "freeze: |}", ["true", "false"], []),
-        ("depth: 18}", "de|", ["depth"], []),  # the bracket is not closed yet
+        ("trunk: {name: resnet, depth: 18, width_multiplier: 0.25}", "trunk: |", ["resnet", "regnet"], []),
+        ("depth: 18, width_multiplier: 0.25}", "de|}", ["depth"], ["name"]),
+        ("depth: 18, width_multiplier: 0.25}", "depth: |}", ["18", "50", "101"], []),
+        ("depth: 18, width_multiplier: 0.25}", "freeze: |}", ["true", "false"], []),
+        ("depth: 18, width_multiplier: 0.25}", "de|", ["depth"], []),  # the bracket is not closed yet
         ("label: {mlp: {", "label: {m|: {", ["mlp", "msn_head"], []),
         ("label: {mlp: {dims: [auto, 10]}}", "label: {mlp: {dims: [auto, 10], |}}", ["norm", "use_bn", "preset"], ["dims"]),
         ("other: {linear: {num_classes: 3}}", "other: li|", ["linear"], []),

@@ -16,7 +16,7 @@ from tests.lsp.client import Client, applied
 ROOT = Path(__file__).resolve().parents[2]
 PIRL = (ROOT / "examples" / "native" / "pirl.yaml").read_text("utf-8")
 VISSL = (ROOT / "examples" / "vissl" / "multi_input.yaml").read_text("utf-8")
-RESNET = "graphmodel: 1\ninputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n"
+RESNET = "graphmodel: 1\ninputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\n"
 
 
 def marked(text: str, found: list[dict[str, Any]]) -> dict[str, str]:

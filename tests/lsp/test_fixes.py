@@ -13,7 +13,7 @@ from graphmodel.lsp.fixes import fix
 from graphmodel.lsp.positions import Text
 from tests.lsp.client import applied
 
-TREE = "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n"
+TREE = "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\n"
 MISTAKES = {
     "key": TREE.replace("inputs", "inptus"),
     "renamed key": TREE.replace("[3, 64, 64]", "{views: [{count: 2, shape: [3, 64, 64]}], passes: crop}"),

@@ -155,7 +155,7 @@ def many_heads(**changes: Any) -> dict[str, Any]:
     names = [f"h{i}" for i in range(12)]
     return {
         "inputs": {name: [3, 32, 32] for name in "abc"},
-        "trunk": {"name": "resnet", "depth": 18, "freeze": True},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
         "heads": {name: {"mlp": {"dims": ["auto", 3]}} for name in names},
         "mapping": {name: {"flatten": names} for name in "abc"},
         **changes,
@@ -186,7 +186,9 @@ def test_all_optimizations_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 @pytest.mark.slow
 def test_all_optimizations_on_a_partly_frozen_trunk_with_checkpoints() -> None:
     frozen = ["trunk.conv1", "trunk.bn1", "trunk.layer1"]
-    models = compared(many_heads(trunk={"name": "resnet", "depth": 18}, freeze=frozen, checkpoint=2), ALL)
+    models = compared(
+        many_heads(trunk={"name": "resnet", "depth": 18, "width_multiplier": 0.25}, freeze=frozen, checkpoint=2), ALL
+    )
     assert [len(calls(models[0].optimized_graph, f"trunk.layer{i}")) for i in (1, 2)] == [1, 3]
     # BatchNorm over a few values enlarges rounding: in double precision there is none to speak of.
     assert_equal((models[0].double(), models[1].double()), *(x.double() for x in images(2, 3, 2)))
@@ -231,7 +233,7 @@ def test_crops_with_a_pass_each_share_the_heads_of_swav() -> None:
     head = {"swav_head": {"dims": ["auto", 16, 8], "use_bn": False, "num_clusters": [6]}}
     document = {
         "inputs": {"crops": {"views": [{"count": 3, "shape": [3, 32, 32]}], "grouping": "crop"}},
-        "trunk": {"name": "resnet", "depth": 18, "freeze": True},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
         "heads": {"swav": head},
     }
     models = compared(document, {"batch_inputs": True})

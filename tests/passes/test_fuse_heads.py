@@ -474,7 +474,7 @@ def test_heads_that_are_not_worth_it_are_declined(heads: dict[str, Any], reason:
 def test_a_note_points_at_the_line_of_the_first_head(tmp_path: Any) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(
-        "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18}\nheads:\n"
+        "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\nheads:\n"
         "  a: {mlp: {dims: [auto, 9]}}\n  b: {mlp: {dims: [auto, 9]}}\nmapping: {images: {flatten: [a, b]}}\n"
     )
     (note,) = graphmodel.compile(path, device="meta").optimized_graph.notes

@@ -11,7 +11,7 @@ import graphmodel
 
 SPEC: dict[str, Any] = {
     "inputs": {"images": [3, 32, 32]},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {"probe": {"mlp": {"dims": ["auto", 2]}}},
     "mapping": [{"from": "images.flatten", "head": "probe", "as": name} for name in "ab"],
 }
@@ -56,7 +56,9 @@ def test_the_same_switches_in_a_spec_and_in_python(switches: Any, expected: int,
 )
 def test_an_unknown_name_is_pointed_at(line: str, text: str, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
-    file.write_text(f"inputs: {{images: [3, 32, 32]}}\ntrunk: {{name: resnet, depth: 18}}\n{line}\n")
+    file.write_text(
+        f"inputs: {{images: [3, 32, 32]}}\ntrunk: {{name: resnet, depth: 18, width_multiplier: 0.25}}\n{line}\n"
+    )
     with pytest.raises(graphmodel.CompileError) as caught:
         graphmodel.compile(file, device="meta")
     [found] = caught.value.diagnostics

@@ -11,7 +11,11 @@ from graphmodel.profiling.effects import effects
 
 
 def test_folding_is_counted_and_loses_no_parameters(small: dict[str, Any]) -> None:
-    spec = {**small, "trunk": {"name": "resnet", "depth": 18, "freeze": True}, "optimize": ["fold_batchnorm"]}
+    spec = {
+        **small,
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
+        "optimize": ["fold_batchnorm"],
+    }
     graph = graphmodel.build_graph(graphmodel.load_spec(spec))
     _, made = effects(graph, OPTIMIZATIONS, ["fold_batchnorm"], rows_per_sample(graph))
     (fold,) = (effect for effect in made if effect.name == "fold_batchnorm")

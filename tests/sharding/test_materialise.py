@@ -36,7 +36,10 @@ def test_the_numbers_are_those_of_an_ordinary_build(two_inputs: dict[str, Any]) 
 def test_copies_start_with_the_numbers_of_their_originals() -> None:
     spec = {
         "inputs": {"images": [3, 32, 32]},
-        "trunks": {"student": {"name": "resnet", "depth": 18}, "teacher": {"copy": "student"}},
+        "trunks": {
+            "student": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+            "teacher": {"copy": "student"},
+        },
         "heads": {"project": {"mlp": {"dims": ["auto", 8]}}, "target": {"copy": "project"}},
         "mapping": {"images": {"student.flatten": "project", "teacher.flatten": "target"}},
     }
@@ -193,7 +196,10 @@ def test_a_sharded_module_and_its_slices(two_inputs: dict[str, Any], mesh: Any) 
 def test_teachers_of_a_sharded_module_follow_their_students(mesh: Any) -> None:
     spec = {
         "inputs": {"images": [3, 32, 32]},
-        "trunks": {"student": {"name": "resnet", "depth": 18}, "teacher": {"copy": "student"}},
+        "trunks": {
+            "student": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+            "teacher": {"copy": "student"},
+        },
         "mapping": [{"from": f"images.{name}.res2", "as": f"of_{name}"} for name in ("student", "teacher")],
     }
     model = graphmodel.materialise(graphmodel.compile(spec, device="meta"), mesh=mesh, seed=0)

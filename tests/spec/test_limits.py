@@ -10,7 +10,7 @@ import pytest
 from graphmodel import CompileError, load_spec
 from tests.effort import growth, steps
 
-ROOT = "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18}\n"
+ROOT = "inputs: {images: [3, 64, 64]}\ntrunk: {name: resnet, depth: 18, width_multiplier: 0.25}\n"
 
 
 def single(error: CompileError | None) -> tuple[str, str]:

@@ -48,9 +48,9 @@ def test_a_mapping_is_refused_if_no_file_could_say_it(data: Any) -> None:
 def test_extends_puts_the_file_over_its_base(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("trunk: {name: resnet, depth: 50}\n")
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "top.yaml").write_text("extends: ../base.yaml\ntrunk: {depth: 18}\n")
+    (tmp_path / "deep" / "top.yaml").write_text("extends: ../base.yaml\ntrunk: {depth: 18, width_multiplier: 0.25}\n")
     assert FileReader(allow_outside=True).read(tmp_path / "deep" / "top.yaml").data == {
-        "trunk": {"name": "resnet", "depth": 18}
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}
     }
 
 

@@ -333,7 +333,7 @@ def test_a_classifier_of_flattened_maps_fixes_the_size_only_if_it_is_wanted() ->
 def test_a_head_of_flattened_maps_fixes_the_size() -> None:
     spec = {
         "inputs": {"images": [3, 32, 32]},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"probe": {"mlp": {"dims": ["auto", 4]}}},
         "mapping": {"images": {"res5": {"flatten": True, "heads": ["probe"]}}},
     }

@@ -13,7 +13,7 @@ import graphmodel
 SWAV = {"swav_head": {"dims": ["auto", 16], "use_bn": False, "num_clusters": [5]}}
 SPEC: dict[str, Any] = {
     "inputs": {"images": [3, 32, 32]},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {"swav": SWAV},
 }
 VISSL = {

@@ -62,7 +62,7 @@ def test_layer_decay_is_that_of_timm(name: str, arguments: dict[str, Any]) -> No
 
 
 def test_a_resnet_is_grouped_as_by_hand() -> None:
-    model = compiled({"name": "resnet", "depth": 18})
+    model = compiled({"name": "resnet", "depth": 18, "width_multiplier": 0.25})
     groups = graphmodel.param_groups(model, lr=0.1, weight_decay=1e-4, trunk_lr=0.01, head_lr={"label": 1.0})
     found = settings(groups, model)
     for path, module in model.named_modules():
@@ -86,7 +86,11 @@ def test_features_do_not_change_the_layers() -> None:
 
 
 def test_layers_that_no_output_needs_do_not_count() -> None:
-    model = compiled({"name": "resnet", "depth": 18}, heads={}, mapping=[{"from": "images.res3", "as": "map"}])
+    model = compiled(
+        {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        heads={},
+        mapping=[{"from": "images.res3", "as": "map"}],
+    )
     found = settings(graphmodel.param_groups(model, lr=1, layer_decay=0.5), model)
     assert found["trunk.layer2.1.conv2.weight"] == (0.5, 0)
     assert found["trunk.layer1.0.conv1.weight"] == (0.5**4, 0)
@@ -101,14 +105,16 @@ def test_trunks_without_numbered_blocks_have_layers(trunk: str, layers: int) -> 
 
 
 def test_frozen_parameters_are_left_out() -> None:
-    model = compiled({"name": "resnet", "depth": 18}, freeze=["trunk.conv1", "trunk.bn1", "trunk.layer1"])
+    model = compiled(
+        {"name": "resnet", "depth": 18, "width_multiplier": 0.25}, freeze=["trunk.conv1", "trunk.bn1", "trunk.layer1"]
+    )
     found = settings(graphmodel.param_groups(model, lr=1, layer_decay=0.5), model)
     assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert found["trunk.layer2.0.conv1.weight"] == (0.5**6, 0), "frozen layers count as layers"
 
 
 def test_what_a_wrapper_holds_besides_is_grouped_too() -> None:
-    model = compiled({"name": "resnet", "depth": 18})
+    model = compiled({"name": "resnet", "depth": 18, "width_multiplier": 0.25})
     wrapper = nn.ModuleDict({"model": model, "extra": nn.Linear(2, 2)})
     groups = graphmodel.param_groups(wrapper, lr=1, weight_decay=0.1)
     others = [(g["name"], len(g["params"]), g["weight_decay"]) for g in groups[-2:]]
@@ -127,14 +133,14 @@ def test_what_a_wrapper_holds_besides_is_grouped_too() -> None:
     ],
 )
 def test_wrong_arguments_are_one_diagnostic(options: dict[str, Any], message: str) -> None:
-    model = compiled({"name": "resnet", "depth": 18})
+    model = compiled({"name": "resnet", "depth": 18, "width_multiplier": 0.25})
     with pytest.raises(graphmodel.CompileError, match=message) as caught:
         graphmodel.param_groups(model, **options)
     assert [d.code for d in caught.value.diagnostics] == ["GM591"]
 
 
 def test_a_model_that_is_frozen_has_nothing_to_train() -> None:
-    model = compiled({"name": "resnet", "depth": 18}, freeze=["all"])
+    model = compiled({"name": "resnet", "depth": 18, "width_multiplier": 0.25}, freeze=["all"])
     with pytest.raises(graphmodel.CompileError, match="every parameter is frozen"):
         graphmodel.param_groups(model, lr=1)
     model = graphmodel.compile({"inputs": {"x": [3]}, "mapping": [{"from": "x", "normalize": True, "as": "z"}]})

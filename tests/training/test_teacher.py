@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 
 import graphmodel
 
-TRUNK = {"name": "resnet", "depth": 18}
+TRUNK = {"name": "resnet", "depth": 18, "width_multiplier": 0.25}
 MLP = {"mlp": {"dims": ["auto", 8, 4], "use_bn": True}}
 SPEC: dict[str, Any] = {
     "inputs": {"images": [3, 32, 32]},

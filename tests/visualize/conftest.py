@@ -41,7 +41,7 @@ def crops() -> dict[str, Any]:
     return {
         "name": "crops",
         "inputs": {"crops": {"views": [{"count": 2, "shape": [3, 64, 64]}, {"count": 3, "shape": [3, 32, 32]}]}},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"head": {"swav_head": {"dims": ["auto", 16], "use_bn": False, "num_clusters": [5]}}},
         "mapping": {"crops": {"flatten": "head"}},
     }

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision.models import resnet18
 
 import graphmodel
 from graphmodel import CompileError
+from tests.reference import NarrowResNet
 
-ONE = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+ONE = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
 LAST = "layer4.1.conv2.weight"
 KINDS = ["sparse", "sparse rows", "quantised", "nested", "jagged", "meta", "bool", "int8", "complex"]
 
 
 def state(**changes: Any) -> dict[str, torch.Tensor]:
     """A good checkpoint whose last convolution is changed: everything before it would be copied already."""
-    found = {k: v.clone() for k, v in resnet18().state_dict().items()}
+    found = {k: v.clone() for k, v in NarrowResNet().state_dict().items()}
     return {**found, **changes}
 
 
@@ -27,7 +27,7 @@ def unusable(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     scale = torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
     return {
         "sparse": tensor.to_sparse(),
-        "sparse rows": tensor.reshape(512, -1).to_sparse_csr(),
+        "sparse rows": tensor.reshape(128, -1).to_sparse_csr(),
         "quantised": scale,
         "nested": torch.nested.nested_tensor([tensor, tensor]),
         "jagged": torch.nested.nested_tensor([tensor[0, 0], tensor[0, 0]], layout=torch.jagged),
@@ -43,7 +43,7 @@ def unusable(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_a_refused_load_changes_nothing(kind: str, partial: bool) -> None:
     model = graphmodel.compile(ONE, seed=0)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    bad = unusable(torch.randn(512, 512, 3, 3))[kind]
+    bad = unusable(torch.randn(128, 128, 3, 3))[kind]
     with pytest.raises(CompileError) as caught:
         graphmodel.load_weights(model, state(**{LAST: bad}), partial=partial)
     (found,) = caught.value.diagnostics
@@ -56,7 +56,7 @@ def test_a_refused_load_changes_nothing(kind: str, partial: bool) -> None:
 def test_so_does_one_from_a_file(kind: str, tmp_path: Any) -> None:
     model = graphmodel.compile(ONE, seed=0)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    torch.save(state(**{LAST: unusable(torch.randn(512, 512, 3, 3))[kind]}), tmp_path / "x.pth")
+    torch.save(state(**{LAST: unusable(torch.randn(128, 128, 3, 3))[kind]}), tmp_path / "x.pth")
     with pytest.raises(CompileError) as caught:
         graphmodel.load_weights(model, tmp_path / "x.pth")
     assert [d.code for d in caught.value.diagnostics] == ["GM515"]
@@ -118,9 +118,8 @@ def test_a_load_on_meta_reports_and_copies_nothing() -> None:
 
 
 def deep_state() -> dict[str, torch.Tensor]:
-    from torchvision.models import resnet34
 
-    return resnet34().state_dict()
+    return NarrowResNet((3, 4, 6, 3)).state_dict()
 
 
 @pytest.mark.parametrize("layout", ["library", "vissl", "sequential"])
@@ -137,7 +136,7 @@ def test_weights_of_a_deeper_network_are_refused(layout: str) -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(CompileError) as caught:
         graphmodel.load_weights(model, content)
-    shallow = resnet18().state_dict()
+    shallow = NarrowResNet().state_dict()
     lost = [k for k, v in deep.items() if k not in shallow and v.is_floating_point()]
     (finding,) = caught.value.diagnostics
     assert (finding.code, f" {len(lost)} of its tensors" in finding.message) == ("GM512", True)
@@ -151,7 +150,7 @@ def test_weights_of_a_deeper_network_are_refused(layout: str) -> None:
 
 
 def test_of_two_networks_a_deeper_one_is_not_taken() -> None:
-    student = resnet18()
+    student = NarrowResNet()
     model = graphmodel.compile(ONE, seed=0)
     report = graphmodel.load_weights(model, {"teacher": deep_state(), "student": student.state_dict()})
     assert report.warnings == []

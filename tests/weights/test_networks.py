@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
 import graphmodel
 from graphmodel import CompileError, LoadReport
+from tests.reference import NarrowResNet
 
-ONE = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+ONE = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
 
 
 def network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return resnet18()
+    return NarrowResNet()
 
 
 A, B = network(1), network(2)
@@ -31,7 +31,7 @@ def compiled(*trunks: str) -> graphmodel.CompiledModel:
     """The model that the tests fill copies of: one trunk, or two of these names."""
     if not trunks:
         return graphmodel.compile(ONE, seed=0)
-    parts = {name: {"name": "resnet", "depth": 18} for name in trunks}
+    parts = {name: {"name": "resnet", "depth": 18, "width_multiplier": 0.25} for name in trunks}
     mapping = {"images": {f"{name}.flatten": None for name in trunks}}
     return graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunks": parts, "mapping": mapping}, seed=0)
 
@@ -179,7 +179,7 @@ def test_a_map_says_which_network_fills_which_trunk() -> None:
 def test_a_map_fills_heads_too() -> None:
     spec = {**ONE, "heads": {"head": {"mlp": {"dims": ["auto", 10]}}}}
     model = graphmodel.compile(spec, seed=0)
-    head = nn.Linear(512, 10)
+    head = nn.Linear(128, 10)
     content = {"net": prefixed(A), "probe": {f"clf.0.{k}": v for k, v in head.state_dict().items()}}
     report = load(model, content, network={"net": "trunk", "probe": "head"})
     assert torch.equal(model.state_dict()["heads.head.clf.0.weight"], head.weight)
@@ -200,12 +200,14 @@ def test_networks_without_the_trunks_names_are_refused_and_listed() -> None:
 
 
 def test_shapes_decide_between_trunks_of_two_architectures() -> None:
-    trunks = {"a": {"name": "resnet", "depth": 18}, "b": {"name": "resnet", "depth": 34}}
+    trunks = {
+        "a": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "b": {"name": "resnet", "depth": 34, "width_multiplier": 0.25},
+    }
     mapping = {"images": {"a.flatten": None, "b.flatten": None}}
     model = graphmodel.compile({"inputs": {"images": [3, 32, 32]}, "trunks": trunks, "mapping": mapping}, seed=0)
-    from torchvision.models import resnet34
 
-    deep = resnet34()
+    deep = NarrowResNet((3, 4, 6, 3))
     load(model, {"x": prefixed(deep), "y": prefixed(A)}, network={"y": "a", "x": "b"})
     assert holds(model.trunks.a, A)
     assert holds(model.trunks.b, deep)
@@ -223,7 +225,7 @@ def test_this_modules_own_state_needs_no_map() -> None:
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_prefix_is_never_a_block_inside_of_the_network(partial: bool) -> None:
     """A foreign outer layout whose blocks have the library's names: `bn1` of a block is not the stem's."""
-    net = resnet18()
+    net = NarrowResNet()
     nn.init.normal_(net.layer1[0].bn1.weight)
     blocks = {f"stage_{k.replace('layer', '')}": v for k, v in net.state_dict().items() if k.startswith("layer")}
     model = one()
@@ -240,7 +242,7 @@ def test_children_in_a_sequential_are_found_by_their_positions(prefix: str, end:
     """The way lightly and many notebooks cut a backbone."""
     body = nn.Sequential(*list(A.children())[:end])
     model = one()
-    content = {**prefixed(body, prefix), "projection_head.layers.0.weight": torch.zeros(4, 512)}
+    content = {**prefixed(body, prefix), "projection_head.layers.0.weight": torch.zeros(4, 128)}
     report = load(model, content)
     assert holds(model.trunk, A)
     assert report.matched["trunk.layer1.0.conv1.weight"] == f"{prefix}4.0.conv1.weight"

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import resnet18, resnet34
 
 import graphmodel
 from graphmodel import CompileError
+from tests.reference import NarrowResNet
 
-ONE = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
+ONE = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
 
 
 def foreign(net: torch.nn.Module, start: str = "") -> dict[str, torch.Tensor]:
@@ -38,7 +38,7 @@ def refusal(model: Any, source: Any, **options: Any) -> str:
 @pytest.mark.parametrize("start", ["", "module.", "net.module."])
 @pytest.mark.parametrize("counters", [True, False])
 def test_foreign_names_load_in_module_order_and_the_whole_map_is_reported(start: str, counters: bool) -> None:
-    net = resnet18()
+    net = NarrowResNet()
     state = {k: v for k, v in foreign(net, start).items() if counters or not k.endswith("num_batches_tracked")}
     model = graphmodel.compile(ONE, seed=0)
     report = graphmodel.load_weights(model, {"epoch": 3, "weights": state}, match="order")
@@ -54,28 +54,28 @@ def test_foreign_names_load_in_module_order_and_the_whole_map_is_reported(start:
 
 def test_without_it_foreign_names_are_refused_with_a_hint() -> None:
     with pytest.raises(CompileError, match='match="order"') as caught:
-        graphmodel.load_weights(graphmodel.compile(ONE, seed=0), foreign(resnet18()))
+        graphmodel.load_weights(graphmodel.compile(ONE, seed=0), foreign(NarrowResNet()))
     assert caught.value.diagnostics[0].code == "GM511"
 
 
 def test_the_first_disagreement_is_named() -> None:
     model = graphmodel.compile(ONE, seed=0)
-    text = refusal(model, foreign(resnet34()))
-    assert "tensor 26: `op_10.weight` is (64, 64, 3, 3), `trunk.layer2.0.conv1.weight` is (128, 64, 3, 3)" in text
+    text = refusal(model, foreign(NarrowResNet((3, 4, 6, 3))))
+    assert "tensor 26: `op_10.weight` is (16, 16, 3, 3), `trunk.layer2.0.conv1.weight` is (32, 16, 3, 3)" in text
     assert "(25 agree)" in text
-    state = foreign(resnet18())
+    state = foreign(NarrowResNet())
     swapped = {k: v for k, v in state.items() if not k.startswith("op_1.")}
     swapped |= {k: v for k, v in state.items() if k.startswith("op_1.")}
     assert "tensor 2: " in refusal(model, swapped)
     bias_first = dict(sorted(state.items(), key=lambda kv: (int(kv[0].split(".")[0][3:]), kv[0])))
-    assert "`op_1.bias` is (64,), `trunk.bn1.weight` is (64,)" in refusal(model, bias_first)
+    assert "`op_1.bias` is (16,), `trunk.bn1.weight` is (16,)" in refusal(model, bias_first)
     few = dict(list(state.items())[:20])
     assert "the checkpoint" in refusal(model, few)
 
 
 def test_a_pruned_end_may_differ() -> None:
     """Another number of classes does not matter if the classifier is not used, nor what follows it."""
-    net = resnet18(num_classes=7)
+    net = NarrowResNet(num_classes=7)
     model = graphmodel.compile(ONE, seed=0)
     report = graphmodel.load_weights(model, {**foreign(net), "extra.weight": torch.zeros(3)}, match="order")
     assert report.unexpected == ["op_40.weight", "op_40.bias", "extra.weight"]
@@ -84,8 +84,8 @@ def test_a_pruned_end_may_differ() -> None:
 
 def test_heads_follow_the_trunk() -> None:
     model = graphmodel.compile({**ONE, "heads": {"head": {"mlp": {"dims": ["auto", 5]}}}}, seed=0)
-    body = {k: v for k, v in foreign(resnet18()).items() if not k.startswith("op_40.")}
-    head = torch.nn.Linear(512, 5)
+    body = {k: v for k, v in foreign(NarrowResNet()).items() if not k.startswith("op_40.")}
+    head = torch.nn.Linear(128, 5)
     state = {**body, "last.weight": head.weight.detach(), "last.bias": head.bias.detach()}
     report = graphmodel.load_weights(model, state, match="order")
     assert report.missing == []
@@ -93,7 +93,7 @@ def test_heads_follow_the_trunk() -> None:
 
 
 def test_several_networks_warn_and_can_be_chosen() -> None:
-    a, b = resnet18(), resnet18()
+    a, b = NarrowResNet(), NarrowResNet()
     state = {**foreign(a, "student."), **foreign(b, "teacher.")}
     model = graphmodel.compile(ONE, seed=0)
     with pytest.warns(UserWarning, match="2 networks fit equally well"):
@@ -105,7 +105,7 @@ def test_several_networks_warn_and_can_be_chosen() -> None:
 
 
 def test_safetensors_have_no_order(tmp_path: Path) -> None:
-    save_file({k: v.contiguous() for k, v in foreign(resnet18()).items()}, tmp_path / "x.safetensors")
+    save_file({k: v.contiguous() for k, v in foreign(NarrowResNet()).items()}, tmp_path / "x.safetensors")
     assert "does not keep the order" in refusal(graphmodel.compile(ONE, seed=0), tmp_path / "x.safetensors")
 
 

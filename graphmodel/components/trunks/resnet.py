@@ -21,7 +21,7 @@ from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._images import channels_of
 from graphmodel.components.trunks._pooled import flatten
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.validate import Bool, PositiveFloat, PositiveInt
 
 LAYERS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     18: (BasicBlock, [2, 2, 2, 2]),
@@ -37,7 +37,9 @@ class ResNetParams(TrunkParams):
     """Parameters of a ResNet or ResNeXt."""
 
     depth: Literal[18, 34, 50, 101, 152, 200] = Field(50, description="Number of layers; 18 and 34 have basic blocks.")
-    width_multiplier: PositiveInt = Field(1, description="All widths times this.")
+    width_multiplier: PositiveFloat | PositiveInt = Field(
+        1, description="All widths times this; `0.25` gives stages of 16, 32, 64 and 128 channels."
+    )
     groups: PositiveInt = Field(1, description="Groups of the 3×3 convolutions (ResNeXt: 32).")
     width_per_group: PositiveInt = Field(64, description="Width of a group at the first stage (ResNeXt-50 32x4d: 4).")
     norm: Literal["BatchNorm", "LayerNorm", "GroupNorm"] = Field("BatchNorm", description="Every normalisation layer.")
@@ -65,6 +67,16 @@ class StandardizedConv2d(nn.Conv2d):
         return self._conv_forward(x, weight / deviation, self.bias)
 
 
+def _width(params: ResNetParams) -> int:
+    """Channels of the first stage, 64 times the multiplier."""
+    width = 64 * params.width_multiplier
+    if width != int(width):
+        message = f"`width_multiplier: {params.width_multiplier}` gives {width:g} channels"
+        help = f"{max(1, round(width)) / 64:g} gives {max(1, round(width))}"
+        raise InvalidTrunkParams(message, ("width_multiplier",), help)
+    return int(width)
+
+
 def _norm(params: ResNetParams) -> Callable[[int], nn.Module] | None:
     if params.norm == "BatchNorm":
         return None
@@ -83,7 +95,7 @@ class WideResNet(ResNet):
     def __init__(self, params: ResNetParams, channels: int) -> None:
         nn.Module.__init__(self)
         block, depths = LAYERS[params.depth]
-        width = 64 * params.width_multiplier
+        width = _width(params)
         self._norm_layer = _norm(params) or nn.BatchNorm2d
         self.inplanes, self.dilation = width, 1
         self.groups, self.base_width = params.groups, params.width_per_group

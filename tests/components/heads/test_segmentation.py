@@ -15,7 +15,7 @@ from tests.head_helpers import assert_same, built
 
 SPEC: dict[str, Any] = {
     "inputs": {"images": [3, 65, 96]},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {"mask": {"segmentation": {"num_classes": 5, "dropout": 0}}},
     "mapping": {"images": {"res5": "mask"}},
 }

@@ -104,7 +104,7 @@ def test_a_preset_and_prototypes_are_the_head_of_dino() -> None:
 
 SPEC: dict[str, Any] = {
     "inputs": {"images": [3, 32, 32]},
-    "trunk": {"name": "resnet", "depth": 18},
+    "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
     "heads": {
         "class": {"linear": {"out_features": 3}},
         "cosine": {"cosine": {"num_classes": 4}},

@@ -26,7 +26,7 @@ HEADS: dict[str, Any] = {
 def test_a_traced_model_computes_the_same(name: str) -> None:
     spec = {
         "inputs": {"images": [3, 32, 32]},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"head": {name: HEADS[name]}},
         "mapping": {"images": {"res2": {"pool": {"adaptive_avg_pool2d": 1}, "flatten": True, "heads": ["head"]}}},
     }

@@ -35,7 +35,7 @@ def test_weights_start_as_in_the_original() -> None:
 def test_a_feature_map_is_refused_and_a_pooled_one_is_not() -> None:
     spec = {
         "inputs": {"images": [3, 64, 64]},
-        "trunk": {"name": "resnet", "depth": 18},
+        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
         "heads": {"head": {"vision_transformer_head": {"num_classes": 4}}},
     }
     model = graphmodel.compile({**spec, "mapping": {"images": {"res5avg": "head"}}}, returns="tensor")

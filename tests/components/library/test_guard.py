@@ -58,7 +58,7 @@ TRUNKS = {
         "name": "timm:test_vit", "pretrained": True, "pretrained_cfg_overlay": {"file": file, "custom_load": True},
     },
     "torchvision": lambda file: {"name": "torchvision:resnet18", "pretrained": file},
-    "our own": lambda file: {"name": "resnet", "depth": 18, "pretrained": file},
+    "our own": lambda file: {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "pretrained": file},
 }  # fmt: skip
 
 

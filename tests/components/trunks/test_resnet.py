@@ -11,6 +11,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import graphmodel
 from graphmodel.components.registry import find_trunk
+from tests.reference import NarrowResNet
 from tests.trunk_helpers import assert_same_state, build, disturb, params_of, read, shapes
 
 STAGES = {"relu": "conv1", "maxpool": "res1", "layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
@@ -51,6 +52,15 @@ def test_norm_replaces_every_batch_norm(norm: dict[str, Any], layer: Any) -> Non
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_a_fraction_of_the_width_is_torchvisions_network_that_much_narrower() -> None:
+    torch.manual_seed(0)
+    theirs = NarrowResNet()
+    ours = build("resnet", depth=18, width_multiplier=0.25)
+    assert_same_state(ours, theirs)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize("multiplier", [2, 4])
@@ -158,3 +168,11 @@ def test_wide_and_strided_resnets_have_torchvisions_shapes() -> None:
     for key, value in theirs.state_dict().items():
         expected = [2 * d if i < 2 and d not in (3, 1000) and value.dim() > 0 else d for i, d in enumerate(value.shape)]
         assert list(wide[key]) == expected, key
+
+
+def test_a_width_that_is_not_whole_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(graphmodel.CompileError) as error:
+        read("resnet", ["res2"], torch.zeros(1, 3, 64, 64), depth=18, width_multiplier=0.3)
+    (finding,) = error.value.diagnostics
+    assert (finding.code, finding.message) == ("GM201", "`width_multiplier: 0.3` gives 19.2 channels")
+    assert finding.help == "0.296875 gives 19"
