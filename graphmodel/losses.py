@@ -32,7 +32,8 @@ def fused_cross_entropy(
     Each loss is what `torch.nn.functional.cross_entropy` gives for that output alone. Outputs that the pass
     `fuse_heads` computed together are read where they are; others are copied into one tensor first, or computed one by
     one if they are large, which is faster. As soon as one of the losses is used, every output gets a gradient (of zeros
-    if its own loss is not used).
+    if its own loss is not used). To read or change the gradient of an output itself, call `retain_grad` or
+    `register_hook` before this function.
 
     Example:
         >>> import graphmodel, torch

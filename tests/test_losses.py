@@ -139,6 +139,21 @@ def test_outputs_that_are_no_longer_the_joined_result_are_copied(change: str) ->
     torch.testing.assert_close([p.grad for p in parameters], [p.grad for p in theirs])
 
 
+@pytest.mark.parametrize("wish", ["hook", "retain_grad"])
+def test_gradients_of_single_outputs_can_be_had(wish: str) -> None:
+    grads = []
+    for kind in ("fused", "single"):
+        outputs, parameters = logits(kind)
+        if wish == "hook":
+            outputs[1].register_hook(lambda grad: grad * 3)  # type: ignore[no-untyped-call]
+        else:
+            outputs[1].retain_grad()
+        graphmodel.fused_cross_entropy(outputs, labels("shared"), total=True).backward()
+        grads.append([*[p.grad for p in parameters], *([outputs[1].grad] if wish == "retain_grad" else [])])
+        assert all(grad is not None for grad in grads[-1])
+    torch.testing.assert_close(*grads)
+
+
 def test_the_loss_of_all_and_that_of_one_output_add_up() -> None:
     """Gradients arrive past the division of the joined result and through it."""
     grads = []

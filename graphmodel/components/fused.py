@@ -300,7 +300,8 @@ def _metadata(node: Any) -> dict[Any, Any]:
 def joined_result(results: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """The tensor that `run_heads` divided into exactly these results, one after the other; None if there is none.
 
-    Using it saves joining them again. Its gradient counts as one of all the results.
+    Using it saves joining them again. Its gradient counts as one of all the results and does not pass through them, so
+    it is not used if somebody waits for theirs (`register_hook`, `retain_grad`).
 
     Args:
         results: tensors in the order of the heads.
@@ -312,6 +313,8 @@ def joined_result(results: Sequence[torch.Tensor]) -> torch.Tensor | None:
     if any([result.grad_fn is not node for result in results]) or any([result._version for result in results]):
         return None
     if [result.output_nr for result in results] != list(range(len(results))):
+        return None
+    if any([result._backward_hooks for result in results]) or any([result.retains_grad for result in results]):
         return None
     marks, whole = division.marks, division.base.view_as(division.base)
 

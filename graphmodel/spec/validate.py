@@ -284,9 +284,8 @@ def diagnose(
         kinds = [_KINDS[tag] for tag in _tags_of(model, location) if tag in _KINDS]
         expected = " or ".join([part for part in (", ".join(kinds[:-1]), *kinds[-1:]) if part])
         message = f"`{where}` takes {expected or 'another kind of value'}, not {kind_of(value)}"
-        return Diagnostic(
-            "GM202", message, document.span(path), _no_space(value) or _example(model, location), path=where
-        )
+        help = _no_space(value) or _example(model, location) or (_in_brackets(value) if "a list" in kinds else "")
+        return Diagnostic("GM202", message, document.span(path), help, path=where)
     if kind in _WANTED or kind == "model_type":
         owner = model_at(model, location) if kind == "model_type" else None
         wanted = "a mapping" if kind == "model_type" else _WANTED[kind]
@@ -332,6 +331,11 @@ def _no_space(value: Any) -> str:
     """What to write instead of `key:value`, which is text."""
     found = re.fullmatch(r"([A-Za-z_]\w*):(\S.*)", value) if isinstance(value, str) and len(value) < 200 else None
     return f"write `{found[1]}: {found[2]}`, with a space after the colon" if found is not None else ""
+
+
+def _in_brackets(value: Any) -> str:
+    """How a list of names is written that were given as text."""
+    return _FORMS["a list"].replace("a, b", value) if isinstance(value, str) and 0 < len(value) < 60 else ""
 
 
 def _example(model: Any, location: tuple[str | int, ...]) -> str:

@@ -69,8 +69,27 @@ def test_an_unknown_name_is_pointed_at(line: str, text: str, tmp_path: Path) -> 
     assert (found.span.line, found.span.column) == (3, 12)
 
 
-@pytest.mark.parametrize("passes", ["merge_calls", 3, {"merge_calls": 1}, ["merge_cals"]])
-def test_switches_of_another_form_are_refused(passes: Any) -> None:
+@pytest.mark.parametrize(
+    ("passes", "help"),
+    [
+        ("merge_calls", "write `passes=('merge_calls',)`"),
+        ("merge_calls, fuse_heads", "write `passes=('merge_calls', 'fuse_heads')`"),
+        ("none", "passes: merge_calls"),
+        (3, "passes: merge_calls"),
+        ({"merge_calls": 1}, "passes: merge_calls"),
+        (["merge_cals"], "did you mean `merge_calls`?"),
+    ],
+)
+def test_switches_of_another_form_are_refused(passes: Any, help: str) -> None:
     with pytest.raises(graphmodel.CompileError) as caught:
         graphmodel.compile(SPEC, device="meta", passes=passes)
-    assert [d.code for d in caught.value.diagnostics] == ["GM430"]
+    [found] = caught.value.diagnostics
+    assert found.code == "GM430"
+    assert found.help.startswith(help)
+
+
+def test_text_in_a_spec_is_told_how_a_list_is_written() -> None:
+    with pytest.raises(graphmodel.CompileError) as caught:
+        graphmodel.load_spec({**SPEC, "optimize": "merge_calls"})
+    [found] = caught.value.diagnostics
+    assert found.help == "a list is written in brackets: `[merge_calls]`"
