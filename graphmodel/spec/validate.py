@@ -94,10 +94,12 @@ class YamlModel(FrozenModel):
 
     Attributes:
         renamed: keys of earlier versions and their present names; a diagnostic names the new key.
+        elsewhere: what to write instead of a key that another place has, or of a value that another place takes.
         example: how one is written, for those who write something else.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+    elsewhere: ClassVar[Mapping[str, str]] = {}
     example: ClassVar[str] = ""
 
 
@@ -290,7 +292,9 @@ def diagnose(
         owner = model_at(model, location) if kind == "model_type" else None
         wanted = "a mapping" if kind == "model_type" else _WANTED[kind]
         example = getattr(owner, "example", "")
-        example = f"for example `{example}`" if example else finding.get("help", "")
+        holder = model_at(model, location[:-1])
+        instead = getattr(holder, "elsewhere", {}).get(path[-1] if path else "", "")
+        example = f"for example `{example}`" if example else finding.get("help", "") or instead
         example = _no_space(value) or example or _FORMS.get(wanted, "")
         message = f"`{where}` takes {wanted}, not {_shown(value)}" if where else f"the spec takes {wanted}"
         return Diagnostic("GM202", message, document.span(path), example, path=where)

@@ -97,6 +97,7 @@ class TrunkYaml(YamlModel):
     """A trunk by registered name (`resnet`), `torchvision:NAME`, `timm:NAME`, imported code (`module`), or a `copy`."""
 
     example = "{name: resnet, depth: 50}"
+    elsewhere: ClassVar[Mapping[str, str]] = {"freeze": "beside the trunk, write `freeze: [trunk.layer1]` for its parts"}
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str | None = Field(None, description="A registered trunk, `torchvision:NAME` or `timm:NAME`.")
     module: str | None = Field(
@@ -169,6 +170,7 @@ TextOrSource = Annotated[Annotated[str, Tag(TEXT)] | Annotated[SourceYaml, Tag(M
 class EdgeYaml(YamlModel):
     """One entry of the long mapping: what to read, the head that reads it, the name of the output."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(("head", "heads"), "write one entry for each head")
     from_: Annotated[
         Annotated[str, Tag(TEXT)]
         | Annotated[SourceYaml, Tag(MAP)]
