@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -103,4 +106,17 @@ def main() -> None:
     from graphmodel.cli.loading import announce_libraries
 
     announce_libraries()
-    app(prog_name="graphmodel")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: `>&-`
+            setattr(sys, name, Path(os.devnull).open("w"))
+    try:
+        try:
+            app(prog_name="graphmodel")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer is not written again at exit
+        typer.echo(f"error: cannot write the output: {error.strerror}", err=True)
+        raise SystemExit(1) from None

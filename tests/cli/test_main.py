@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -160,3 +161,18 @@ def test_options_are_found_in_the_annotations_of_every_python():
     assert _as_written(Optional[Annotated[int, "x"]]) == Annotated[int, "x"]  # noqa: UP045 (what 3.10 makes of it)
     assert _as_written(Annotated[int, "x"]) == Annotated[int, "x"]
     assert _as_written(int) is int
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(
+    ("arguments", "target", "code", "said"),
+    [
+        ("--version", "> /dev/full", 1, "error: cannot write the output: No space left on device\n"),
+        ("--version", ">&-", 0, ""),
+        ("--help", "2>&- > /dev/full", 1, ""),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_no_traceback(arguments: str, target: str, code: int, said: str) -> None:
+    command = f"{sys.executable} -m graphmodel {arguments} {target}"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (code, said)
