@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -106,9 +106,8 @@ def main() -> None:
     from graphmodel.cli.loading import announce_libraries
 
     announce_libraries()
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the shell: `>&-`
-            setattr(sys, name, Path(os.devnull).open("w"))
+    sys.stdout = sys.stdout or io.StringIO()  # closed by the shell: `>&-`
+    sys.stderr = sys.stderr or io.StringIO()
     try:
         try:
             app(prog_name="graphmodel")

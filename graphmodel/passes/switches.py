@@ -33,7 +33,9 @@ def chosen_passes(spec: ModelSpec, passes: Any = None, report: Collector | None 
     names = _names(given)
     if names is None:
         listed = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else ()
-        help = f"write `passes={listed!r}`" if listed and set(listed) <= set(known) else choices_help("", known, "passes")
+        help = (
+            f"write `passes={listed!r}`" if listed and set(listed) <= set(known) else choices_help("", known, "passes")
+        )
         found.error("GM430", f"`{'optimize' if passes is None else 'passes'}` takes {_FORMS}, not {given!r}", help=help)
     for i, name in enumerate(names or ()):
         if name in known:

@@ -97,7 +97,7 @@ class TrunkYaml(YamlModel):
     """A trunk by registered name (`resnet`), `torchvision:NAME`, `timm:NAME`, imported code (`module`), or a `copy`."""
 
     example = "{name: resnet, depth: 50}"
-    elsewhere: ClassVar[Mapping[str, str]] = {"freeze": "beside the trunk, write `freeze: [trunk.layer1]` for its parts"}
+    elsewhere: ClassVar[Mapping[str, str]] = {"freeze": "beside the trunk, write `freeze: [trunk.layer1]`"}
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str | None = Field(None, description="A registered trunk, `torchvision:NAME` or `timm:NAME`.")
     module: str | None = Field(
