@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 import graphmodel
 from graphmodel.cli import COMMANDS, app
 from graphmodel.dialects.native.format import NativeSpec
+from graphmodel.lsp.shown import PAGE as findings_page
 from graphmodel.spec.document import read_text
 from tests.conftest import ROOT
 
@@ -192,6 +194,19 @@ def test_the_format_page_names_every_key() -> None:
     text = (ROOT / "docs" / "format.md").read_text("utf-8")
     for name, field in NativeSpec.model_fields.items():
         assert f"`{field.alias or name}`" in text, name
+
+
+def test_addresses_of_the_project_are_the_same_everywhere() -> None:
+    listed = (ROOT / "pyproject.toml").read_text("utf-8").partition("[project.urls]")[2].partition("\n[")[0]
+    urls = dict(re.findall(r'^(\w+) = "(.*)"$', listed, re.M))
+    home = urls.pop("Homepage")
+    assert all(url.startswith(home) for url in urls.values())
+    for url in [*urls.values(), findings_page]:
+        _, found, path = url.partition("/main/")
+        assert not found or (ROOT / path).exists()
+    editor = json.loads((ROOT / "editors" / "vscode" / "package.json").read_text("utf-8"))
+    assert editor["repository"]["url"] == f"{home}.git"
+    assert findings_page.startswith(f"{home}/blob/main/")
 
 
 def test_changelog_fragments_are_imperative_sentences() -> None:
