@@ -131,11 +131,12 @@ class _Rewriter:
             name: replace(output, parts={key: self.rename.get(n, n) for key, n in output.parts.items()})
             for name, output in self.graph.outputs.items()
         }
-        read = {r for node in self.nodes.values() for r in node.refs()}
-        read |= {n for output in outputs.values() for n in output.parts.values()}
+        read = {n for output in outputs.values() for n in output.parts.values()}
         pieces = {n for n, node in self.nodes.items() if node.target is operator.getitem and n in self.made}
-        for name in pieces - read:
-            del self.nodes[name]
+        # A constant of one pass is read by nobody once its readers are shared: they read another's.
+        spare = pieces | self.constants
+        while unread := (spare & self.nodes.keys()) - read.union(*(n.refs() for n in self.nodes.values())):
+            self.nodes = {name: node for name, node in self.nodes.items() if name not in unread}
         order = self.sorted()
         if order is None:
             return None

@@ -228,6 +228,28 @@ def test_a_vision_transformer_with_checkpoints(changes: dict[str, Any], drop_pat
     assert_equal(models, *images(2, 3))
 
 
+def test_constants_of_one_pass_alone_are_not_a_segment_of_their_own() -> None:
+    document = {
+        "inputs": {"a": [3, 32, 32], "b": [3, 32, 32]},
+        "trunk": {
+            "name": "vision_transformer",
+            "image_size": 32,
+            "patch_size": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "hidden_dim": 16,
+            "mlp_dim": 16,
+        },
+        "mapping": {"a": {"lastCLS": None}, "b": {"lastCLS": None}},
+        "checkpoint": True,
+    }
+    models = compared(document, ("batch_inputs",))  # without `merge_calls` each pass reads its own class token
+    graph = models[0].optimized_graph
+    unread = graph.nodes.keys() - {r for node in graph.nodes.values() for r in node.refs()}
+    assert unread == {n for output in graph.outputs.values() for n in output.parts.values()}
+    assert_equal(models, *images(2, 3))
+
+
 @pytest.mark.slow
 def test_crops_with_a_pass_each_share_the_heads_of_swav() -> None:
     head = {"swav_head": {"dims": ["auto", 16, 8], "use_bn": False, "num_clusters": [6]}}
