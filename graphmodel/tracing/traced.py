@@ -67,8 +67,8 @@ def finish(
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
             raise TraceError(f"the feature `{name}` is not a tensor, it is {_kind(value)}", _parts_help(name, value))
     graph.erase_node(output)
-    _make_new_values(graph)
-    wanted = {name: _protected(graph, node) for name, node in wanted.items()}
+    replaced = _make_new_values(graph)
+    wanted = {name: _protected(graph, replaced[node] if node in replaced else node) for name, node in wanted.items()}
     alive = _alive(graph, list(wanted.values()))
     for node in reversed(list(graph.nodes)):
         if node not in alive and node.op != "placeholder":
@@ -111,18 +111,42 @@ def _protected(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return copy
 
 
-def _make_new_values(graph: fx.Graph) -> None:
-    """Turns `x += y` into `x = x + y`, unless what `x` was, or a view of it, is read afterwards."""
+def _make_new_values(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Turns `x += y` into `x = x + y`, unless what `x` was, or a view of it, is read afterwards.
+
+    `x += y` keeps the dtype of `x`, where `x + y` of two tensors may promote it: under autocast, `y` may be float32.
+
+    Returns:
+        the result of each such call, for those in which a cast follows.
+    """
     order = {n: i for i, n in enumerate(graph.nodes)}
+    made: list[fx.Node] = []
     for node in graph.nodes:
         aliases = node.meta.get("mutates", ())
         if node.target not in IN_PLACE or any(order[u] > order[node] for n in aliases for u in n.users):
             continue
         node.target = IN_PLACE[node.target]
         node.meta["mutates"] = []
+        made.append(node)
         for later in graph.nodes:  # they change the new value alone
             if node in later.meta.get("mutates", ()):
                 later.meta["mutates"] = [n for n in later.meta["mutates"] if n not in aliases]
+    return {node: _with_dtype_kept(graph, node) for node in made if isinstance(node.args[1], fx.Node)}
+
+
+def _with_dtype_kept(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The result of `x + y` in the dtype of `x`."""
+    changed = node.args[0]
+    users = list(node.users)
+    with graph.inserting_after(node):
+        same = graph.call_method("type_as", (node, changed))
+    for user in users:
+        user.replace_input_with(node, same)
+    same.meta.update(node.meta)
+    for later in graph.nodes:
+        if node in later.meta.get("mutates", ()):
+            later.meta["mutates"].append(same)
+    return same
 
 
 def _alive(graph: fx.Graph, wanted: Sequence[fx.Node]) -> set[fx.Node]:

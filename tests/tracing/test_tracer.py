@@ -523,3 +523,34 @@ def test_changes_through_views_are_kept(how: str, features: tuple[str, ...]) -> 
         sum(value.square().mean() for value in found).backward()
         sum(wanted[name].square().mean() for name in features).backward()
         assert torch.allclose(model.trunk.stem.weight.grad, reference.stem.weight.grad, atol=1e-6)
+
+
+class Adding(nn.Module):
+    """Adds a float32 parameter to what a convolution returns, which autocast makes bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.relu = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)
+        self.position = nn.Parameter(torch.randn(1, 4, 8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x += self.position
+        x = self.relu(x)
+        x *= self.position
+        return x
+
+
+@pytest.mark.parametrize("feature", ["output", "relu"])
+def test_augmented_assignments_keep_the_dtype_under_autocast(feature: str) -> None:
+    module = Adding()
+    model = compiled(copy.deepcopy(module), feature)
+    values: dict[str, torch.Tensor] = {}
+    module.relu.register_forward_hook(keeping("relu", values))
+    x = torch.randn(2, 3, 8, 8)
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            values["output"] = module(x)
+            found = model(x)[0]
+        assert found.dtype == values[feature].dtype == (torch.bfloat16 if enabled else torch.float32)
+        assert torch.equal(found, values[feature])
