@@ -13,6 +13,7 @@ from torch import nn
 
 from graphmodel.components.structure import leaves
 from graphmodel.diagnostics import fail, first_line
+from graphmodel.diagnostics.input_error import InputError
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.emit import emit_code
@@ -44,6 +45,8 @@ class InferenceModel(CompiledModel):
         (False, False)
     """
 
+    for_inference = True
+
     def train(self, mode: bool = True) -> InferenceModel:
         """Stays in eval mode.
 
@@ -54,15 +57,6 @@ class InferenceModel(CompiledModel):
             message = "a module for inference cannot train: its BatchNorm is folded into the weights"
             raise fail("GM560", message, help="train the module that it was made from, and optimize that again")
         return super().train(False)
-
-    def slice(self, *args: Any, **kwargs: Any) -> CompiledModel:
-        """Not supported.
-
-        Raises:
-            CompileError: GM561.
-        """
-        help = "slice the module that it was made from: `optimize_for_inference(module.slice(...))`"
-        raise fail("GM561", "a module for inference cannot be sliced", help=help)
 
     def recompile(self) -> Any:
         code = super().recompile()
@@ -114,6 +108,8 @@ def optimize_for_inference(
             cannot run on the example, GM563 if the results are not the same.
     """
     check_compiled(module, "optimize_for_inference")
+    if module.for_inference:
+        raise fail("GM562", "the module is one for inference already", help="use it, or give the one that it was made from")
     check_unedited(module, "a module for inference")
     if memory_format not in (None, "contiguous", "channels_last"):
         raise fail("GM562", f"`memory_format` is `contiguous` or `channels_last`, not {memory_format!r}")
@@ -240,6 +236,8 @@ def _run_watched(
 def _call(made: nn.Module, inputs: tuple[Any, ...]) -> Any:
     try:
         return made(*inputs)
+    except InputError as error:
+        raise fail("GM562", f"`example` is not what the module takes: {error.args[1]}", help=error.args[2]) from error
     except Exception as error:  # whatever the module raises on what it was given
         raise fail("GM562", f"the module cannot run on the example: {first_line(error)}") from error
 

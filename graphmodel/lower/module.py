@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx, nn
@@ -47,7 +47,10 @@ class CompiledModel(fx.GraphModule, Displayed):
         optimized_graph: the same after the optimizations, from which its code is written.
         passes: names of the optimization passes that were on.
         returns: `dict`, `tuple`, `list` or `tensor`.
+        for_inference: whether it was made by `optimize_for_inference`, so that its weights are not those of its spec.
     """
+
+    for_inference: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> CompiledModel:
         """fx makes a class for each module, named after its own helper: give it this class's name."""
@@ -110,7 +113,7 @@ class CompiledModel(fx.GraphModule, Displayed):
         Raises:
             CompileError: GM502 if a name is unknown or an output needs an input that is left out, GM503 if a bare
                 string is given instead of a list of names, GM504 if the module's `graph` was edited, GM505 if a part
-                cannot be copied, such as one that FSDP has sharded.
+                cannot be copied, such as one that FSDP has sharded, GM561 if it is a module for inference.
         """
         from graphmodel.lower.slicing import slice_module
 
@@ -227,16 +230,33 @@ def check_compiled(module: Any, what: str) -> None:
         raise fail("GM590", message, help="pass what `graphmodel.compile` returned, before it is wrapped (DDP)")
 
 
+def check_of_spec(module: CompiledModel, what: str) -> None:
+    """Refuses what needs the weights of the spec if the module was made by `optimize_for_inference`.
+
+    Args:
+        module: the module.
+        what: what cannot be done, as a sentence without its end.
+
+    Raises:
+        CompileError: GM561.
+    """
+    if module.for_inference:
+        message = f"{what} a module for inference, whose weights are not those of its spec"
+        help = "take the module that it was made from, and call `optimize_for_inference` last"
+        raise fail("GM561", message, help=f"{help}; `torch.save` keeps it as it is")
+
+
 def check_unedited(module: CompiledModel, what: str) -> None:
-    """Refuses what is made from the model graph if the module's fx graph no longer says the same.
+    """Refuses what is made from the model graph if the module's code or weights are no longer what the graph says.
 
     Args:
         module: the module.
         what: what cannot be made, to be named in the message.
 
     Raises:
-        CompileError: GM504.
+        CompileError: GM504 if its fx graph was edited, GM561 if it was made by `optimize_for_inference`.
     """
+    check_of_spec(module, f"{what} cannot be made from")
     if pack(module.graph) != pack(emit_code(module.optimized_graph, module.returns)):
         message = f"{what} is made from the spec, and the graph of this module was edited after it was compiled"
         help = "edit the graph afterwards, or keep the module with `copy.deepcopy` or `torch.save`"

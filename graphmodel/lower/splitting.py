@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -21,9 +21,11 @@ from graphmodel.lower.slicing import part_of
 from graphmodel.passes.on_meta import batch_size, filled
 from graphmodel.passes.prune import Prune
 from graphmodel.passes.purity import draws_random_numbers, why_impure
+from graphmodel.passes.stages import opened, sequentials
 from graphmodel.spec.model import Dtype, InputSpec
 
 _DTYPES = get_args(Dtype)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 def split_frozen(module: CompiledModel) -> tuple[CompiledModel, CompiledModel]:
@@ -33,8 +35,8 @@ def split_frozen(module: CompiledModel) -> tuple[CompiledModel, CompiledModel]:
     while the rest trains, so they can be computed once, stored, and read in every epoch. Both parts share the module's
     parameters: what the heads learn, the module has learned.
 
-    The line is drawn as late as possible, inside of a trunk that is frozen in part, and after the frozen part of the
-    heads. An input that something trainable reads directly is passed on. Values are named after features (`flatten`)
+    The line is drawn as late as possible, inside of a trunk that is frozen in part (between the blocks of a ViT too), and
+    after the frozen part of the heads. An input that something trainable reads directly is passed on. Values are named after features (`flatten`)
     or calls (`layer2`, `images_layer2`).
 
     Example:
@@ -64,13 +66,46 @@ def split_frozen(module: CompiledModel) -> tuple[CompiledModel, CompiledModel]:
     """
     check_compiled(module, "split_frozen")
     check_unedited(module, "a split")
-    first, second = split_graph(module.model_graph)
+    frozen = module.model_graph.frozen
+    first, second = split_graph(opened_graph(module, lambda path, part: _is_frozen_in_part(path, part, frozen)))
     features = part_of(module, first, "dict")
     thawed = [name for name, parameter in features.named_parameters() if parameter.requires_grad]
     if thawed:
         message = f"`{thawed[0]}` is frozen in the spec and requires a gradient: stored features would not follow it"
         raise fail("GM566", message, help="split the module first, or leave it out of `freeze`")
     return features, part_of(module, second, module.returns)
+
+
+def opened_graph(
+    module: CompiledModel, wanted: Callable[[str, nn.Module], bool] = lambda path, part: True
+) -> ModelGraph:
+    """The module's graph with the blocks of each `nn.Sequential` called one by one, such as those of a ViT.
+
+    One that has hooks, or that was changed, stays as it is.
+
+    Args:
+        module: the module.
+        wanted: tells by the path and the module which are opened.
+    """
+    graph = module.model_graph
+    while True:
+        known = {str(node.target): graph.module_of(node) for node in graph.nodes.values() if node.call == "module"}
+        found = {target: module.get_submodule(target) for target in sequentials(graph)}
+        wider = opened(graph, {t for t, own in found.items() if _can_open(own, known[t]) and wanted(t, own)})
+        if wider is graph:
+            return graph
+        graph = wider
+
+
+def _can_open(own: nn.Module, known: nn.Module | None) -> bool:
+    hooks = (own._forward_hooks, own._forward_pre_hooks, own._backward_hooks, own._backward_pre_hooks)
+    same = type(own) is nn.Sequential and known is not None and own._modules.keys() == known._modules.keys()
+    return same and not any(hooks)
+
+
+def _is_frozen_in_part(path: str, module: nn.Module, frozen: tuple[str, ...]) -> bool:
+    found = {is_frozen(f"{path}.{name}", frozen) for name, _ in module.named_parameters()}
+    return len(found) > 1
 
 
 def split_graph(graph: ModelGraph) -> tuple[ModelGraph, ModelGraph]:
@@ -135,7 +170,9 @@ def _is_fixed(graph: ModelGraph, node: Node, frozen: set[str], known: dict[tuple
 
 
 def _ignores_mode(module: nn.Module) -> bool:
-    """Whether a module that is not frozen has nothing that training changes, and never asks for the mode."""
+    """Whether a module that is not frozen has nothing that training changes, and does the same in both modes."""
+    if type(module) in _DROPOUTS and module.p == 0:
+        return True
     code = getattr(type(module).forward, "__code__", None)
     plain = not module._parameters and not any(b is not None for b in module._buffers.values())
     return plain and code is not None and "training" not in code.co_names

@@ -17,9 +17,8 @@ from graphmodel.graph.types import ModelGraph, Node, Output
 from graphmodel.lower.emit import ordered
 from graphmodel.lower.module import CompiledModel, check_unedited
 from graphmodel.lower.slicing import part_of
-from graphmodel.lower.splitting import as_input, can_cross, changed_inputs, with_copies
+from graphmodel.lower.splitting import as_input, can_cross, changed_inputs, opened_graph, with_copies
 from graphmodel.passes.on_meta import batch_size
-from graphmodel.passes.stages import opened, sequentials
 from graphmodel.pipelining.cuts import blocks_of, cut
 from graphmodel.profiling.flops import count_flops
 from graphmodel.sharding.plan import check_compiled
@@ -147,7 +146,7 @@ def split_pipeline(module: CompiledModel, stages: int = 2) -> PipelineSplit:
     if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
         raise fail("GM578", f"`stages` takes a positive number, not {stages!r}", help="write `stages=2`")
     check_unedited(module, "a split")
-    graph = _opened(module)
+    graph = opened_graph(module)
     blocks = blocks_of(graph)
     rows = {name: number * batch_size(graph) for name, number in rows_per_sample(graph).items()}
     work = {name: flops // batch_size(graph) for name, flops in count_flops(graph, rows).items()}
@@ -173,26 +172,6 @@ def split_pipeline(module: CompiledModel, stages: int = 2) -> PipelineSplit:
         made.append(part_of(module, own, "tuple"))
     flops = [sum(work[n] for n in behind - (done[i - 1] if i else set())) for i, behind in enumerate(done)]
     return PipelineSplit(tuple(made), tuple(flat), tuple(flops))
-
-
-def _opened(module: CompiledModel) -> ModelGraph:
-    """The graph with the blocks of each `nn.Sequential` called one by one, such as those of a ViT.
-
-    One that has hooks, or that was changed, stays as it is.
-    """
-    graph = module.model_graph
-    while True:
-        known = {str(node.target): graph.module_of(node) for node in graph.nodes.values() if node.call == "module"}
-        wider = opened(graph, {t for t in sequentials(graph) if _can_open(module.get_submodule(t), known[t])})
-        if wider is graph:
-            return graph
-        graph = wider
-
-
-def _can_open(own: nn.Module, known: nn.Module | None) -> bool:
-    hooks = (own._forward_hooks, own._forward_pre_hooks, own._backward_hooks, own._backward_pre_hooks)
-    same = type(own) is nn.Sequential and known is not None and own._modules.keys() == known._modules.keys()
-    return same and not any(hooks)
 
 
 def _crossing(graph: ModelGraph, before: set[str]) -> list[str] | None:

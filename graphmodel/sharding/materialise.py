@@ -13,7 +13,7 @@ from graphmodel.components.construct import is_meta, seeded
 from graphmodel.diagnostics import fail, first_line
 from graphmodel.graph.types import Component, ModelGraph
 from graphmodel.lower.materialise import graft, initial_seed
-from graphmodel.lower.module import CompiledModel
+from graphmodel.lower.module import CompiledModel, check_of_spec
 from graphmodel.sharding.plan import check_compiled, shard_plan
 from graphmodel.sharding.recording import CannotRecord, record
 
@@ -60,9 +60,10 @@ def materialise(
     Raises:
         CompileError: GM575 if it is not a compiled module, GM576 if its weights are there already or cannot be made, or
             if it has parameters that the spec's components do not have, GM577 if the mesh is not valid or not the one
-            that the module is sharded over.
+            that the module is sharded over, GM561 if the module was made by `optimize_for_inference`.
     """
     check_compiled(meta_module, "materialise")
+    check_of_spec(meta_module, "weights cannot be made for")
     graph = meta_module.model_graph
     _check_components(meta_module, graph)
     meshes = [mesh] if mesh is not None else []

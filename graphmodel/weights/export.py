@@ -10,7 +10,7 @@ from graphmodel.build.vissl_state_dict_keys import VisslKeys
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import fail
 from graphmodel.graph.types import Component, ModelGraph
-from graphmodel.lower.module import CompiledModel, check_compiled
+from graphmodel.lower.module import CompiledModel, check_compiled, check_of_spec
 
 Tensors = dict[str, torch.Tensor]
 
@@ -38,9 +38,10 @@ def export_weights(
 
     Raises:
         CompileError: GM513 if the trunk is not that library's, has no names in VISSL, or if there are several and
-            `trunk` does not name one.
+            `trunk` does not name one, GM561 if the module was made by `optimize_for_inference`.
     """
     check_compiled(module, "export_weights")
+    check_of_spec(module, "weights cannot be exported from")
     graph = module.model_graph
     component = _trunk(graph, trunk)
     state: Tensors = module.state_dict()

@@ -12,7 +12,7 @@ import torch
 from graphmodel.components.registry import find_trunk
 from graphmodel.diagnostics import CompileError, Diagnostic, fail, printable
 from graphmodel.graph.types import ModelGraph
-from graphmodel.lower.module import CompiledModel, check_compiled
+from graphmodel.lower.module import CompiledModel, check_compiled, check_of_spec
 from graphmodel.spec.model import WeightsSpec
 from graphmodel.weights.choosing import Chooser, Networks, Under
 from graphmodel.weights.copying import plan
@@ -66,7 +66,8 @@ def load_weights(
     Raises:
         CompileError: GM510 if the file cannot be read, GM511 if nothing matches, GM512 if the trunk is not covered
             or the network of the checkpoint is deeper and `partial` is not set, GM514 if `network` is needed or names
-            nothing, GM515 if a tensor cannot be copied, GM516 if the order does not agree.
+            nothing, GM515 if a tensor cannot be copied, GM516 if the order does not agree, GM561 if the module was made
+            by `optimize_for_inference`.
 
     Example:
         >>> import graphmodel, torchvision
@@ -78,6 +79,7 @@ def load_weights(
         ('module.conv1.weight', [], ['module.fc.weight', 'module.fc.bias'])
     """
     check_compiled(module, "load_weights")
+    check_of_spec(module, "weights cannot be loaded into")
     _check(match, network, interpolate)
     graph = module.model_graph
     weights = graph.spec.weights

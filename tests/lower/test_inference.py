@@ -162,7 +162,14 @@ def test_errors(small: dict[str, Any]) -> None:
         (lambda: fast.slice(outputs=["head"]), "GM561"),
         (lambda: graphmodel.optimize_for_inference(model, (X, X)), "GM562"),
         (lambda: graphmodel.optimize_for_inference(model, X[:, :2]), "GM562"),
-        (lambda: graphmodel.save(fast, "out"), "GM521"),
+        (lambda: graphmodel.optimize_for_inference(fast), "GM562.*one for inference already"),
+        (lambda: graphmodel.save(fast, "out"), "GM561"),
+        (lambda: graphmodel.split_frozen(fast), "GM561"),
+        (lambda: graphmodel.split_pipeline(fast, 2), "GM561"),
+        (lambda: graphmodel.shard_plan(fast), "GM561"),
+        (lambda: graphmodel.load_weights(fast, model.state_dict()), "GM561"),
+        (lambda: graphmodel.export_weights(fast, "torchvision"), "GM561"),
+        (lambda: graphmodel.materialise(fast), "GM561"),
     ):
         with pytest.raises(graphmodel.CompileError, match=code):
             call()

@@ -45,7 +45,7 @@ def assert_same(model: Any, features: Any, heads: Any, *inputs: Any) -> None:
 
 def test_a_frozen_trunk_and_its_heads(small: dict[str, Any]) -> None:
     model, features, heads = split(probe(small))
-    assert [(n, tuple(v.shape)) for n, v in features(X).items()] == [("flatten", (4, 512))]
+    assert [(n, tuple(v.shape)) for n, v in features(X).items()] == [("flatten", (4, 128))]
     assert_same(model, features, heads, X)
     assert [*features.state_dict(), *heads.state_dict()] == list(model.state_dict())
 
@@ -91,10 +91,28 @@ def test_what_the_heads_learn_the_whole_has_learned(small: dict[str, Any]) -> No
 def test_a_trunk_that_is_frozen_in_part_is_split_inside(small: dict[str, Any]) -> None:
     spec = {**small, "freeze": ["trunk.conv1", "trunk.bn1", "trunk.layer1"]}
     model, features, heads = split(spec)
-    assert [(n, tuple(v.shape)) for n, v in features(X).items()] == [("layer1", (4, 64, 16, 16))]
+    assert [(n, tuple(v.shape)) for n, v in features(X).items()] == [("layer1", (4, 16, 16, 16))]
     assert_same(model, features, heads, X)
     assert {*features.state_dict(), *heads.state_dict()} == set(model.state_dict())
     assert next(iter(heads.state_dict())) == "trunk.layer2.0.conv1.weight"
+
+
+def test_the_line_lies_between_the_blocks_of_a_transformer() -> None:
+    sizes = {"image_size": 32, "patch_size": 16, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16}
+    frozen = ["trunk.patch_embed", "trunk.cls_token", "trunk.pos_embed", "trunk.blocks.0", "trunk.blocks.1"]
+    spec = {
+        "inputs": {"images": [3, 32, 32]},
+        "trunk": {"name": "vision_transformer", **sizes},
+        "mapping": {"images": {"lastCLS": None}},
+        "freeze": frozen,
+    }
+    model, features, heads = split(spec)
+    x = torch.randn(2, 3, 32, 32)
+    assert [(n, tuple(v.shape)) for n, v in features(x).items()] == [("blocks_1", (2, 5, 16))]
+    assert_same(model, features, heads, x)
+    assert {name.split(".")[2] for name in heads.state_dict() if "blocks" in name} == {"2"}
+    model.trunk.blocks.register_forward_hook(lambda module, args, result: result * 2)
+    assert_same(model, *graphmodel.split_frozen(model), x)
 
 
 def test_outputs_that_are_frozen_are_passed_on(small: dict[str, Any]) -> None:
@@ -238,6 +256,16 @@ def test_what_draws_random_numbers_is_not_frozen(freeze: str, name: str) -> None
     model, features, heads = split(spec, trunks={"trunk": Dropping()})
     x = torch.randn(2, 3, 8, 8)
     assert list(features(x)) == [name]
+    assert_same(model, features, heads, x)
+
+
+def test_dropout_that_drops_nothing_is_no_line() -> None:
+    spec: dict[str, Any] = {"inputs": {"images": [3, 8, 8]}, "trunk": "resnet", "mapping": {"images": {"second": None}}}
+    trunk = Dropping()
+    trunk.drop.p = 0.0
+    model, features, heads = split({**spec, "freeze": ["trunk.first"]}, trunks={"trunk": trunk})
+    x = torch.randn(2, 3, 8, 8)
+    assert list(features(x)) == ["drop"]
     assert_same(model, features, heads, x)
 
 
