@@ -34,20 +34,16 @@ def test_schemas_are_valid_json_schema_2020_12(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_the_files_are_what_the_code_says(tmp_path: Path) -> None:
     """The schemas as a fresh process writes them: other tests register heads of their own in this one."""
-    folder = tmp_path_factory.mktemp("schemas")
-    subprocess.run([sys.executable, "-m", "graphmodel", "schema", "-o", str(folder)], check=True, capture_output=True)
-    return folder
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_the_files_are_what_the_code_says(name: str, written: Path) -> None:
-    file = f"{name}.schema.json"
-    assert (ROOT / "schemas" / file).read_text("utf-8") == (written / file).read_text("utf-8"), (
-        "the schema has changed: run `python docs/generate.py`"
-    )
+    subprocess.run([sys.executable, "-m", "graphmodel", "schema", "-o", str(tmp_path)], check=True, capture_output=True)
+    changed = [
+        name
+        for name in SCHEMAS
+        for file in [f"{name}.schema.json"]
+        if (ROOT / "schemas" / file).read_text("utf-8") != (tmp_path / file).read_text("utf-8")
+    ]
+    assert not changed, "run `python docs/generate.py`"
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
