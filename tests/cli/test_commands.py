@@ -65,14 +65,14 @@ def test_show_prints_the_merged_spec(run, write, small):
     base = write(small)
     top = write(f"extends: {base.name}\ntrunk: {{depth: 34}}\n", "top.yaml")
     data = read_text(run("show", top, "--set", "name=other").stdout).data
-    assert data == {**small, "trunk": {"name": "resnet", "depth": 34}, "name": "other"}
+    assert data == {**small, "trunk": {**small["trunk"], "depth": 34}, "name": "other"}
 
 
 def test_show_resolved_spells_out_every_default_and_reads_back(run, write, two_inputs):
     text = run("show", write(two_inputs), "--resolved").stdout
     data = read_text(text).data
     assert data["trunk"]["norm"] == "BatchNorm"
-    assert data["heads"]["image"]["mlp"]["dims"] == [512, 8]
+    assert data["heads"]["image"]["mlp"]["dims"] == [128, 8]
     assert data["heads"]["jigsaw"][2]["mlp"]["dims"] == [36, 8]
     direct, again = graphmodel.load_spec(two_inputs), graphmodel.load_spec(data)
     assert str(graphmodel.build_graph(again)) == str(graphmodel.build_graph(direct))

@@ -74,7 +74,7 @@ def test_the_words_of_yaml_1_1_count_as_booleans(small: dict[str, Any]) -> None:
 
 
 def test_overrides_reach_any_value(small: dict[str, Any]) -> None:
-    assert load_spec(small, ["trunk.depth=34", "name=other"]).trunks["trunk"].params == {"depth": 34}
+    assert load_spec(small, ["trunk.depth=34", "name=other"]).trunks["trunk"].params["depth"] == 34
 
 
 def test_everything_wrong_is_reported_at_once_in_source_order(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 import graphmodel
 
-TRUNK = {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True}
+TRUNK = {"name": "resnet", "depth": 18, "freeze": True}
 SPEC = {
     "inputs": {"images": {"shape": [3, 16, 16], "transform": [{"resize": 18}, {"center_crop": 16}, "to_tensor"]}},
     "trunk": TRUNK,

@@ -12,17 +12,12 @@ HEAD = {"heads": {"a": {"mlp": {"dims": ["auto", 3]}}}}
 
 
 def digest(seed: int = 0, name: str = "flatten", **changes):
-    spec = {
-        **INPUT,
-        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
-        "mapping": {"images": {"flatten": None}},
-        **changes,
-    }
+    spec = {**INPUT, "trunk": {"name": "resnet", "depth": 18}, "mapping": {"images": {"flatten": None}}, **changes}
     return output_digests(graphmodel.compile(spec, seed=seed))[name]
 
 
 def test_other_outputs_heads_and_freezing_do_not_matter():
-    frozen = {**INPUT, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True}, **HEAD}
+    frozen = {**INPUT, "trunk": {"name": "resnet", "depth": 18, "freeze": True}, **HEAD}
     features, _ = graphmodel.split_frozen(graphmodel.compile(frozen, seed=0))
     assert output_digests(features)["flatten"] == digest()
     assert digest(mapping={"images": {"res2": None, "flatten": None}}) == digest()

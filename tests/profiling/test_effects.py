@@ -13,7 +13,7 @@ from graphmodel.profiling.effects import effects
 def test_folding_is_counted_and_loses_no_parameters(small: dict[str, Any]) -> None:
     spec = {
         **small,
-        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
+        "trunk": {"name": "resnet", "depth": 18, "freeze": True},
         "optimize": ["fold_batchnorm"],
     }
     graph = graphmodel.build_graph(graphmodel.load_spec(spec))

@@ -71,7 +71,7 @@ def test_a_module_is_measured_and_left_as_it_was(small: dict[str, Any]) -> None:
 def test_a_batch_that_cannot_be_run_is_a_diagnostic() -> None:
     spec = {
         "inputs": {"images": [3, 32, 32]},
-        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "trunk": {"name": "resnet", "depth": 18},
         "heads": {"a": {"mlp": {"dims": ["auto", 4, 2], "use_bn": True}}},
     }
     for batch in (1, 0):
@@ -116,7 +116,7 @@ def test_the_command_prints_a_sorted_table_and_writes_a_chart(small: dict[str, A
 
 @pytest.mark.parametrize(("device", "text"), [("nope", "not a valid device"), ("meta", "on the meta device")])
 def test_a_device_that_measures_nothing_is_refused(device: str, text: str) -> None:
-    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25}}
+    spec = {"inputs": {"images": [3, 32, 32]}, "trunk": {"name": "resnet", "depth": 18}}
     with pytest.raises(graphmodel.CompileError, match=text) as caught:
         graphmodel.profile(spec, measure=True, device=device)
     assert [d.code for d in caught.value.diagnostics] == ["GM555"]

@@ -35,7 +35,7 @@ def test_a_model_of_one_head_by_hand() -> None:
 
 def test_frozen_parameters_cost_no_gradients_and_no_backward_gathering(small: dict[str, Any]) -> None:
     frozen = {**small, "freeze": ["trunk"]}
-    head = 4 * (512 * 10 + 10)
+    head = 4 * (128 * 10 + 10)
     row = table(frozen, 2, optimizer="momentum").rows[0]
     assert (row.gradients, row.optimizer) == (head // 2, head // 2)
     assert row.received == row.parameters + 2 * head // 2  # all once, and the head's again, and its gradient

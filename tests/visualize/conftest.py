@@ -36,12 +36,26 @@ def _drawn(spec: str, options: Options) -> Picture:
 
 
 @pytest.fixture
+def small(small: dict[str, Any]) -> dict[str, Any]:
+    """As wide as torchvision's own: pictures need no weights."""
+    del small["trunk"]["width_multiplier"]
+    return small
+
+
+@pytest.fixture
+def two_inputs(two_inputs: dict[str, Any]) -> dict[str, Any]:
+    """As wide as torchvision's own: pictures need no weights."""
+    del two_inputs["trunk"]["width_multiplier"]
+    return two_inputs
+
+
+@pytest.fixture
 def crops() -> dict[str, Any]:
     """Two large and three small crops through one trunk, a head on all of them."""
     return {
         "name": "crops",
         "inputs": {"crops": {"views": [{"count": 2, "shape": [3, 64, 64]}, {"count": 3, "shape": [3, 32, 32]}]}},
-        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        "trunk": {"name": "resnet", "depth": 18},
         "heads": {"head": {"swav_head": {"dims": ["auto", 16], "use_bn": False, "num_clusters": [5]}}},
         "mapping": {"crops": {"flatten": "head"}},
     }

@@ -24,7 +24,7 @@ def test_calls_that_optimizations_change_have_badges_and_the_heading_says_what_e
     names = ["left", "right"]
     spec = {
         "inputs": {name: {"shape": [3, 32, 32]} for name in names},
-        "trunk": {"name": "resnet", "depth": 18, "width_multiplier": 0.25, "freeze": True},
+        "trunk": {"name": "resnet", "depth": 18, "freeze": True},
         "heads": {f"head{i}": {"mlp": {"dims": ["auto", 4]}} for i in range(12)},
         "mapping": {"left": {"flatten": [f"head{i}" for i in range(12)]}, "right": {"res5": None}},
         "optimize": {"batch_inputs": True, "fold_batchnorm": True, "channels_last": True},
