@@ -67,8 +67,8 @@ def finish(
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
             raise TraceError(f"the feature `{name}` is not a tensor, it is {_kind(value)}", _parts_help(name, value))
     graph.erase_node(output)
-    replaced = _make_new_values(graph)
-    wanted = {name: _protected(graph, replaced[node] if node in replaced else node) for name, node in wanted.items()}
+    casts = _make_new_values(graph)
+    wanted = {name: _protected(graph, casts.get(node) or node) for name, node in wanted.items()}
     alive = _alive(graph, list(wanted.values()))
     for node in reversed(list(graph.nodes)):
         if node not in alive and node.op != "placeholder":
