@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphmodel.diagnostics import CompileError, fail, first_line
+from graphmodel.diagnostics import CompileError, fail, first_line, printable
 from graphmodel.manifest import CONSTANTS, FILES, GRAPH, LOCK, MODEL, WEIGHTS, check_manifest, write_manifest
 from graphmodel.spec.regular_files import other_than_a_file
 from graphmodel.writing import cannot_write, is_temporary, replace_directory
@@ -69,6 +70,9 @@ def save(
 
     The files are written to a temporary directory, checked by building the model from them, and swapped in, so the
     directory is complete or unchanged at every moment. An earlier result is replaced; other files are never touched.
+
+    The spec and the tensors are written. A warning names layers that were exchanged or reset after the module was
+    compiled, and hooks: `load` gives the spec's own layers.
 
     Example:
         >>> import graphmodel, tempfile
@@ -225,6 +229,7 @@ def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[
     from graphmodel.components.library.guard import weights_follow
     from graphmodel.graph_file import graph_text
     from graphmodel.model_file import model_source
+    from graphmodel.unsaved import unsaved_changes
     from graphmodel.weights.sealed import check_seal
 
     (place / LOCK).write_text(lock_text(module), "utf-8")
@@ -243,6 +248,9 @@ def _write(module: CompiledModel, place: Path, weights: bool, imports: Sequence[
     problem = _misfit(again, {name: tuple(tensor.shape) for name, tensor in _stored(module).items()})
     if problem:
         raise _cannot_save(f"the module is not the one that its spec gives: {problem}")
+    if changes := unsaved_changes(module, again):
+        message = f"the saved model is the one of the spec, without changes made to the module: {'; '.join(changes)}"
+        warnings.warn(printable(f"{message}; `torch.save` keeps them"), stacklevel=5)
     (place / GRAPH).write_text(graph_text(module), "utf-8")
 
 

@@ -11,6 +11,7 @@ import random
 import resource
 import signal
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -376,6 +377,24 @@ def test_what_could_not_be_loaded_again_is_not_written(
 def test_converted_norms_can_be_saved(tiny: dict[str, Any], tmp_path: Path) -> None:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(graphmodel.compile(tiny, seed=0))
     graphmodel.save(model, tmp_path / "out")
+    assert equal(graphmodel.load(tmp_path / "out"), model)
+
+
+def test_changes_that_are_not_saved_are_named(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graphmodel.save(graphmodel.compile(tiny, seed=0).half(), tmp_path / "out")
+    model = graphmodel.compile(tiny, seed=0)
+    model.trunk.maxpool = nn.AvgPool2d(3, 2, 1)
+    model.trunk.bn1.eps = 1.0
+    model.trunk.layer1[0].relu.forward = torch.tanh
+    model.heads.head.register_forward_hook(print)
+    with pytest.warns(UserWarning, match="without changes made to the module") as caught:
+        graphmodel.save(model, tmp_path / "out")
+    message = str(caught[0].message)
+    assert caught[0].filename == __file__
+    for part in ("`trunk.maxpool` is AvgPool2d(", "and not MaxPool2d(", "eps=1.0", "the `forward` of", "has hooks"):
+        assert part in message
     assert equal(graphmodel.load(tmp_path / "out"), model)
 
 

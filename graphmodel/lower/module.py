@@ -127,6 +127,12 @@ class CompiledModel(fx.GraphModule, Displayed):
 
     # fx's own copying drops hooks and attributes; its pickling traces the code again and loses `meta`.
 
+    def __copy__(self) -> CompiledModel:
+        copied = _blank(type(self))
+        copied.__dict__.update({k: copy.copy(v) if isinstance(v, dict) else v for k, v in self._state().items()})
+        copied.graph = self.graph
+        return copied
+
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         copied = _blank(type(self))
         memo[id(self)] = copied

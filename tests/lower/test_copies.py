@@ -89,6 +89,20 @@ def test_an_edit_that_cannot_be_pickled_is_refused(small: dict[str, Any]) -> Non
     assert copy.deepcopy(model).code == model.code
 
 
+def test_a_shallow_copy_keeps_attributes_and_hooks_and_shares_the_layers(small: dict[str, Any]) -> None:
+    model = graphmodel.compile(small, seed=0)
+    model.note, counter = ["a"], Counter()
+    model.register_forward_pre_hook(counter)
+    other = copy.copy(model)
+    other.eval()(X)
+    assert counter.calls == 1
+    assert type(other).__name__ == "CompiledModel"
+    assert other.note is model.note
+    assert other.trunk is model.trunk
+    other.extra = nn.Linear(2, 2)
+    assert not hasattr(model, "extra")
+
+
 @ways
 def test_attributes_and_hooks_of_the_model_and_of_its_trunk_survive(small: dict[str, Any], way: str) -> None:
     model = graphmodel.compile(small, seed=0)
