@@ -13,6 +13,8 @@ from graphmodel.diagnostics import fail
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.lower.module import CompiledModel
 from graphmodel.lower.random_inputs import weights_of
+from graphmodel.lower.splitting import opened_graph
+from graphmodel.passes.stages import only_sequentials
 from graphmodel.profiling.measure import measure as measured
 from graphmodel.profiling.stages import ModelProfile, profile_graph
 from graphmodel.spec.model import ModelSpec
@@ -29,7 +31,7 @@ def profile(
     """What each stage of a model costs.
 
     Operations, parameters and activation memory are counted on the meta device; no weight is built for a spec unless
-    times are measured.
+    times are measured. If a trunk has all its blocks in one `nn.Sequential`, as a ViT, each block is a stage.
 
     Example:
         >>> import graphmodel
@@ -64,8 +66,10 @@ def profile(
             seed=0,
             allow_imports=allow_imports,
         )
-    found = profile_graph(module.optimized_graph, batch, rows_per_sample(module.model_graph))
-    return measured(module, found) if measure else found
+    blocks = only_sequentials(module.optimized_graph)
+    graph = opened_graph(module, lambda path, _: path in blocks, module.optimized_graph)
+    found = profile_graph(graph, batch, rows_per_sample(module.model_graph))
+    return measured(module, found, graph) if measure else found
 
 
 def _place(module: CompiledModel | None, device: str | torch.device | None) -> str:

@@ -77,17 +77,20 @@ def split_frozen(module: CompiledModel) -> tuple[CompiledModel, CompiledModel]:
 
 
 def opened_graph(
-    module: CompiledModel, wanted: Callable[[str, nn.Module], bool] = lambda path, part: True
+    module: CompiledModel,
+    wanted: Callable[[str, nn.Module], bool] = lambda path, part: True,
+    graph: ModelGraph | None = None,
 ) -> ModelGraph:
-    """The module's graph with the blocks of each `nn.Sequential` called one by one, such as those of a ViT.
+    """A module's graph with the blocks of each `nn.Sequential` called one by one, such as those of a ViT.
 
     One that has hooks, or that was changed, stays as it is.
 
     Args:
         module: the module.
         wanted: tells by the path and the module which are opened.
+        graph: the graph; None for the model graph.
     """
-    graph = module.model_graph
+    graph = module.model_graph if graph is None else graph
     while True:
         known = {str(node.target): graph.module_of(node) for node in graph.nodes.values() if node.call == "module"}
         found = {target: module.get_submodule(target) for target in sequentials(graph)}

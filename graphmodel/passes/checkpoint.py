@@ -190,7 +190,9 @@ def _named(given: ModelGraph, names: tuple[str, ...]) -> _Choice:
             graph = wider
     wrong = [i for i, name in enumerate(names) if not _called(graph, name)]
     if wrong:
-        known = list(dict.fromkeys(str(node.path) for node in _modules(graph) if stages.is_stage(graph, node)))
+        wide = stages.opened(graph, stages.only_sequentials(graph))
+        both = [node for each in (graph, wide) for node in _modules(each) if stages.is_stage(each, node)]
+        known = list(dict.fromkeys(str(node.path) for node in both))
         findings = []
         for i in wrong:
             part = next((name for name in names if name.startswith(f"{names[i]}.") and _called(given, names[i])), None)

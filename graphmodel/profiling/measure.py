@@ -14,17 +14,18 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from graphmodel.components.structure import leaves
 from graphmodel.graph.rows import rows_per_sample
+from graphmodel.graph.types import ModelGraph
 from graphmodel.lower.module import CompiledModel
 from graphmodel.lower.random_inputs import random_inputs, weights_of
 from graphmodel.passes.training_step import LiveBytes
-from graphmodel.profiling.stages import ModelProfile
+from graphmodel.profiling.stages import ModelProfile, stage_name
 
 _STEPS = 5
 _MARK = "graphmodel:"
 _BACKWARD = "autograd::engine::evaluate_function"
 
 
-def measure(module: CompiledModel, found: ModelProfile) -> ModelProfile:
+def measure(module: CompiledModel, found: ModelProfile, graph: ModelGraph) -> ModelProfile:
     """The profile with measured figures: medians of some training steps after one that does not count.
 
     The loss is the sum of the outputs. The module stays as it is: running statistics and gradients are put back.
@@ -32,14 +33,15 @@ def measure(module: CompiledModel, found: ModelProfile) -> ModelProfile:
     Args:
         module: the module, on the device to measure.
         found: its profile.
+        graph: the graph that was profiled.
     """
     device = weights_of(module).device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        return _measured(module, found, device)
+        return _measured(module, found, graph, device)
 
 
-def _measured(module: CompiledModel, found: ModelProfile, device: torch.device) -> ModelProfile:
+def _measured(module: CompiledModel, found: ModelProfile, profiled: ModelGraph, device: torch.device) -> ModelProfile:
     graph = module.model_graph
     rows = {name: found.batch * number for name, number in rows_per_sample(graph).items()}
     inputs = list(random_inputs(module, graph, rows))
@@ -50,7 +52,7 @@ def _measured(module: CompiledModel, found: ModelProfile, device: torch.device) 
         module.train()
         _step(module, inputs)
         peak = _peak(module, inputs, device)
-        with _marked(module):
+        with _marked(module, profiled):
             times = [_times(module, inputs, device) for _ in range(_STEPS)]
     finally:
         for part, mode in training:
@@ -99,12 +101,12 @@ def _peak(module: nn.Module, inputs: list[Any], device: torch.device) -> int:
 
 
 @contextmanager
-def _marked(module: CompiledModel) -> Iterator[None]:
+def _marked(module: CompiledModel, graph: ModelGraph) -> Iterator[None]:
     """Inside, each call of a module is a range of the profiler; a recomputation in the backward pass is none."""
     calls: dict[str, list[str]] = defaultdict(list)
-    for node in module.optimized_graph.nodes.values():
+    for node in graph.nodes.values():
         if node.call == "module":
-            calls[str(node.target)].append(node.name)
+            calls[str(node.target)].append(stage_name(node))
     count: dict[str, int] = defaultdict(int)
     ranges: list[Any] = []
     handles = []

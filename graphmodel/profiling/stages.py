@@ -9,7 +9,7 @@ from typing import Any
 from graphmodel.diagnostics import fail, first_line
 from graphmodel.graph.rows import rows_per_sample
 from graphmodel.graph.text import info_text, target_text
-from graphmodel.graph.types import ModelGraph, head_name
+from graphmodel.graph.types import ModelGraph, Node, head_name
 from graphmodel.passes.training_step import saved_by_call, simulate_step
 from graphmodel.profiling.flops import count_flops
 from graphmodel.profiling.parameters import Parameters, total
@@ -21,7 +21,7 @@ class StageCost:
     """One call.
 
     Attributes:
-        name: its name in the graph and in the emitted code.
+        name: its name in the graph and in the emitted code; see `stage_name`.
         calls: the path of the module that it calls, or the function's name.
         shape: its value; the batch is N.
         flops: floating-point operations of its forward pass for the batch, a multiply-add counted as two.
@@ -128,6 +128,15 @@ def _together(stages: Sequence[StageCost]) -> StageCost:
     )
 
 
+def stage_name(node: Node) -> str:
+    """What a call is named in a profile: by the block that it calls if its name in the graph is that of all blocks.
+
+    The last block of a `nn.Sequential` returns what the whole of it returns, and has its name in the graph.
+    """
+    *_, holder, part = ("", "", *str(node.target).split("."))
+    return f"{node.name}_{part}" if holder and part.isdecimal() and node.name.endswith(holder) else node.name
+
+
 def profile_graph(graph: ModelGraph, batch: int, rows: Mapping[str, int] | None = None) -> ModelProfile:
     """What the calls of a graph cost, counted on the meta device.
 
@@ -158,7 +167,7 @@ def profile_graph(graph: ModelGraph, batch: int, rows: Mapping[str, int] | None 
             continue
         stages.append(
             StageCost(
-                name=node.name,
+                name=stage_name(node),
                 calls=target_text(node.target),
                 shape=info_text(node.info),
                 flops=flops[node.name],

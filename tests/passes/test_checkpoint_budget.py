@@ -172,6 +172,11 @@ def test_a_malformed_rule_is_one_error(small: dict[str, Any], checkpoint: Any, t
     assert text in found.message
 
 
+def test_bytes_without_a_unit_are_written_with_one(small: dict[str, Any]) -> None:
+    found = failure(small, {"memory_budget": 12_000_000, "batch": 8})
+    assert found.help == "write a unit, such as 12000000B or 11.45MiB"
+
+
 @pytest.mark.parametrize("size", [1, 1000, 1_500_000_000, 4 * 2**30, 123_456_789, 2**50])
 def test_a_size_is_read_back_as_no_less(size: int) -> None:
     assert size <= parse_size(size_text(size)) <= 1.02 * size

@@ -46,6 +46,22 @@ def test_recomputed_stages_are_marked_and_kept_out_of_what_stays(small: dict[str
     assert found.activations < plain.activations
 
 
+def test_each_block_of_a_transformer_is_a_stage() -> None:
+    sizes = {"image_size": 32, "patch_size": 16, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16}
+    spec = {
+        "inputs": {"images": [3, 32, 32]},
+        "trunk": {"name": "vision_transformer", **sizes},
+        "mapping": {"images": {"lastCLS": None}},
+    }
+    for given in (spec, {**spec, "checkpoint": ["blocks.1"]}):
+        found = graphmodel.profile(given, batch=2)
+        blocks = [stage for stage in found.stages if "blocks" in stage.calls]
+        assert [stage.name for stage in blocks] == [f"blocks_{i}" for i in range(3)]
+        assert [stage.calls for stage in blocks] == [f"trunk.blocks.{i}" for i in range(3)]
+        assert len({(stage.flops, stage.parameters) for stage in blocks}) == 1
+        assert sum(stage.parameters for stage in found.stages) == found.parameters
+
+
 @pytest.mark.slow
 def test_a_module_is_measured_and_left_as_it_was(small: dict[str, Any]) -> None:
     module = graphmodel.compile({**small, "checkpoint": ["layer2"]}, seed=0).eval()

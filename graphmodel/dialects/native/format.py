@@ -12,7 +12,7 @@ from graphmodel.dialects.native.grid_format import GridYaml
 from graphmodel.dialects.native.head_format import BATCHNORM, HeadSettingsYaml, HeadYaml, refuse_batchnorm
 from graphmodel.dialects.native.resize_format import Resize
 from graphmodel.spec.model import BatchNorm, Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
-from graphmodel.spec.sizes import parse_size
+from graphmodel.spec.sizes import parse_size, size_text
 from graphmodel.spec.validate import (
     BOOL,
     BY_SHAPE,
@@ -35,7 +35,8 @@ MAX_VIEWS = 1000
 
 def _with_unit(value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError(f"`{value}` has no unit; help: write a unit, such as {value}GiB or {value}MiB")
+        guess = f"{value}GiB or {value}MiB" if value < 2**17 else f"{value}B or {size_text(int(value))}"
+        raise ValueError(f"`{value}` has no unit; help: write a unit, such as {guess}")
     return value
 
 
