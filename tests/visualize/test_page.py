@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("pygraphviz")
 
+import graphmodel
 from graphmodel.visualize import draw, picture_of, save
 from graphmodel.visualize.page import embedded
 from tests.conftest import TWO_INPUTS
@@ -172,8 +173,9 @@ def test_a_click_opens_the_card(opened: Page) -> None:
     card = opened.card()
     assert "trunk.layer2" in card
     assert "spec.yaml:" in card
-    assert "525,568 (all train)" in card
-    assert "images_layer2: N×128×8×8" in card
+    stage = graphmodel.compile(TWO_INPUTS, device="meta").trunk.layer2
+    assert f"{sum(p.numel() for p in stage.parameters()):,} (all train)" in card
+    assert f"images_layer2: N×{stage[0].conv1.out_channels}×8×8" in card
     assert "BasicBlock" in card
     opened.press("\ue00c")  # Escape
     assert opened.card() == ""
@@ -235,13 +237,29 @@ def test_a_double_click_opens_a_stack(browser: Any, tmp_path: Path) -> None:
     assert "layer1_probe0" in page.card()
 
 
+CORNERS = """
+    return [...document.querySelectorAll('#canvas .box > path:first-of-type, #canvas .box a > path:first-of-type')]
+        .filter((path) => !path.closest('.inner'))
+        .map((path) => {
+            const all = path.getAttribute('d').match(/-?[0-9.]+/g).map(Number);
+            return [0, 1].flatMap((axis) => {
+                const some = all.filter((_, i) => i % 2 === axis), low = Math.min(...some), high = Math.max(...some);
+                return some.map((at) => Math.min(at - low, high - at));
+            });
+        });
+"""
+"""How far the points of each rounded box are from its sides."""
+
+
 @pytest.mark.slow
 def test_blocks_open_in_place_to_any_depth(opened: Page) -> None:
     place = "const b = arguments[0].querySelector('path').getBoundingClientRect(); return [b.left, b.top]"
     layer2 = opened.box("layer2")
-    before = opened.run(place, layer2)
+    before, corners = opened.run(place, layer2), opened.run(CORNERS)
     opened.click(layer2, double=True)
     assert opened.run(place, layer2) == pytest.approx(before, abs=1)
+    for now, then in zip(opened.run(CORNERS), corners, strict=True):
+        assert now == pytest.approx(then, abs=0.05)
     assert layer2.get_attribute("aria-expanded") == "true"
     (inner,) = opened.all("#canvas .inner")
     blocks = [b for b in inner.find_elements("css selector", ".box") if b.get_attribute("aria-expanded") == "false"]

@@ -87,7 +87,8 @@
       if (element.tagName === "text") return { element, label, inside, x: Number(element.getAttribute("x")), y: Number(element.getAttribute("y")) };
       const arrow = element.closest(".arrow"), head = arrow && arrow.querySelector("polygon");
       const tip = head && head.getAttribute("points").match(NUMBERS).map(Number).slice(2, 4);
-      return { element, label, inside, name, text: element.getAttribute(name), tip, head: arrow && name === "points" };
+      const outline = element.closest(".box");
+      return { element, label, inside, outline, name, text: element.getAttribute(name), tip, head: arrow && name === "points" };
     });
     const numbers = (element) => element.getAttribute(element.tagName === "path" ? "d" : "points").match(NUMBERS).map(Number);
     const area = (element) => {
@@ -166,6 +167,10 @@
     const moved = (axis, at) => at + bands[axis].reduce((sum, [low, high, grows]) => sum + grows * Math.max(0, Math.min(1, (at - low) / (high - low))), 0);
     const rigid = ([x0, y0, x1, y1]) => { const x = (x0 + x1) / 2, y = (y0 + y1) / 2; return [moved(0, x) - x, moved(1, y) - y]; };
     const shifted = (text, dx, dy) => { let i = 0; return text.replace(NUMBERS, (n) => (Number(n) + (i++ % 2 ? dy : dx)).toFixed(2)); };
+    const beside = ({ area }, axis, at) => { // a point of an outline keeps its distance from the nearer side
+      const side = area[at < (area[axis] + area[axis + 2]) / 2 ? axis : axis + 2];
+      return at + moved(axis, side) - side;
+    };
     const down = (holder) => { // the middle of a box, the first line of a title
       const ends = holder.area ? [holder.area[1], holder.area[3]] : [holder.top];
       return ends.reduce((sum, y) => sum + moved(1, y) - y, 0) / ends.length;
@@ -173,9 +178,9 @@
     for (const part of made.parts) {
       if (part.inside) {
         const dy = down(part.inside);
-        if (part.name) {
-          let i = 0;
-          part.element.setAttribute(part.name, part.text.replace(NUMBERS, (n) => (i++ % 2 ? Number(n) + dy : moved(0, Number(n))).toFixed(2)));
+        if (part.name) { // a badge keeps its size
+          const left = Math.min(...part.text.match(NUMBERS).map(Number).filter((_, i) => i % 2 === 0));
+          part.element.setAttribute(part.name, shifted(part.text, moved(0, left) - left, dy));
         } else { part.element.setAttribute("x", moved(0, part.x)); part.element.setAttribute("y", part.y + dy); }
       } else if (part.label || part.head) {
         const [dx, dy] = rigid(part.head ? [...part.tip, ...part.tip] : part.label.area);
@@ -186,7 +191,9 @@
         const last = part.tip ? part.text.match(NUMBERS).length - 2 : Infinity; // a line ends where its head moves to
         const [dx, dy] = part.tip ? rigid([...part.tip, ...part.tip]) : [0, 0];
         part.element.setAttribute(part.name, part.text.replace(NUMBERS, (n) => {
-          const axis = i % 2, at = i++ < last ? moved(axis, Number(n)) : Number(n) + (axis ? dy : dx);
+          const axis = i % 2;
+          const at = part.outline ? beside(part.outline, axis, Number(n)) : i < last ? moved(axis, Number(n)) : Number(n) + (axis ? dy : dx);
+          i += 1;
           return at.toFixed(2);
         }));
       } else {
