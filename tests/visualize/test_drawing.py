@@ -107,7 +107,7 @@ def test_a_comparison_is_as_readable(two_inputs: dict[str, Any], small: dict[str
 
 
 def test_many_single_heads_are_as_readable() -> None:
-    check_geometry(root_of(drawn(probes(3, 12, unlike=True))))
+    check_geometry(root_of(drawn(probes(2, 10, unlike=True))))
 
 
 def test_frames_hold_their_boxes(two_inputs: dict[str, Any]) -> None:
