@@ -71,7 +71,7 @@ class BatchInputs:
         called = [graph.nodes[member] for call in plan.calls for member in call.members]
         stages = tuple(dict.fromkeys(str(node.target) for node in called if node.call == "module"))
         made = replace(made, one_batch=tuple(plan.one_batch), shared_stages=stages)
-        return PassResult(made, changed=True, summary="; ".join(plan.summary), notes=notes)
+        return PassResult(made, changed=True, summary=_shortened(plan.summary), notes=notes)
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:
         def named(graph: ModelGraph) -> Any:
@@ -290,6 +290,12 @@ def _input(graph: ModelGraph, name: str) -> tuple[str, int | None] | None:
             view = int(node.args[1])
         node = source
     return node.name, view
+
+
+def _shortened(lines: Sequence[str]) -> str:
+    """Several things that were done as one line, the first ones if there are many."""
+    more = len(lines) - 3
+    return "; ".join([*lines[:3], f"and {more} more"] if more > 1 else lines)
 
 
 def _shown(node: Node) -> str:

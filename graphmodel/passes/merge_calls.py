@@ -50,7 +50,8 @@ class MergeCalls:
         if not rename:
             return PassResult(graph, changed=False, notes=notes)
         modules = [graph.nodes[n] for n in rename if graph.nodes[n].call == "module"]
-        summary = f"{len(modules)} module calls run once instead of again" if modules else ""
+        several = "s run" if len(modules) > 1 else " runs"
+        summary = f"{len(modules)} module call{several} once instead of again" if modules else ""
         return PassResult(graph.merge(rename), changed=True, summary=summary, notes=notes)
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:

@@ -175,6 +175,16 @@ def test_sizes_that_differ_are_an_error_that_names_the_inputs() -> None:
         model(torch.randn(2, 3, 8, 8), torch.randn(2, 3, 9, 9))
 
 
+def test_many_shared_heads_are_told_in_a_short_line() -> None:
+    names = [f"h{i}" for i in range(9)]
+    heads = {name: {"linear": {"out_features": 2}} for name in names}
+    mapping = {name: {"flatten": names} for name in ("a", "b")}
+    document = {**spec(), "heads": heads, "mapping": mapping, "optimize": ["batch_inputs"]}
+    model = graphmodel.compile(document, trunks={"trunk": trunk(nn.GroupNorm(2, 4))}, device="meta")
+    line = model.optimized_graph.summary[-1]
+    assert line.endswith("2 calls of `heads.h1` -> 1 (`h1_a` and `h1_b`); and 7 more")
+
+
 def test_checkpoint_copies_and_export() -> None:
     models = both(trunk(nn.Sequential(nn.Conv2d(4, 4, 1), nn.GELU())), checkpoint=2)
     assert len(calls(models[0].optimized_graph, "trunk.s0")) == 1

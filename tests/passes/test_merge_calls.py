@@ -40,7 +40,7 @@ def test_the_text_before_and_after() -> None:
         "return a: a=%a",
         "return b: b=%a",
     ]
-    assert (result.changed, result.summary, result.notes) == (True, "1 module calls run once instead of again", ())
+    assert (result.changed, result.summary, result.notes) == (True, "1 module call runs once instead of again", ())
 
 
 def test_the_same_head_on_the_same_feature_runs_once_with_the_same_numbers(small: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ def test_the_text_before_and_after() -> None:
     assert str(cut) == BEFORE
     result = Prune().run(cut)
     assert result.changed
-    assert result.summary == "1 calls removed"
+    assert result.summary == "1 call removed"
     assert str(result.graph) == "\n".join(line for line in BEFORE.splitlines() if "%stage2" not in line)
 
 
