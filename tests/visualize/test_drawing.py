@@ -55,26 +55,30 @@ def check_geometry(root: ElementTree.Element) -> None:
             assert not label.overlaps(area), f"`{label.what}` lies on a box"
     for one, other in combinations([*every, *labels], 2):
         assert not one.overlaps(other), f"`{one.what}` and `{other.what}` overlap"
+    of_lines = [
+        (g.get("class", "").split(), shape_area(shapes(g)[0]), [text_area(t) for t in texts(g)])
+        for g in groups(root, "arrow-text")
+    ]
+    titles = [text_area(t) for g in groups(root, "frame-label") for t in texts(g)]
     for arrow in groups(root, "arrow"):
         (number,) = [c for c in arrow.get("class", "").split() if re.fullmatch(r"a\d+", c)]
         (path,) = [s for s in shapes(arrow) if "C" in s.get("d", "")]
         along = points(path.get("d", ""))
         assert along
-        own = [shape_area(shapes(g)[0]) for g in groups(root, "arrow-text") if number in g.get("class", "").split()]
-        for area in own:
-            assert any(area.has(p) for p in along), "a label lies beside its line"
-        for group in groups(root, "arrow-text"):
-            if number not in group.get("class", "").split():
-                for text in texts(group):
-                    assert not any(text_area(text).has(p) for p in along), f"a line runs through `{text.text}`"
-        for label in [text_area(t) for g in groups(root, "frame-label") for t in texts(g)]:
+        for classes, whole, parts in of_lines:
+            if number in classes:
+                assert any(whole.has(p) for p in along), "a label lies beside its line"
+            else:
+                for text in parts:
+                    assert not any(text.has(p) for p in along), f"a line runs through `{text.what}`"
+        for label in titles:
             assert not any(label.has(p) for p in along), f"a line runs through `{label.what}`"
         for area, group in boxes:
             assert sum(area.has(p, 3) for p in along) == 0, f"a line runs through the box {group.get('id')}"
         check_smooth(path.get("d", ""))
-    paper = shapes(groups(root, "graph")[0])[0]
-    for text in texts(root):
-        assert shape_area(paper).holds(text_area(text)), f"`{text.text}` leaves the page"
+    paper = shape_area(shapes(groups(root, "graph")[0])[0])
+    for element in texts(root):
+        assert paper.holds(text_area(element)), f"`{element.text}` leaves the page"
 
 
 def check_smooth(path: str) -> None:
