@@ -81,23 +81,23 @@ def open_trunks(bound: BoundModel, writer: GraphWriter, report: Collector) -> Op
     alone = not several and len(spec.inputs.keys() - companions) == 1
     features: dict[FeatureKey, FeatureValues] = {}
     accepts: defaultdict[tuple[str, int], list[Accepts]] = defaultdict(list)
+    # Inputs and views of one shape are opened once: tracing takes time.
+    by_shapes: dict[object, TracedTrunk] = {}
     for (name, trunk_name), sources in bound.requests().items():
         trunk = bound.trunks[trunk_name]
         run = _TrunkRun(spec, spec.inputs[name], trunk, sources, writer, report)
         groups = groups_of(run.item)
         found: list[dict[str, Value]] = []
         layouts: dict[str, str] = {}
-        # Views of one shape that take a pass each are opened once: tracing takes time.
-        by_shapes: dict[object, TracedTrunk | None] = {}
         for group in groups:
             scope = f"{group.label}_{trunk_name}" if several else group.label
             inputs = run.inputs(group, views, scope)
             shapes = tuple((n, tuple(t.shape), t.dtype) for n, value in inputs.items() for t in value.pair)
-            if shapes not in by_shapes:
-                by_shapes[shapes] = run.opened(group, inputs)
-            opened = by_shapes[shapes]
+            case = trunk_name, tuple(s.request for s in sources), shapes
+            opened = by_shapes.get(case) or run.opened(group, inputs)
             if opened is None:
                 break
+            by_shapes[case] = opened
             component = _with_extras(components[trunk.component.name], opened)
             components[component.name] = component
             layouts |= {name: found.layout for name, found in opened.layouts.items()}

@@ -250,12 +250,16 @@ class ModelGraph(Displayed):
 
     def needed_by(self, names: Iterable[str]) -> set[str]:
         """These nodes and every node that they need, calls that change a needed value in place included."""
-        network: nx.DiGraph[str] = nx.DiGraph()
-        for name, node in self.nodes.items():
-            changers = [changer for changer in node.facts.changed_by if changer in self.nodes]
-            network.add_edges_from((name, needed) for needed in (*node.refs(), *changers))
         found = set(names)
-        return found.union(*(nx.descendants(network, name) for name in found if name in network))
+        pending = list(found)
+        while pending:
+            node = self.nodes.get(pending.pop())
+            if node is not None:
+                changers = [changer for changer in node.facts.changed_by if changer in self.nodes]
+                new = {*node.refs(), *changers} - found
+                found |= new
+                pending += new
+        return found
 
     def users(self) -> dict[str, list[str]]:
         """For each node, the nodes that read it."""

@@ -189,7 +189,7 @@ def _why_not(graph: ModelGraph, group: Group) -> tuple[str, str] | None:
 
 def _why_not_at_once(graph: ModelGraph, group: Group) -> str | None:
     """Why heads on several values cannot wait for the last of them; None if they can."""
-    inputs = {name for node in group.nodes for name in graph.needed_by(node.refs()) if name in graph.inputs}
+    inputs = graph.needed_by(ref for node in group.nodes for ref in node.refs()) & graph.inputs.keys()
     if len(inputs) > 1:
         return f"their values come from several inputs ({', '.join(sorted(inputs))}), whose batches may differ"
     names = {node.name for node in group.nodes}

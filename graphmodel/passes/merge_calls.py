@@ -64,6 +64,7 @@ def _plan(graph: ModelGraph) -> tuple[dict[str, str], list[tuple[Node, str]]]:
     rename: dict[str, str] = {}
     first: dict[Any, str] = {}
     kept: list[tuple[Node, str]] = []
+    reasons: dict[Any, str | None] = {}
     for name, node in graph.nodes.items():
         key = call_key(node, rename)
         if key is None:
@@ -71,7 +72,9 @@ def _plan(graph: ModelGraph) -> tuple[dict[str, str], list[tuple[Node, str]]]:
         if key not in first:
             first[key] = name
             continue
-        reason = why_impure(graph, node)
+        if key not in reasons:  # finding out runs the call
+            reasons[key] = why_impure(graph, node)
+        reason = reasons[key]
         if reason is None:
             rename[name] = first[key]
         else:
