@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 HAND_WRITTEN = [p for p in PAGES if p.name != "diagnostics.md"]  # tests/diagnostics runs what the generated page shows
 # These compile, export or train models.
 SLOW_PAGES = ("compiling.md", "export.md", "pt2.md", "onnx.md", "aoti.md", "fsdp2.md", "inference.md")
-SLOW_PAGES += ("linear_probe.md", "swav.md", "extract_and_probe.md")
+SLOW_PAGES += ("api.md", "linear_probe.md", "swav.md", "extract_and_probe.md")
 COMMANDS_BY_NAME: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 
 
