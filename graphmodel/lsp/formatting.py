@@ -103,7 +103,7 @@ def _lines(text: str, original: str) -> str:
             continue
         blank = 0
         out.append(_comment_spaced(stripped))
-    while out and not out[-1] and len(out) - 1 not in protected:
+    while out and not out[-1]:
         out.pop()
     return newline.join(out) + newline
 

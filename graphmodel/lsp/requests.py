@@ -112,10 +112,36 @@ def _formatting(session: Session, document: OpenDocument, params: Any) -> Any:
     return formatting(document.text) if document.is_spec else []
 
 
-def _about_a_document(question: Question) -> Answer:
+_POSITION = (("position", "line"), ("position", "character"))
+_RANGE = tuple(("range", end, part) for end in ("start", "end") for part in ("line", "character"))
+_PARTS: Mapping[tuple[str, ...], tuple[tuple[tuple[str, ...], ...], type]] = {
+    ("completion", "hover", "definition", "references", "documentHighlight", "prepareRename", "rename"): (
+        _POSITION,
+        int,
+    ),
+    ("codeAction", "inlayHint"): (_RANGE, int),
+    ("rename",): ((("newName",),), str),
+}
+"""The parts that the parameters of methods must have besides the document, and their type."""
+
+
+def _has(params: Any, *path: Any) -> bool:
+    """Whether there is a value at a path, of the type that ends it."""
+    *keys, kind = path
+    for key in keys:
+        params = params.get(key) if isinstance(params, dict) else None
+    return isinstance(params, kind)
+
+
+def _about_a_document(method: str, question: Question) -> Answer:
     """A question about an open document; nothing is answered about others."""
 
     def answer(session: Session, params: Any) -> Any:
+        if not _has(params, "textDocument", "uri", str):
+            raise rpc.RpcError(rpc.INVALID_PARAMS, "`textDocument.uri` is missing")
+        for methods, (paths, kind) in _PARTS.items():
+            if method in methods and not all(_has(params, *path, kind) for path in paths):
+                raise rpc.RpcError(rpc.INVALID_PARAMS, f"`{paths[0][0]}` is missing or not valid")
         document = session.documents.by_uri.get(params["textDocument"]["uri"])
         return question(session, document, params) if document is not None else None
 
@@ -123,7 +149,7 @@ def _about_a_document(question: Question) -> Answer:
 
 
 REQUESTS: Mapping[str, Answer] = {
-    f"textDocument/{name}": _about_a_document(question)
+    f"textDocument/{name}": _about_a_document(name, question)
     for name, question in {
         "codeAction": _code_actions,
         "completion": _completion,

@@ -154,6 +154,8 @@ class Server:
     def initialize(self, params: Any) -> Any:
         if self.state != "new":
             raise rpc.RpcError(rpc.INVALID_REQUEST, "`initialize` was sent twice")
+        if not isinstance(params, dict):
+            raise rpc.RpcError(rpc.INVALID_PARAMS, "`initialize` has no parameters")
         self.state = "running"
         folders = params.get("workspaceFolders") or []
         uri = (folders[0].get("uri") if folders else None) or params.get("rootUri") or ""

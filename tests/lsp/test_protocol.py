@@ -19,10 +19,16 @@ def test_requests_before_initialize_are_refused_and_unknown_ones_answered(tmp_pa
         client.write(b"Content-Length: 9\r\n\r\nnot json!")
         client.until(lambda: None in client.answers)
         assert client.answers[None]["error"]["code"] == -32700
+        assert client.ask("initialize", None, fails=True)["code"] == -32602
         client.ask("initialize", {"capabilities": {}, "initializationOptions": {"shapes": False}})
         client.tell("initialized", {})
         assert client.ask("initialize", {"capabilities": {}}, fails=True)["code"] == -32600
         assert client.ask("textDocument/nothing", {}, fails=True)["code"] == -32601
+        for params in (None, [], {}, {"textDocument": None}, {"textDocument": {"uri": 5}}):
+            assert client.ask("textDocument/formatting", params, fails=True)["code"] == -32602
+        for method, more in (("hover", {}), ("codeAction", {}), ("rename", {"position": {"line": 0, "character": 0}})):
+            params = {"textDocument": {"uri": "file:///any.yaml"}, **more}
+            assert client.ask(f"textDocument/{method}", params, fails=True)["code"] == -32602
         client.tell("$/unknown", {})
         client.send({"method": "textDocument/didChange", "params": {}})  # malformed: no document
         client.tell(

@@ -193,6 +193,7 @@ def test_examples_are_formatted_without_a_change_of_their_data(path: Path) -> No
         "a: |\n  x   \n\n\n  y\nb: 1\n",
         "a: 'x\n\n\n  y  '\nb: 1 # c\n",
         "a: b\n\n  c\n",
+        "a: x # c\n\n\n\nb: 'q\n\n\n  r'\n",  # lines go before the scalar that ends the text
         "? a\n: b\n",
         "a: &x [1,2]\nb: *x\n",
     ],
@@ -200,6 +201,7 @@ def test_examples_are_formatted_without_a_change_of_their_data(path: Path) -> No
 def test_scalars_of_several_lines_and_rare_syntax_survive(text: str) -> None:
     result = format_text(text)
     assert result is None or yaml.safe_load(result) == yaml.safe_load(text)
+    assert result is None or format_text(result) == result
 
 
 @pytest.mark.slow
