@@ -190,7 +190,11 @@ class _Compiler:
             self.install(part, regions[keys[name]])
 
     def compile_stretches(self, module: fx.GraphModule) -> None:
-        """One region for each stretch of the graph between calls of stages that hold regions."""
+        """One region for each stretch of the graph between calls of stages that hold regions.
+
+        They are made again if the module was edited since, or something else took the place of what its code names.
+        """
+        before = len(self.regions)
         number, inside, group = 0, False, {}
         for node in module.graph.nodes:
             if node.op in ("placeholder", "output", "get_attr"):
@@ -211,12 +215,38 @@ class _Compiler:
             if name not in stages and name.startswith("submod_"):
                 self.install(part, self.region([_stretch_name(part)]))
 
+        code, held = module._code, _held(module)
+        own = {id(region) for region in self.regions[before:]}
+
         def call(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling() or has_hooks(module):
                 return _call_impl(module, *args, **kwargs)
+            # A list is gone through in half the time of a generator, and this runs at each call.
+            if module._code is not code or not all([holder.get(name) is part for holder, name, part in held]):  # noqa: C419
+                self.regions[:] = [region for region in self.regions if id(region) not in own]
+                self.compile_stretches(module)
+                return module._compiled_call_impl(*args, **kwargs)  # type: ignore[misc]
             return split.forward(*args, **kwargs)
 
         module._compiled_call_impl = call
+
+
+def _held(module: fx.GraphModule) -> list[tuple[dict[str, Any], str, Any]]:
+    """What the code of a module names, and the modules around it: the dict that holds it, its name there, and it."""
+    found: dict[str, tuple[dict[str, Any], str, Any]] = {}
+    for node in module.graph.nodes:
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        part: Any = module
+        path = ""
+        for name in str(node.target).split("."):
+            path = f"{path}.{name}"
+            holder = next((h for h in (part._modules, part._parameters, part._buffers) if name in h), part.__dict__)
+            part = holder.get(name)
+            found[path] = (holder, name, part)
+            if not isinstance(part, nn.Module):
+                break
+    return list(found.values())
 
 
 def structure_of(module: nn.Module) -> Hashable:

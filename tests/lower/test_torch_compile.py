@@ -126,6 +126,24 @@ def test_weights_loaded_later_are_used() -> None:
 
 
 @pytest.mark.slow
+def test_what_takes_the_place_of_a_part_is_used() -> None:
+    model = graphmodel.torch_compile(graphmodel.compile(SPEC, seed=0).eval(), backend="eager")
+    x = torch.randn(2, 3, 32, 32)
+    model(x)
+    regions = len(model.compile_report.regions)
+    for change in (
+        lambda m: setattr(m.trunk, "stem", nn.Conv2d(3, 8, 4, 4)),
+        lambda m: setattr(m.heads, "label", nn.Flatten()),
+        lambda m: setattr(m.trunk, "blocks", nn.Identity()),
+        lambda m: m.trunk.stem.weight.data.mul_(2),
+    ):
+        change(model)
+        result = model(x)["label"]
+        assert torch.equal(result, copy.deepcopy(model)(x)["label"])  # copies are not compiled
+    assert result.shape == (2, 8)
+    assert len(model.compile_report.regions) <= regions
+
+
 def test_frozen_parts_stay_frozen() -> None:
     spec = {**SPEC, "trunk": {"name": "torch_compile_blocks", "freeze": True}}
     model, eager = (graphmodel.compile(spec, seed=0) for _ in range(2))
