@@ -188,7 +188,7 @@ SWIN = {
 
 TRUNKS: dict[str, TrunkKind] = {
     "resnet": TrunkKind(
-        {"name": "resnet", "depth": 18, "width_multiplier": 0.25},
+        {"name": "resnet", "depth": 18},
         torchvision.models.resnet18,
         {
             **_resnet({"res2": "", "res3": "", "res4": "", "res5": ""}),
