@@ -299,7 +299,12 @@ def test_dtypes_come_back(tiny: dict[str, Any], tmp_path: Path, dtype: torch.dty
 def test_dtypes_of_buffers_that_are_not_saved_come_back(tmp_path: Path) -> None:
     spec = {
         "inputs": {"images": [3, 112, 112]},
-        "trunk": {"name": "timm:swin_tiny_patch4_window7_224", "img_size": 112, "depths": [2, 2, 1, 1], "embed_dim": 24},
+        "trunk": {
+            "name": "timm:swin_tiny_patch4_window7_224",
+            "img_size": 112,
+            "depths": [2, 2, 1, 1],
+            "embed_dim": 24,
+        },
     }
     model = graphmodel.compile({**spec, "mapping": {"images": {"layers.1": None}}}, seed=0).half()
     graphmodel.save(model, tmp_path / "out")

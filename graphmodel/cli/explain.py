@@ -220,7 +220,9 @@ def _effect_text(effect: dict[str, Any]) -> list[str]:
         name, amount = _amounts(key, abs(value))
         saved.append(f"{'saves' if value > 0 else 'adds'} {amount}{' of' * (key == 'activations')} {name}")
     done = effect["summary"] or ("nothing to do" if effect["status"] == "unchanged" else "")
-    lines = [f"  {effect['name']}: {'; '.join(part for part in (done, ', '.join(saved)) if part) or 'done as the spec says'}"]
+    lines = [
+        f"  {effect['name']}: {'; '.join(part for part in (done, ', '.join(saved)) if part) or 'done as the spec says'}"
+    ]
     for note in effect["declined"]:
         place = [f"{note['file']}:{note['line']}:{note['column']}"] if note.get("file") else []
         lines.append(f"    declined: {note['message']} ({', '.join([note['code'], *place])})")

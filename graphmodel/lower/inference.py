@@ -109,7 +109,9 @@ def optimize_for_inference(
     """
     check_compiled(module, "optimize_for_inference")
     if module.for_inference:
-        raise fail("GM562", "the module is one for inference already", help="use it, or give the one that it was made from")
+        raise fail(
+            "GM562", "the module is one for inference already", help="use it, or give the one that it was made from"
+        )
     check_unedited(module, "a module for inference")
     if memory_format not in (None, "contiguous", "channels_last"):
         raise fail("GM562", f"`memory_format` is `contiguous` or `channels_last`, not {memory_format!r}")

@@ -35,9 +35,9 @@ def split_frozen(module: CompiledModel) -> tuple[CompiledModel, CompiledModel]:
     while the rest trains, so they can be computed once, stored, and read in every epoch. Both parts share the module's
     parameters: what the heads learn, the module has learned.
 
-    The line is drawn as late as possible, inside of a trunk that is frozen in part (between the blocks of a ViT too), and
-    after the frozen part of the heads. An input that something trainable reads directly is passed on. Values are named after features (`flatten`)
-    or calls (`layer2`, `images_layer2`).
+    The line is drawn as late as possible, inside of a trunk that is frozen in part (between the blocks of a ViT too),
+    and after the frozen part of the heads. An input that something trainable reads directly is passed on. Values are
+    named after features (`flatten`) or calls (`layer2`, `images_layer2`).
 
     Example:
         >>> import graphmodel, torch

@@ -43,7 +43,9 @@ class Prune:
         called = graph.called_components()
         if not dead and len(called) == len(graph.components):
             return PassResult(graph, changed=False)
-        return PassResult(graph.drop(dead), changed=True, summary=f"{len(dead)} call{'s' * (len(dead) > 1)} removed" if dead else "")
+        return PassResult(
+            graph.drop(dead), changed=True, summary=f"{len(dead)} call{'s' * (len(dead) > 1)} removed" if dead else ""
+        )
 
     def check(self, before: ModelGraph, after: ModelGraph) -> None:
         dead = {n for n, node in after.nodes.items() if node.call != "placeholder"} - reachable(after)

@@ -111,9 +111,9 @@ ENTRIES = (
     code(
         "GM561",
         "a module for inference is no longer the model of its spec",
-        """The code and the weights of a module for inference differ from those of its graph, so it cannot be sliced, split
-            or saved as an artifact, and weights of the spec's model cannot be loaded into it. Do that first, and optimize
-            the result.""",
+        """The code and the weights of a module for inference differ from those of its graph, so it cannot be sliced,
+            split or saved as an artifact, and weights of the spec's model cannot be loaded into it. Do that first, and
+            optimize the result.""",
         """
             import graphmodel
 
