@@ -268,9 +268,36 @@ def rename(session: Session, document: OpenDocument, position: Any, new: str) ->
     problem = name_problem(new, WHAT[kind])
     if problem is not None:
         raise CannotRename(": ".join(part for part in problem if part))
+    if read_text(f"name: {new}", report=Collector()).data["name"] != new:
+        raise CannotRename(f"`{new}` cannot name {WHAT[kind]}: YAML does not read it as text")
     if new != here[0].name and any(o.name == new and o.is_definition for o, _, _ in found):
         raise CannotRename(f"`{new}` is taken")
     changes: dict[str, list[dict[str, Any]]] = {}
     for _, uri, range_ in _same(found, here[0]):
         changes.setdefault(uri, []).append({"range": range_, "newText": new})
+    for output, span in _derived_outputs(session, document, kind, here[0].name):
+        raise CannotRename(
+            f"`outputs` names `{output}` in line {span.line}, which is made of `{here[0].name}`: "
+            "give that output a name with `as` first"
+        )
     return {"changes": changes}
+
+
+def _derived_outputs(session: Session, document: OpenDocument, kind: Kind, name: str) -> Iterator[tuple[str, Span]]:
+    """The names in `outputs` that the compiler makes of a name: `label_images`, if a head reads several inputs."""
+    part = re.compile(rf"(?:^|_){re.escape(name)}(?:_|$)")
+    for target in session.targets_of(document):
+        known = session.known.get(target)
+        spec = known.good.spec if known is not None and known.good is not None else None
+        made: set[str] = set()
+        for edge in spec.edges if spec is not None else ():
+            sources = {s.input if kind == "input" else s.trunk for s in edge.sources}
+            if name == edge.head if kind == "head" else name in sources:
+                made.add(edge.output)
+        documents = _documents(session, document) if made else []
+        made -= {str(read.get(path)) for read in documents for path in _paths(read, "as")}
+        for read in documents:
+            for path, place in read.places.items():
+                text = read.get(path) if path[:1] == ("outputs",) else None
+                if isinstance(text, str) and text in made and text != name and part.search(text):
+                    yield text, place.value

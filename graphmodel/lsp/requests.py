@@ -55,8 +55,10 @@ def _hover(session: Session, document: OpenDocument, params: Any) -> Any:
 
 def _definition(session: Session, document: OpenDocument, params: Any) -> Any:
     from graphmodel.lsp.references import definition
+    from graphmodel.lsp.vissl_references import head_definitions
 
-    return definition(session, document, params["position"])
+    found = definition(session, document, params["position"])
+    return found or head_definitions(session, document, params["position"])
 
 
 def _references(session: Session, document: OpenDocument, params: Any) -> Any:
@@ -73,15 +75,24 @@ def _highlights(session: Session, document: OpenDocument, params: Any) -> Any:
     return highlights(session, document, params["position"])
 
 
+def _refuse_vissl(document: OpenDocument) -> None:
+    from graphmodel.lsp.vissl_references import CANNOT_RENAME, is_vissl
+
+    if is_vissl(document):
+        raise rpc.RpcError(rpc.INVALID_PARAMS, CANNOT_RENAME)
+
+
 def _prepare_rename(session: Session, document: OpenDocument, params: Any) -> Any:
     from graphmodel.lsp.references import prepare_rename
 
+    _refuse_vissl(document)
     return prepare_rename(session, document, params["position"])
 
 
 def _rename(session: Session, document: OpenDocument, params: Any) -> Any:
     from graphmodel.lsp.references import CannotRename, rename
 
+    _refuse_vissl(document)
     try:
         return rename(session, document, params["position"], str(params["newName"]))
     except CannotRename as error:

@@ -123,6 +123,58 @@ def test_a_name_that_is_not_valid_or_taken_is_refused(quick: Client, uri: str, n
     assert quick.ask("textDocument/rename", params, fails=True)["code"] == -32602
 
 
+def test_a_name_that_yaml_does_not_read_as_text_is_refused(quick: Client, uri: str) -> None:
+    quick.open(uri, SPEC)
+    line, character = at(SPEC, "head: pre|dict")
+    params = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}}
+    for new in ("null", "true"):
+        assert "YAML" in quick.ask("textDocument/rename", {**params, "newName": new}, fails=True)["message"]
+
+
+def test_a_rename_that_would_break_the_name_of_an_output_is_refused(quick: Client, uri: str) -> None:
+    text = """graphmodel: 1
+inputs: {images: [3, 64, 64], views: [3, 64, 64]}
+trunk: {name: resnet, depth: 18}
+heads: {label: {mlp: {dims: [auto, 10]}}}
+mapping: {images: {flatten: label}, views: {flatten: label}}
+outputs: [label_images]
+"""
+    quick.open(uri, text)
+    assert "GM209" not in [d["code"] for d in quick.published_for(uri, 1)]
+    for use, new in (("lab|el:", "cls"), ("imag|es:", "pics")):
+        line, character = at(text, use)
+        params = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}, "newName": new}
+        assert "label_images" in quick.ask("textDocument/rename", params, fails=True)["message"]
+    edits = quick.question("textDocument/rename", uri, at(text, "vie|ws:"), newName="crops")["changes"][uri]
+    graphmodel.load_spec(yaml.safe_load(applied(text, edits)))
+
+
+def test_the_mapping_of_a_vissl_file_leads_to_its_heads(quick: Client, uri: str) -> None:
+    text = """config:
+  MODEL:
+    TRUNK: {NAME: resnet, RESNETS: {DEPTH: 50}}
+    HEAD:
+      PARAMS: [["mlp", {"dims": [2048, 128]}], ["mlp", {"dims": [2048, 12]}]]
+    MULTI_INPUT_HEAD_MAPPING:
+      - ["images", ["res5", "flatten"]]
+"""
+    quick.open(uri, text)
+    quick.published_for(uri, 1)
+
+    def found(use: str) -> list[str]:
+        return [under(text, f["range"]) for f in quick.question("textDocument/definition", uri, at(text, use))]
+
+    first, second = '["mlp", {"dims": [2048, 128]}]', '["mlp", {"dims": [2048, 12]}]'
+    assert found('"res|5') == [first]
+    assert found('"flat|ten') == [second]
+    assert found('"ima|ges') == [first, second]
+    assert found("DEP|TH") == []
+    line, character = at(text, '"ima|ges')
+    params = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}}
+    assert "VISSL" in quick.ask("textDocument/prepareRename", params, fails=True)["message"]
+    assert "VISSL" in quick.ask("textDocument/rename", {**params, "newName": "x"}, fails=True)["message"]
+
+
 def test_the_outline_has_every_key(quick: Client, uri: str) -> None:
     quick.open(uri, PIRL)
     found = {s["name"]: s for s in quick.question("textDocument/documentSymbol", uri)}
