@@ -144,6 +144,7 @@ def test_what_takes_the_place_of_a_part_is_used() -> None:
     assert len(model.compile_report.regions) <= regions
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_frozen() -> None:
     spec = {**SPEC, "trunk": {"name": "torch_compile_blocks", "freeze": True}}
     model, eager = (graphmodel.compile(spec, seed=0) for _ in range(2))
