@@ -23,6 +23,13 @@ VISSL = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def small(small: dict[str, Any]) -> dict[str, Any]:
+    """As wide as the networks whose checkpoints are loaded."""
+    del small["trunk"]["width_multiplier"]
+    return small
+
+
 def library() -> dict[str, torch.Tensor]:
     torch.manual_seed(11)
     return {k: v.clone() for k, v in resnet18().state_dict().items()}
