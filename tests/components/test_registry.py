@@ -38,7 +38,7 @@ def test_a_class_with_annotated_keywords_is_a_head() -> None:
             return self.scale * nn.functional.normalize(x, dim=1) @ nn.functional.normalize(self.weight, dim=1).T
 
     model = graphmodel.compile(spec(angular={"classes": 5, "scale": 2}), seed=0)
-    assert model.heads.mine.weight.shape == (5, 512)
+    assert model.heads.mine.weight.shape == (5, 128)
     assert model(torch.randn(2, 3, 32, 32))["mine"].abs().max() <= 2.001
     entry = find_head("angular")
     assert entry is not None
@@ -73,7 +73,7 @@ def test_a_class_with_a_params_model_infers_and_names_its_outputs() -> None:
             return x.mean(1), x.std(1)
 
     model = graphmodel.compile(spec(moments=None), seed=0)
-    assert model.heads.mine.width == 512
+    assert model.heads.mine.width == 128
     assert list(model(torch.randn(2, 3, 32, 32))) == ["mine.mean", "mine.spread"]
 
 
