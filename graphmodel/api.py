@@ -28,7 +28,7 @@ Passes: TypeAlias = Sequence[str] | Mapping[str, bool] | bool | None
 
 
 def build_graph(
-    spec: ModelSpec,
+    spec: str | Path | Sequence[str | Path] | Mapping[str, Any] | ModelSpec,
     *,
     outputs: Sequence[str] | None = None,
     passes: Passes = None,
@@ -44,7 +44,7 @@ def build_graph(
         ['features']
 
     Args:
-        spec: what `load_spec` returned.
+        spec: what `load_spec` returned, or a path, several, or a mapping.
         outputs: names of the outputs to keep, in this order; the spec's own if None.
         passes: optimization passes, as for `compile`.
         trunks: modules to use for trunks of these names.
@@ -53,7 +53,7 @@ def build_graph(
     Raises:
         CompileError: everything that can be found wrong, at once.
     """
-    report = Collector()
+    spec, report = read_spec(spec), Collector()
     chosen = chosen_passes(spec, passes, report)
     graph = graph_build.build_graph(spec, trunks=trunks, allow_imports=allow_imports, report=report)
     if outputs is not None:

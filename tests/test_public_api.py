@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from torch import nn
 
 import graphmodel
@@ -208,3 +210,12 @@ def test_every_public_name_is_on_the_page_with_an_example() -> None:
     assert shown == set(graphmodel.__all__)
     without = {name for name in shown if ">>> " not in (getattr(graphmodel, name).__doc__ or "")}
     assert without == {"ExportReport", "ExtractReport", "ProbeReport", "ProbeResult"}
+
+
+def test_a_graph_is_built_from_everything_that_compile_takes(small: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    wanted = str(graphmodel.build_graph(graphmodel.load_spec(small)))
+    assert str(graphmodel.build_graph(small)) == wanted
+    assert str(graphmodel.build_graph(tmp_path / "spec.yaml")).splitlines()[1:] == wanted.splitlines()[1:]
+    with pytest.raises(graphmodel.CompileError, match="GM105"):
+        graphmodel.build_graph(3)  # type: ignore[arg-type]
