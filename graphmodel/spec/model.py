@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr
 from graphmodel.diagnostics import Collector, Diagnostic, Span
 from graphmodel.spec.display import Displayed
 from graphmodel.spec.document import Document, KeyPath
-from graphmodel.spec.validate import FrozenModel
+from graphmodel.spec.fields import FrozenModel
 
 Returns = Literal["dict", "tuple", "list", "tensor"]
 Grouping = Literal["resolution", "consecutive", "crop"]

@@ -24,7 +24,7 @@ from typing_extensions import Self
 from graphmodel.components.head import Auto, HeadMismatch, HeadParams, known, vector_width
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import Int, PositiveInt
+from graphmodel.spec.fields import Int, PositiveInt
 
 
 class AttentiveProbeParams(HeadParams):

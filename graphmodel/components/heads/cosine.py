@@ -16,7 +16,7 @@ from typing_extensions import Self
 from graphmodel.components.head import Auto, HeadParams, known, token_width
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class CosineParams(HeadParams):

@@ -17,7 +17,7 @@ from typing_extensions import Self
 from graphmodel.components.head import Auto, HeadParams, known, map_width
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import PositiveInt
+from graphmodel.spec.fields import PositiveInt
 
 
 class DeconvParams(HeadParams):

@@ -19,7 +19,7 @@ from graphmodel.components.head import Auto, HeadParams, known, refuse_tokens
 from graphmodel.components.heads.mlp import as_rows
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class WeightNormLinear(nn.Module):

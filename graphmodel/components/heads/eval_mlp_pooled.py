@@ -16,7 +16,7 @@ from graphmodel.components.head import HeadMismatch, HeadParams, known, vector_w
 from graphmodel.components.heads.mlp import MlpParams, Width
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import Bool
+from graphmodel.spec.fields import Bool
 
 
 class EvalMlpPooledParams(HeadParams):

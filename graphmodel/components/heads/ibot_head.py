@@ -18,7 +18,7 @@ from torch.overrides import handle_torch_function
 from graphmodel.components.head import Auto, HeadParams, known
 from graphmodel.components.heads.dino_head import WeightNormLinear, init_linear
 from graphmodel.components.registry import register_head
-from graphmodel.spec.validate import Bool, Int, PositiveInt
+from graphmodel.spec.fields import Bool, Int, PositiveInt
 
 Norm = Literal["bn", "syncbn", "ln"]
 

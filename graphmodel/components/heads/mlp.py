@@ -19,7 +19,7 @@ from graphmodel.components.head import Auto, HeadMismatch, HeadParams, known, re
 from graphmodel.components.heads.mlp_presets import Preset, expand_preset
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 Width = PositiveInt | Auto
 

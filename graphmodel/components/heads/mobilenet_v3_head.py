@@ -13,7 +13,7 @@ from torch import nn
 from graphmodel.components.head import known
 from graphmodel.components.heads.mlp import NormParams, Width, as_maps, as_vectors, scale_linear
 from graphmodel.components.registry import register_head
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class MobileNetV3HeadParams(NormParams):

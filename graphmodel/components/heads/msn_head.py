@@ -19,7 +19,7 @@ from graphmodel.components.heads.dino_head import init_linear
 from graphmodel.components.heads.mlp import as_vectors
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class MsnParams(HeadParams):

@@ -19,7 +19,7 @@ from graphmodel.components.head import Auto, HeadParams, known, token_width
 from graphmodel.components.heads.dino_head import WeightNormLinear
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class PrototypesParams(HeadParams):

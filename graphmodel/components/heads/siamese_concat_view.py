@@ -11,7 +11,7 @@ from torch import nn
 
 from graphmodel.components.head import HeadParams
 from graphmodel.components.registry import register_head
-from graphmodel.spec.validate import PositiveInt
+from graphmodel.spec.fields import PositiveInt
 
 
 class SiameseParams(HeadParams):

@@ -17,7 +17,7 @@ from typing_extensions import Self
 from graphmodel.components.head import HeadParams
 from graphmodel.components.heads.mlp import Width
 from graphmodel.components.registry import register_head
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class SwavParams(HeadParams):

@@ -17,7 +17,7 @@ from typing_extensions import Self
 from graphmodel.components.head import Auto, HeadMismatch, HeadParams, known
 from graphmodel.components.registry import register_head
 from graphmodel.components.tensors import TensorInfo
-from graphmodel.spec.validate import PositiveInt
+from graphmodel.spec.fields import PositiveInt
 
 
 class TextTransformerParams(HeadParams):

@@ -15,7 +15,7 @@ from torch import nn
 from graphmodel.components.head import Auto, HeadParams, known
 from graphmodel.components.heads.mlp import as_rows
 from graphmodel.components.registry import register_head
-from graphmodel.spec.validate import PositiveInt
+from graphmodel.spec.fields import PositiveInt
 
 
 class VisionTransformerHeadParams(HeadParams):

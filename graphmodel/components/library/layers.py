@@ -22,7 +22,8 @@ from graphmodel.components.registry import HeadEntry
 from graphmodel.components.tensors import TensorInfo
 from graphmodel.diagnostics import choices_help
 from graphmodel.spec.document import Document
-from graphmodel.spec.validate import Bool, Int, diagnose
+from graphmodel.spec.fields import Bool, Int
+from graphmodel.spec.validate import diagnose
 
 CHANNELS = ("in_channels", "in_chs", "in_chans", "num_channels", "num_features", "channels")
 """Arguments that are the number of channels: the dimension after the batch."""

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
 from graphmodel.components.family import TrunkParams
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 """A dropout rate."""

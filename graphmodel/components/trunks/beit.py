@@ -17,7 +17,7 @@ from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._images import channels_of, image_problem, text_of
 from graphmodel.components.trunks._tokens import TokenFeatures, grid_of_trunk
 from graphmodel.components.trunks._transformer import Rate, Scale, set_attention_scale
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class BeitParams(TrunkParams):

@@ -19,7 +19,7 @@ from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._tokens import TokenFeatures
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.components.trunks.vision_transformer import VisionTransformerFamily, VisionTransformerParams
-from graphmodel.spec.validate import Bool
+from graphmodel.spec.fields import Bool
 
 _BLOCK = re.compile(r"encoder\.layers\.layer_(\d+)\.(.*)")
 _OUTSIDE = [

@@ -24,7 +24,7 @@ from graphmodel.components.trunks._position import for_grid
 from graphmodel.components.trunks._tokens import first_token, mean_of_patches
 from graphmodel.components.trunks._transformer import SizedViTParams, set_attention_scale
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.spec.validate import Bool, Int, PositiveInt
+from graphmodel.spec.fields import Bool, Int, PositiveInt
 
 _BLOCK = re.compile(r"(blocks\.\d+\.)(.*)")
 _OUTSIDE = [("class_token", "cls_token"), ("pos_embedding", "pos_embed")]

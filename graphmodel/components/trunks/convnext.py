@@ -18,7 +18,7 @@ from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._images import channels_of
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.spec.validate import PositiveInt
+from graphmodel.spec.fields import PositiveInt
 
 OUTSIDE_BLOCKS = [
     ("norm.", "head.norm."),

@@ -21,7 +21,7 @@ from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._pooled import flatten
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class Scale(NamedTuple):

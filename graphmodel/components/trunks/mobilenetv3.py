@@ -19,7 +19,7 @@ from graphmodel.components.family import BGR, RGB, TrunkFamily, TrunkParams
 from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._pooled import flatten, flatten_and_normalize, normalize
-from graphmodel.spec.validate import Bool
+from graphmodel.spec.fields import Bool
 
 
 class MobileNetV3TorchvisionParams(TrunkParams):

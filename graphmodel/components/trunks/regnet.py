@@ -30,7 +30,7 @@ from graphmodel.components.trunks._regnet_blocks import (
     VanillaBlock,
 )
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 Block = Literal["vanilla_block", "res_basic_block", "res_bottleneck_block", "res_bottleneck_linear_block"]
 Stem = Literal["res_stem_cifar", "res_stem_in", "simple_stem_in"]

@@ -21,7 +21,7 @@ from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._images import channels_of
 from graphmodel.components.trunks._pooled import flatten
-from graphmodel.spec.validate import Bool, PositiveFloat, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveFloat, PositiveInt
 
 LAYERS: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     18: (BasicBlock, [2, 2, 2, 2]),

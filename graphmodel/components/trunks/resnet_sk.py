@@ -24,7 +24,7 @@ from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._pooled import flatten
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
 from graphmodel.components.trunks.resnet import LAYERS
-from graphmodel.spec.validate import PositiveInt
+from graphmodel.spec.fields import PositiveInt
 
 EXPANSION = 4
 SMALLEST_INNER_WIDTH = 32

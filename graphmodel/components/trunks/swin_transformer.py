@@ -28,7 +28,7 @@ from graphmodel.components.features import Feature
 from graphmodel.components.registry import register_trunk
 from graphmodel.components.trunks._images import channels_of, image_problem
 from graphmodel.components.trunks._transformer import Rate, Scale, set_attention_scale
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 _DOWNSAMPLE = re.compile(r"layers\.(\d+)\.downsample\.")
 

@@ -22,7 +22,7 @@ from graphmodel.components.trunks._images import channels_of, image_problem, who
 from graphmodel.components.trunks._position import for_grid
 from graphmodel.components.trunks._tokens import TokenFeatures
 from graphmodel.components.trunks._transformer import Rate, SizedViTParams, set_attention_scale
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 
 class MaskingParams(Params):

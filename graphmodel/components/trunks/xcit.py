@@ -22,7 +22,7 @@ from graphmodel.components.trunks._images import channels_of, image_problem
 from graphmodel.components.trunks._tokens import as_map, first_token, mean_of_patches
 from graphmodel.components.trunks._transformer import Rate, Scale, set_attention_scale
 from graphmodel.components.trunks._vissl_keys import from_vissl, to_vissl
-from graphmodel.spec.validate import Bool, PositiveInt
+from graphmodel.spec.fields import Bool, PositiveInt
 
 _KEYS = [("pos_embeder.", "pos_embed.")]
 _CLASS_QKV = re.compile(r"(.*\bcls_attn_blocks\.\d+\.attn\.)qkv\.(weight|bias)")

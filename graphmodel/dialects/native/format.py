@@ -11,9 +11,7 @@ from graphmodel.diagnostics import nearest
 from graphmodel.dialects.native.grid_format import GridYaml
 from graphmodel.dialects.native.head_format import BATCHNORM, HeadSettingsYaml, HeadYaml, refuse_batchnorm
 from graphmodel.dialects.native.resize_format import Resize
-from graphmodel.spec.model import BatchNorm, Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
-from graphmodel.spec.sizes import parse_size, size_text
-from graphmodel.spec.validate import (
+from graphmodel.spec.fields import (
     BOOL,
     BY_SHAPE,
     LIST,
@@ -28,6 +26,8 @@ from graphmodel.spec.validate import (
     ShapeField,
     YamlModel,
 )
+from graphmodel.spec.model import BatchNorm, Combine, Dtype, Grouping, InputType, Layout, MemoryFormat, Returns, Tokens
+from graphmodel.spec.sizes import parse_size, size_text
 
 MAX_VIEWS = 1000
 """The most views of an input."""

@@ -8,8 +8,8 @@ from pydantic import Field, Tag, model_validator
 
 from graphmodel.dialects.native.head_format import HeadYaml, Rate
 from graphmodel.dialects.native.resize_format import Resize
+from graphmodel.spec.fields import BY_SHAPE, LIST, MAP, NONE, NUMBER, TEXT, Bool, YamlModel
 from graphmodel.spec.model import Combine, Layout, Tokens
-from graphmodel.spec.validate import BY_SHAPE, LIST, MAP, NONE, NUMBER, TEXT, Bool, YamlModel
 
 MAX_HEADS = 1000
 """The most heads of a grid: more are more likely a slip than a plan."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from graphmodel.spec.fields import BY_SHAPE, COPY, LIST, MAP, NONE, TEXT, Bool, YamlModel, shape_of
 from graphmodel.spec.model import BatchNorm
-from graphmodel.spec.validate import BY_SHAPE, COPY, LIST, MAP, NONE, TEXT, Bool, YamlModel, shape_of
 
 Rate = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 """A learning rate or a weight decay."""

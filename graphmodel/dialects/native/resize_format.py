@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
 
+from graphmodel.spec.fields import BY_SHAPE, LIST, NUMBER, TEXT, Bool, PositiveInt, YamlModel
 from graphmodel.spec.model import ResizeMode
-from graphmodel.spec.validate import BY_SHAPE, LIST, NUMBER, TEXT, Bool, PositiveInt, YamlModel
 
 
 class ResizeYaml(YamlModel):

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Tag
 
-from graphmodel.spec.validate import BY_SHAPE, LIST, MAP, NONE, Bool, Int, YamlModel, keys_of
+from graphmodel.spec.fields import BY_SHAPE, LIST, MAP, NONE, Bool, Int, YamlModel
+from graphmodel.spec.validate import keys_of
 
 Block = dict[str, Any]
 
