@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ TIME_LIMIT = 60.0
 MEMORY_LIMIT = 3 * 1024**3
 """Bytes of memory with which the worker is started anew after a job."""
 MOST_FAILURES = 3
-"""How many times in a row a worker may end by itself before no further one is started."""
+"""How many times in a row a worker may end by itself before no further one is started for a while."""
+REST = 60.0
+"""Seconds after which an edit starts a worker again that has failed too often; a save does at once."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,20 @@ class Worker:
     Attributes:
         post: called in another thread with each line that the worker writes; they come back to `handle`.
         imports: modules that the worker imports, which register heads and trunks.
+        report: called with a sentence for the user when no further worker is started; once, until a job ends well.
     """
 
     post: Callable[[Json], None]
     imports: Sequence[str] = ()
+    report: Callable[[str], None] = lambda text: None
     process: subprocess.Popen[bytes] | None = None
     is_ready: bool = False
     waiting: dict[Hashable, Job] = field(default_factory=dict)
     running: tuple[int, Job, float] | None = None
     last: int = 0
     failures: int = 0
+    ended_at: float = 0.0
+    is_reported: bool = False
     memory: int = 0
     patient: set[Hashable] = field(default_factory=set)
     is_interrupted: bool = False
@@ -72,15 +80,26 @@ class Worker:
             known = environment.get("PYTHONPATH", "")
             environment["PYTHONPATH"] = os.pathsep.join([*([known] if known else []), os.getcwd()])
         self.is_ready = False
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *self.imports],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None,
-        )
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, *self.imports],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None,
+            )
+        except OSError as error:  # no memory, or too many processes
+            self.failures, self.ended_at = MOST_FAILURES, time.monotonic()
+            self._report(f"cannot be started ({error})")
+            return
         threading.Thread(target=_read, args=(self.process, self.post), daemon=True).start()
+
+    def start_again(self, now: float, rest: float = 0.0) -> None:
+        """Starts the process if there is none: none was wanted before, or it failed too often, `rest` seconds ago."""
+        if self.process is None and (not self.failures or now - self.ended_at >= rest):
+            self.failures = max(0, self.failures - 1)  # one more failure, and it rests again
+            self.start()
 
     def submit(self, job: Job) -> None:
         """Adds a job; what runs is interrupted if it has the same key or a higher rank."""
@@ -121,6 +140,7 @@ class Worker:
             _, job, _ = self.running
             self.running, self.failures, self.memory = None, 0, message["memory"]
             if "result" in message:
+                self.is_reported = False
                 self.patient.discard(job.key)
                 if self.waiting.get(job.key) is job:  # it ended before it could be interrupted
                     del self.waiting[job.key]
@@ -150,11 +170,25 @@ class Worker:
     def _restart(self, *, failed: bool = False) -> None:
         self.failures += failed
         # The job that ended the worker would end the next one too.
-        self.running, self.is_interrupted, self.is_dropped = None, False, False
+        self.running, self.is_interrupted, self.is_dropped, self.is_ready = None, False, False, False
         self.patient.clear()
+        process = self.process
         self.stop()
         if self.failures < MOST_FAILURES:
             self.start()
+            return
+        self.ended_at = time.monotonic()
+        code = process.returncode if process is not None else None
+        how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+        self._report(f"ended by itself {self.failures} times in a row (the last time with {how})")
+
+    def _report(self, what: str) -> None:
+        if not self.is_reported:
+            self.is_reported = True
+            self.report(
+                f"The process that checks shapes {what}. Structure and names are still checked; "
+                "it is started again with the next save. What it printed is in the log of the language server."
+            )
 
     def _interrupt(self) -> None:
         if self.running is not None and not self.is_interrupted:
@@ -187,4 +221,6 @@ def _read(process: subprocess.Popen[bytes], post: Callable[[Json], None]) -> Non
             post({"process": process, **json.loads(line)})
     except ValueError:  # the pipe was closed
         pass
+    with suppress(subprocess.TimeoutExpired):  # its own exit code, and not that of the signal that ends it for certain
+        process.wait(5.0)
     post({"process": process, "ended": True})

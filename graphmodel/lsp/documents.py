@@ -109,7 +109,10 @@ def resolved(path: Path) -> Path:
 
 def path_of(uri: str) -> Path | None:
     """The path of a `file:` address; None for any other."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # a host that is no address
+        return None
     if parts.scheme != "file":
         return None
     text = unquote(parts.path)

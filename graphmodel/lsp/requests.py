@@ -136,7 +136,7 @@ _PARTS: Mapping[tuple[str, ...], tuple[tuple[tuple[str, ...], ...], type]] = {
 """The parts that the parameters of methods must have besides the document, and their type."""
 
 
-def _has(params: Any, *path: Any) -> bool:
+def has(params: Any, *path: Any) -> bool:
     """Whether there is a value at a path, of the type that ends it."""
     *keys, kind = path
     for key in keys:
@@ -144,14 +144,40 @@ def _has(params: Any, *path: Any) -> bool:
     return isinstance(params, kind)
 
 
+def check_notification(method: str, params: Any) -> None:
+    """Refuses a notification about a document whose parameters are not those of the protocol.
+
+    Raises:
+        RpcError: INVALID_PARAMS.
+    """
+    if method not in ("textDocument/didOpen", "textDocument/didChange", "textDocument/didClose"):
+        return
+    missing = "" if has(params, "textDocument", "uri", str) else "textDocument.uri"
+    if method.endswith("didOpen") and not has(params, "textDocument", "text", str):
+        missing = missing or "textDocument.text"
+    if method.endswith("didChange"):
+        changes = params.get("contentChanges") if isinstance(params, dict) else None
+        if not isinstance(changes, list) or not all(map(_is_change, changes)):
+            missing = missing or "contentChanges"
+    if missing:
+        raise rpc.RpcError(rpc.INVALID_PARAMS, f"`{missing}` is missing or not valid")
+
+
+def _is_change(change: Any) -> bool:
+    """Whether it is the new text of a document, or of a range of it."""
+    if not has(change, "text", str):
+        return False
+    return change.get("range") is None or all(has(change, *path, int) for path in _RANGE)
+
+
 def _about_a_document(method: str, question: Question) -> Answer:
     """A question about an open document; nothing is answered about others."""
 
     def answer(session: Session, params: Any) -> Any:
-        if not _has(params, "textDocument", "uri", str):
+        if not has(params, "textDocument", "uri", str):
             raise rpc.RpcError(rpc.INVALID_PARAMS, "`textDocument.uri` is missing")
         for methods, (paths, kind) in _PARTS.items():
-            if method in methods and not all(_has(params, *path, kind) for path in paths):
+            if method in methods and not all(has(params, *path, kind) for path in paths):
                 raise rpc.RpcError(rpc.INVALID_PARAMS, f"`{paths[0][0]}` is missing or not valid")
         document = session.documents.by_uri.get(params["textDocument"]["uri"])
         return question(session, document, params) if document is not None else None

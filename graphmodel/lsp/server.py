@@ -20,7 +20,7 @@ from graphmodel import __version__
 from graphmodel.lsp import rpc
 from graphmodel.lsp.background import Worker
 from graphmodel.lsp.documents import OpenDocument, path_of
-from graphmodel.lsp.requests import CAPABILITIES, REQUESTS
+from graphmodel.lsp.requests import CAPABILITIES, REQUESTS, check_notification, has
 from graphmodel.lsp.session import Session
 from graphmodel.lsp.settings import settings_of
 
@@ -40,7 +40,7 @@ class Server:
         self.reader = reader
         self.writer = rpc.Writer(writer)
         self.events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self.worker = Worker(lambda line: self.events.put(("worker", line)), imports)
+        self.worker = Worker(lambda line: self.events.put(("worker", line)), imports, self._warn)
         self.session = Session(self._publish, self._refresh, self.worker)
         self.cancelled: set[Any] = set()
         self.can_refresh = False
@@ -112,10 +112,11 @@ class Server:
         except rpc.RpcError as error:
             if is_request:
                 self.writer.refuse(message["id"], error)
+            elif error.code == rpc.INVALID_PARAMS:  # nothing answers a notification: the log has to say it
+                print(f"graphmodel lsp: {message['method']} is ignored: {error}", file=sys.stderr, flush=True)
             return
-        except Exception as error:
-            if not isinstance(error, (KeyError, TypeError)):
-                traceback.print_exc(file=sys.stderr)
+        except Exception as error:  # a fault of ours
+            traceback.print_exc(file=sys.stderr)
             if is_request:
                 text = f"{type(error).__name__}: {error}"
                 self.writer.refuse(message["id"], rpc.RpcError(rpc.INTERNAL_ERROR, text))
@@ -132,6 +133,7 @@ class Server:
         if self.state == "shut down" and method != "exit":
             raise rpc.RpcError(rpc.INVALID_REQUEST, "the server is shut down")
         if method in LIFECYCLE:
+            check_notification(method, params)
             return LIFECYCLE[method](self, params)
         if method in REQUESTS:
             return REQUESTS[method](self.session, params)
@@ -145,6 +147,10 @@ class Server:
             "textDocument/publishDiagnostics", params if version is None else {**params, "version": version}
         )
 
+    def _warn(self, text: str) -> None:
+        """Shows the user a warning."""
+        self.writer.notify("window/showMessage", {"type": 2, "message": text})
+
     def _refresh(self) -> None:
         if self.can_refresh:
             self.writer.request("workspace/inlayHint/refresh")
@@ -157,13 +163,14 @@ class Server:
         if not isinstance(params, dict):
             raise rpc.RpcError(rpc.INVALID_PARAMS, "`initialize` has no parameters")
         self.state = "running"
-        folders = params.get("workspaceFolders") or []
-        uri = (folders[0].get("uri") if folders else None) or params.get("rootUri") or ""
-        root = path_of(uri) if uri else None
+        folders = params.get("workspaceFolders")
+        first = folders[0] if isinstance(folders, list) and folders else None
+        uri = (first.get("uri") if isinstance(first, dict) else None) or params.get("rootUri")
+        root = path_of(uri) if isinstance(uri, str) else None
         self.session.documents.root = root or Path.cwd()
         self.session.settings = settings_of(params.get("initializationOptions"), self.session.documents.root)
-        workspace = params.get("capabilities", {}).get("workspace") or {}
-        self.can_refresh = bool((workspace.get("inlayHint") or {}).get("refreshSupport"))
+        path = ("capabilities", "workspace", "inlayHint", "refreshSupport")
+        self.can_refresh = has(params, *path, bool) and params["capabilities"]["workspace"]["inlayHint"][path[-1]]
         return {"capabilities": CAPABILITIES, "serverInfo": {"name": "graphmodel", "version": __version__}}
 
     def initialized(self, params: Any) -> None:
@@ -178,8 +185,9 @@ class Server:
 
     def did_open(self, params: Any) -> None:
         item = params["textDocument"]
+        version = item.get("version")
         document = self.session.documents.open(
-            item["uri"], str(item.get("languageId", "")), int(item.get("version", 0)), str(item["text"])
+            item["uri"], str(item.get("languageId", "")), version if isinstance(version, int) else 0, item["text"]
         )
         self.session.changed(document)
 
@@ -189,7 +197,8 @@ class Server:
             return
         for change in params["contentChanges"]:
             document.text = document.text.changed(change)
-        document.version = params["textDocument"].get("version") or document.version + 1
+        version = params["textDocument"].get("version")
+        document.version = version if isinstance(version, int) else document.version + 1
         self.session.changed(document)
 
     def did_close(self, params: Any) -> None:
@@ -201,7 +210,7 @@ class Server:
         self.session.all_changed()
 
     def did_change_configuration(self, params: Any) -> None:
-        settings = params.get("settings")
+        settings = params.get("settings") if isinstance(params, Mapping) else None
         own = settings.get("graphmodel", settings) if isinstance(settings, Mapping) else None
         if own is not None:
             self.session.settings = settings_of(own, self.session.documents.root)

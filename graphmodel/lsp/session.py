@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphmodel.diagnostics import Diagnostic, Span
-from graphmodel.lsp.background import Job, Worker
+from graphmodel.lsp.background import REST, Job, Worker
 from graphmodel.lsp.catalogue import Catalogue, stored_catalogue
 from graphmodel.lsp.documents import Documents, OpenDocument, resolved
 from graphmodel.lsp.positions import Text
@@ -95,11 +95,15 @@ class Session:
     def start(self) -> None:
         """Reads the catalogue, and starts the worker."""
         self.catalogue = None if self.worker.imports else stored_catalogue()
-        if self.settings.shapes:
-            self.worker.start()
+        self._start_worker()
         threading.Thread(target=_import_checks, daemon=True).start()
         if self.catalogue is None:
             self.worker.submit(Job("catalogue", {"kind": "catalogue"}, 0, self._take_catalogue))
+
+    def _start_worker(self, rest: float = 0.0) -> None:
+        """Starts the worker if it is wanted and does not run."""
+        if self.settings.shapes or self.worker.imports:
+            self.worker.start_again(time.monotonic(), rest)
 
     def _take_catalogue(self, found: dict[str, Any]) -> None:
         self.catalogue = Catalogue(found["components"], found["schemas"])
@@ -127,6 +131,7 @@ class Session:
 
     def changed(self, document: OpenDocument) -> None:
         """Plans the checks that a change needs, and gives up what runs."""
+        self._start_worker(REST)
         for target in self.targets_of(document):
             self.worker.drop(("check", target))
             self.worker.drop(("costs", target))
@@ -136,6 +141,7 @@ class Session:
 
     def all_changed(self) -> None:
         """Plans a check of everything: settings, or files on the disk, have changed."""
+        self._start_worker()
         for document in list(self.documents.by_uri.values()):
             self.changed(document)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from graphmodel.lsp.background import MEMORY_LIMIT, MOST_FAILURES, TIME_LIMIT, Job, Worker
+from graphmodel.lsp.background import MEMORY_LIMIT, MOST_FAILURES, REST, TIME_LIMIT, Job, Worker
 from tests.lsp.client import Client
 from tests.lsp.test_diagnostics import RESNET
 
@@ -18,14 +18,15 @@ class Recorded(Worker):
     """A worker whose process is a list of what it was told."""
 
     def __init__(self) -> None:
-        super().__init__(lambda line: None)
+        self.reports: list[str] = []
+        super().__init__(lambda line: None, report=self.reports.append)
         self.told: list[dict[str, Any]] = []
         self.starts = 0
         self.start()
 
     def start(self) -> None:
         self.starts += 1
-        self.process = object()  # type: ignore[assignment]
+        self.process = subprocess.CompletedProcess("", -signal.SIGKILL)  # type: ignore[assignment]
         self.is_ready = False
 
     def stop(self) -> None:
@@ -124,6 +125,31 @@ def test_a_worker_that_cannot_live_is_not_started_for_ever(worker: Recorded) -> 
     for _ in range(MOST_FAILURES + 2):
         worker.says(ended=True)
     assert worker.starts == MOST_FAILURES
+
+
+def test_a_worker_that_failed_too_often_is_reported_once_and_starts_again_later(worker: Recorded) -> None:
+    for _ in range(MOST_FAILURES):
+        worker.says(ready=True)
+        worker.submit(job("check", 1, []))
+        worker.says(ended=True)
+    assert len(worker.reports) == 1
+    assert "SIGKILL" in worker.reports[0]
+    results: list[Any] = []
+    worker.submit(job("check", 1, results))
+    assert (worker.running, worker.starts) == (None, MOST_FAILURES)
+    worker.start_again(worker.ended_at + REST - 1, REST)  # an edit
+    assert worker.starts == MOST_FAILURES
+    worker.start_again(worker.ended_at + REST, REST)
+    assert worker.starts == MOST_FAILURES + 1
+    worker.says(ended=True)
+    assert (worker.starts, len(worker.reports)) == (MOST_FAILURES + 1, 1)
+    worker.start_again(worker.ended_at)  # a save
+    worker.says(ready=True)
+    worker.ends("shapes")
+    assert (results, worker.failures, worker.starts) == (["shapes"], 0, MOST_FAILURES + 2)
+    for _ in range(MOST_FAILURES):
+        worker.says(ended=True)
+    assert len(worker.reports) == 2
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import random
 from pathlib import Path
 
 import pytest
 
 from graphmodel.lsp.positions import Text
+from graphmodel.lsp.server import Server
 from tests.lsp.client import Client
 from tests.lsp.test_diagnostics import PIRL, VISSL
 
@@ -46,6 +48,28 @@ def test_the_server_ends_with_the_editor(tmp_path: Path) -> None:
     client.process.stdin.close()
     assert client.process.wait(timeout=30) == 1
     client.end()
+
+
+def test_notifications_with_wrong_parameters_are_one_line_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    server = Server(io.BytesIO(), io.BytesIO())
+    server.session.worker.start = lambda: None  # type: ignore[method-assign]
+    server._result("initialize", {"capabilities": None, "workspaceFolders": {}, "rootUri": 3}, 1, True)
+    document = {"uri": "file://[no host/a.yaml", "text": "graphmodel: 1\n"}
+    server._message({"method": "textDocument/didOpen", "params": {"textDocument": {**document, "version": "one"}}})
+    assert [d.text.text for d in server.session.documents.by_uri.values()] == ["graphmodel: 1\n"]
+    wrong = [
+        ("didOpen", [None, [], {}, {"textDocument": {"uri": "file:///a.yaml"}}, {"textDocument": {"uri": 1, "text": ""}}]),
+        ("didChange", [{}, *({"textDocument": document, "contentChanges": c} for c in (None, {}, [1], [{"text": 1}]))]),
+        ("didClose", [None, {"textDocument": "a"}]),
+    ]  # fmt: skip
+    wrong[1][1].append({"textDocument": document, "contentChanges": [{"text": "", "range": {"start": 1}}]})
+    for name, several in wrong:
+        for params in several:
+            server._message({"method": f"textDocument/{name}", "params": params})
+            assert capfd.readouterr().err.startswith(f"graphmodel lsp: textDocument/{name} is ignored: `")
+    for params in (None, [], {}, {"settings": 1}):
+        server._message({"method": "workspace/didChangeConfiguration", "params": params})
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("text", [PIRL, VISSL], ids=["native", "vissl"])
