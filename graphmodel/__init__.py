@@ -89,6 +89,7 @@ _LAZY = {
     "param_groups": "graphmodel.training.groups",
     "update_teacher": "graphmodel.training.teacher",
     "load_ipython_extension": "graphmodel.integrations.ipython",  # for `%load_ext graphmodel`
+    "unload_ipython_extension": "graphmodel.integrations.ipython",
 }
 
 __all__ = [

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import typer
 
+from graphmodel.devices import problem_of_device
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -277,9 +279,5 @@ def check_device(name: str) -> None:
     Raises:
         typer.BadParameter: it is not a valid device, or the machine has none.
     """
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(str(error).partition("\n")[0], param_hint="--device") from None
+    if problem := problem_of_device(name):
+        raise typer.BadParameter(problem, param_hint="--device")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import keyword
 import shlex
+import unicodedata
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic_arguments import MagicArgumentParser
 from IPython.display import display
 
+from graphmodel.devices import problem_of_device
 from graphmodel.diagnostics import CompileError, Diagnostic, first_line, in_source_order, more
 
 if TYPE_CHECKING:
@@ -35,6 +38,11 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     magic.__doc__ = _parser().format_help()
     register: Any = shell.register_magic_function  # whose decorator hides its signature
     register(magic, "cell", "graphmodel")
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Takes the magic away; `%unload_ext graphmodel` calls it."""
+    shell.magics_manager.magics["cell"].pop("graphmodel", None)
 
 
 class FailedCell(CompileError):
@@ -69,7 +77,7 @@ def compile_cell(shell: InteractiveShell, line: str, cell: str) -> None:
 
     Raises:
         FailedCell: if anything is wrong with the spec; the name keeps what it was bound to.
-        UsageError: if the arguments cannot be read.
+        UsageError: if the arguments cannot be read, or there is no such device.
     """
     options = _options(line)
     try:
@@ -109,8 +117,14 @@ def _options(line: str) -> Namespace:
         options = _parser().parse_args(shlex.split(line))
     except ValueError as error:
         raise UsageError(f"%%graphmodel: {first_line(error)}") from None
-    if not options.name.isidentifier():
+    # Python reads names of variables in this form: under another one the variable could not be read.
+    options.name = unicodedata.normalize("NFKC", options.name)
+    if not options.name.isidentifier() or keyword.iskeyword(options.name):
         raise UsageError(f"%%graphmodel: `{options.name}` is not a valid name of a variable")
+    if options.height <= 0:
+        raise UsageError(f"%%graphmodel: --height is a number of pixels, not {options.height}")
+    if options.device is not None and (problem := problem_of_device(options.device)):
+        raise UsageError(f"%%graphmodel: --device: {problem}")
     found: Namespace = options
     return found
 

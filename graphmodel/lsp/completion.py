@@ -124,13 +124,13 @@ class _Completer:
         match path:
             case ("trunk",) | ("trunk", "name") | ("trunks", _) | ("trunks", _, "name") if not self.cursor.is_key:
                 yield from self.trunk_names()
-            case ("trunks", _, "copy"):
+            case ("trunks", _, "copy") if not self.cursor.is_key:
                 yield from self.named(self.scope.trunks, "trunk")
             case ("heads", _) | ("heads", _, int()) | ("grid", _, "head"):
                 yield from self.head_names()
-            case ("heads", _, "copy"):
+            case ("heads", _, "copy") if not self.cursor.is_key:
                 yield from self.named(self.scope.heads, "head")
-            case ("inputs", _, "with", int()):
+            case ("inputs", _, "with", int()) if not self.cursor.is_key:
                 yield from self.named(self.scope.inputs, "input")
             case ("mapping",) if self.cursor.is_key:
                 yield from self.inputs()
@@ -145,11 +145,11 @@ class _Completer:
                 | ("mapping", str(), _, "heads", _)
             ):
                 yield from self.named(self.scope.heads, "head") if not self.cursor.is_key else ()
-            case ("mapping", int(), "head"):
+            case ("mapping", int(), "head") if not self.cursor.is_key:
                 yield from self.named(self.scope.heads, "head")
             case ("mapping", int(), "from", *rest) if not self.cursor.is_key and (not rest or rest[-1] != "as"):
                 yield from self.sources()
-            case ("outputs", *_):
+            case ("outputs", *_) if not self.cursor.is_key:
                 yield from self.named(self.scope.outputs or self.scope.heads, "output")
             case ("freeze",) | ("freeze", int()) if not self.cursor.is_key:
                 yield from self.named(
@@ -215,11 +215,11 @@ class _Completer:
         """Names in a VISSL file, by the place where they are written."""
         inner = path[path.index("MODEL") + 1 :] if "MODEL" in path else ()
         match inner:
-            case ("TRUNK", "NAME"):
+            case ("TRUNK", "NAME") if not self.cursor.is_key:
                 for name, row in self.catalogue.trunks.items():
                     if not row["library"]:
                         yield Entry(name, _MODULE, row["summary"])
-            case ("HEAD", "PARAMS", int(), 0) | ("HEAD", "PARAMS", int(), int(), 0):
+            case ("HEAD", "PARAMS", int(), 0) | ("HEAD", "PARAMS", int(), int(), 0) if not self.cursor.is_key:
                 yield from self.head_names()
             case ("HEAD", "PARAMS", *_) if self.cursor.is_key:
                 head = _at(self.cursor.data, (*path[:-1], 0))
@@ -227,14 +227,14 @@ class _Completer:
                 for p in found["parameters"] if found is not None else ():
                     detail = f"{p['type']} (required)" if p["required"] else f"{p['type']} = {p['default']}"
                     yield Entry(p["name"], _PROPERTY, detail, p["description"])
-            case ("MULTI_INPUT_HEAD_MAPPING", int(), 0):
+            case ("MULTI_INPUT_HEAD_MAPPING", int(), 0) if not self.cursor.is_key:
                 yield from self.inputs()
             case ("MULTI_INPUT_HEAD_MAPPING", int(), 1, *_) | (
                 "FEATURE_EVAL_SETTINGS",
                 "LINEAR_EVAL_FEAT_POOL_OPS_MAP",
                 int(),
                 0,
-            ):
+            ) if not self.cursor.is_key:
                 yield from self.features("")
 
 

@@ -83,6 +83,9 @@ def test_a_model_without_a_name_is_not_bound(cells: Cells) -> None:
     for line, reason in [
         ("", "NAME"),
         ("1st", "not a valid name"),
+        ("class", "not a valid name"),
+        ("model --device nowhere", "--device: "),
+        ("model --height -1", "pixels"),
         ("model --sed 3", "unrecognized arguments"),
         ("'", "quotation"),
     ]:
@@ -90,6 +93,7 @@ def test_a_model_without_a_name_is_not_bound(cells: Cells) -> None:
         assert not result.success
         assert shown == []
         assert reason in printed
+        assert "Traceback" not in printed
     assert "model" not in cells.shell.user_ns
 
 
@@ -100,8 +104,16 @@ def test_options_of_a_cell(cells: Cells, tmp_path: Any) -> None:
     model = cells.shell.user_ns["model"]
     assert model.model_graph.spec.name == "mine"
     assert model(torch.zeros(1, 3, 16, 16))["label"].shape == (1, 7)
-    cells.run(f"%%graphmodel empty --device meta --no-picture\n{SPEC}")
-    assert all(p.is_meta for p in cells.shell.user_ns["empty"].parameters())
+    cells.run(f"%%graphmodel ﬁne --device meta --no-picture\n{SPEC}")
+    result, _, _ = cells.run("assert all(p.is_meta for p in ﬁne.parameters())")  # Python reads `fine`
+    assert result.success
+
+
+def test_the_magic_is_gone_when_the_extension_is_unloaded(cells: Cells) -> None:
+    cells.run("%unload_ext graphmodel")
+    assert "graphmodel" not in cells.shell.magics_manager.magics["cell"]
+    cells.run("%load_ext graphmodel")
+    assert "graphmodel" in cells.shell.magics_manager.magics["cell"]
 
 
 def test_a_base_is_looked_up_beside_the_notebook(cells: Cells, tmp_path: Any) -> None:

@@ -104,6 +104,19 @@ def test_a_word_is_replaced_as_a_whole(quick: Client, uri: str) -> None:
     assert line[start:end] == "resnet"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("mapping:", "outputs: [la|]\nmapping:"),
+        ("mapping:", "outputs:\n- la|\nmapping:"),
+        ("shape: [1, 64, 64]", "shape: [1, 64, 64], with: [im|]"),
+    ],
+)
+def test_a_name_in_a_list_is_no_key(quick: Client, uri: str, old: str, new: str) -> None:
+    found = completed(quick, uri, SPEC.replace(old, new))
+    assert [item["textEdit"]["newText"] for item in found.values()] == list(found) != []
+
+
 def test_nothing_is_completed_in_a_comment(quick: Client, uri: str) -> None:
     assert completed(quick, uri, SPEC.replace("graphmodel: 1", "graphmodel: 1  # a |")) == {}
 
