@@ -167,8 +167,8 @@ def test_features_are_completed_with_their_shapes(whole: Client, uri: str) -> No
     whole.open(uri, short)
     offset = short.index("re: label") + 2
     found = eventually(whole, uri, Text(short).position(offset), "res4")
-    assert found["res4"]["detail"] == "N×256×4×4"
-    assert found["res5"]["detail"] == "N×512×2×2"
+    assert found["res4"]["detail"] == "N×64×4×4"
+    assert found["res5"]["detail"] == "N×128×2×2"
     whole.change(uri, 2, long)
     found = eventually(whole, uri, Text(long).position(long.index("images.re,") + 9), "images.res3")
-    assert found["images.res3"]["detail"] == "N×128×8×8"
+    assert found["images.res3"]["detail"] == "N×32×8×8"
