@@ -69,6 +69,7 @@ class Worker:
     patient: set[Hashable] = field(default_factory=set)
     is_interrupted: bool = False
     is_dropped: bool = False
+    tried_again: Job | None = None
 
     def start(self) -> None:
         """Starts the process; it is ready some seconds later."""
@@ -169,7 +170,11 @@ class Worker:
 
     def _restart(self, *, failed: bool = False) -> None:
         self.failures += failed
-        # The job that ended the worker would end the next one too.
+        if failed and self.running is not None and not self.is_dropped and self.running[1] is not self.tried_again:
+            # Something else may have ended the worker, or it had ended before the job came. If not, the job would end
+            # the next one too: it is tried again once.
+            self.tried_again = self.running[1]
+            self.waiting.setdefault(self.tried_again.key, self.tried_again)
         self.running, self.is_interrupted, self.is_dropped, self.is_ready = None, False, False, False
         self.patient.clear()
         process = self.process

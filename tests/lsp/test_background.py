@@ -121,6 +121,25 @@ def test_a_job_that_takes_too_long_or_too_much_memory_ends_the_worker(worker: Re
     assert (worker.starts, results) == (3, ["large"])
 
 
+def test_a_job_whose_worker_ended_is_tried_again_once(worker: Recorded) -> None:
+    results: list[Any] = []
+    worker.says(ready=True)
+    worker.submit(job("check", 1, results))
+    worker.says(ended=True)
+    worker.says(ready=True)
+    assert kinds(worker) == ["check", "check"]
+    worker.says(ended=True)  # the job is to blame
+    worker.says(ready=True)
+    assert (kinds(worker), worker.running, worker.waiting) == (["check", "check"], None, {})
+    worker.submit(job("check", 1, results))
+    worker.says(ended=True)
+    worker.submit(job("check", 1, results))  # a newer one takes the place of the one to be tried again
+    worker.start_again(worker.ended_at)
+    worker.says(ready=True)
+    worker.ends("shapes")
+    assert (results, worker.running, worker.waiting) == (["shapes"], None, {})
+
+
 def test_a_worker_that_cannot_live_is_not_started_for_ever(worker: Recorded) -> None:
     for _ in range(MOST_FAILURES + 2):
         worker.says(ended=True)
