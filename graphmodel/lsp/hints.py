@@ -36,7 +36,12 @@ def hints(session: Session, document: OpenDocument, range_: Range) -> list[dict[
         for source in edge["sources"]:
             add(_source_span(spec, tuple(source["at"])), source["shape"], "the shape of what is read")
         shape = ", ".join(dict.fromkeys(edge["shapes"].values()))
-        add(_head_span(spec, at, edge["head"]), shape, f"the shape of the output `{edge['output']}`")
+        tooltip = f"the shape of the output `{edge['output']}`"
+        if edge["head"] is not None:
+            add(_head_span(spec, at, edge["head"]), shape, tooltip)
+        elif [source["shape"] for source in edge["sources"]] != [shape]:  # pooled, flattened, combined
+            place = spec.document.places.get((*at, "as"))
+            add(place.value if place is not None else None, shape, tooltip)
     for name, shape in known.model["inputs"].items():
         item = spec.inputs.get(name)
         if item is not None and spec.document.get(item.at) is None and spec.dialect == "native":
@@ -61,10 +66,8 @@ def _source_span(spec: ModelSpec, path: KeyPath) -> Span | None:
     return place.key if spec.dialect == "native" and path[:1] == ("mapping",) else None
 
 
-def _head_span(spec: ModelSpec, path: KeyPath, head: str | None) -> Span | None:
+def _head_span(spec: ModelSpec, path: KeyPath, head: str) -> Span | None:
     """Where the head of an edge is named."""
-    if head is None:
-        return None
     for here in (path, (*path, "head"), (*path, "heads")):
         if spec.document.get(here) == head:
             place = spec.document.places.get(here)

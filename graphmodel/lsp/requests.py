@@ -27,7 +27,7 @@ CAPABILITIES: Mapping[str, Any] = {
     "foldingRangeProvider": True,
     "documentFormattingProvider": True,
     "codeActionProvider": {"codeActionKinds": ["quickfix"]},
-    "workspace": {"workspaceFolders": {"supported": True, "changeNotifications": False}},
+    "workspace": {"workspaceFolders": {"supported": True, "changeNotifications": True}},
 }
 
 # What answers a question is imported with the first one: the server has to start before that.

@@ -44,6 +44,8 @@ class Server:
         self.session = Session(self._publish, self._refresh, self.worker)
         self.cancelled: set[Any] = set()
         self.can_refresh = False
+        self.folders: list[Path] = []
+        self.options: Any = None
         self.state = "new"
         self.exit_code: int | None = None
 
@@ -163,12 +165,9 @@ class Server:
         if not isinstance(params, dict):
             raise rpc.RpcError(rpc.INVALID_PARAMS, "`initialize` has no parameters")
         self.state = "running"
-        folders = params.get("workspaceFolders")
-        first = folders[0] if isinstance(folders, list) and folders else None
-        uri = (first.get("uri") if isinstance(first, dict) else None) or params.get("rootUri")
-        root = path_of(uri) if isinstance(uri, str) else None
-        self.session.documents.root = root or Path.cwd()
-        self.session.settings = settings_of(params.get("initializationOptions"), self.session.documents.root)
+        self.folders = _folders(params.get("workspaceFolders")) or _folders([{"uri": params.get("rootUri")}])
+        self.options = params.get("initializationOptions")
+        self._read_settings()
         path = ("capabilities", "workspace", "inlayHint", "refreshSupport")
         self.can_refresh = has(params, *path, bool) and params["capabilities"]["workspace"]["inlayHint"][path[-1]]
         return {"capabilities": CAPABILITIES, "serverInfo": {"name": "graphmodel", "version": __version__}}
@@ -213,11 +212,31 @@ class Server:
         settings = params.get("settings") if isinstance(params, Mapping) else None
         own = settings.get("graphmodel", settings) if isinstance(settings, Mapping) else None
         if own is not None:
-            self.session.settings = settings_of(own, self.session.documents.root)
+            self.options = own
+        self._read_settings()
         self.session.all_changed()
+
+    def did_change_folders(self, params: Any) -> None:
+        event = params.get("event") if isinstance(params, Mapping) else None
+        if isinstance(event, Mapping):
+            removed = _folders(event.get("removed"))
+            self.folders = [f for f in self.folders if f not in removed] + _folders(event.get("added"))
+            self._read_settings()
+            self.session.all_changed()
+
+    def _read_settings(self) -> None:
+        folders = self.folders or [Path.cwd()]
+        self.session.documents.root = folders[0]
+        self.session.settings = settings_of(self.options, folders)
 
     def _document(self, params: Any) -> OpenDocument | None:
         return self.session.documents.by_uri.get(params["textDocument"]["uri"])
+
+
+def _folders(items: Any) -> list[Path]:
+    """The folders of a workspace that are on the disk."""
+    uris = [item.get("uri") for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+    return [path for uri in uris if isinstance(uri, str) and (path := path_of(uri)) is not None]
 
 
 LIFECYCLE: Mapping[str, Handler] = {
@@ -231,6 +250,7 @@ LIFECYCLE: Mapping[str, Handler] = {
     "textDocument/didSave": Server.did_save,
     "workspace/didChangeConfiguration": Server.did_change_configuration,
     "workspace/didChangeWatchedFiles": Server.did_save,
+    "workspace/didChangeWorkspaceFolders": Server.did_change_folders,
 }
 
 

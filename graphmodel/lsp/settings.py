@@ -48,23 +48,24 @@ class Checked:
     files: tuple[str, ...]
 
 
-def settings_of(options: Any, root: Path) -> Settings:
+def settings_of(options: Any, folders: Sequence[Path]) -> Settings:
     """The settings of an editor; what is not of the right type is left out.
 
     Args:
         options: `specs` (lists of files), `set`, `inputs`, `allowExtendsOutside` and `shapes`.
-        root: what paths are relative to.
+        folders: those of the workspace; paths are relative to each of them.
     """
     options = options if isinstance(options, dict) else {}
     groups: Sequence[Any] = options.get("specs") or ()
     specs = [
-        tuple(resolved(root / name) for name in group)
+        tuple(resolved(folder / name) for name in group)
+        for folder in folders
         for group in (groups if isinstance(groups, list) else ())
         if isinstance(group, list) and group and all(isinstance(name, str) for name in group)
     ]
     overrides, inputs = options.get("set") or (), options.get("inputs") or {}
     return Settings(
-        specs=tuple(specs),
+        specs=tuple(dict.fromkeys(specs)),  # absolute paths are the same in each folder
         overrides=tuple(o for o in overrides if isinstance(o, str)) if isinstance(overrides, list) else (),
         inputs={
             name: tuple(shape)

@@ -219,3 +219,27 @@ def test_folders_of_a_workspace_do_not_mix(tmp_path: Path) -> None:
         assert client.codes((folders[1] / "base.yaml").as_uri()) == ["GM205"]
     finally:
         client.end()
+
+
+def test_specs_are_looked_up_in_every_folder_of_the_workspace(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "base.yaml").write_text(RESNET)
+    items = [{"uri": folder.as_uri(), "name": folder.name} for folder in folders]
+    client = Client(tmp_path, start=False)
+    try:
+        options = {"shapes": False, "specs": [["base.yaml", "overlay.yaml"]]}
+        params = {"capabilities": {}, "workspaceFolders": items[:2], "initializationOptions": options}
+        client.ask("initialize", params)
+        client.tell("initialized", {})
+        for folder in folders:  # without its base it lacks inputs
+            uri = client.open((folder / "overlay.yaml").as_uri(), "trunk: {width_multiplier: 0.5}\n")
+            assert [d["code"] for d in client.published_for(uri, 1)] == (["GM202"] if folder.name == "three" else [])
+        client.tell("workspace/didChangeWorkspaceFolders", {"event": {"added": items[2:], "removed": items[:1]}})
+        client.until(
+            lambda: [bool(client.codes((f / "overlay.yaml").as_uri())) for f in folders] == [True, False, False]
+        )
+        assert client.close() == 0
+    finally:
+        client.end()

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import graphmodel
+from graphmodel.lsp import checking, jobs
+from graphmodel.lsp.background import Worker
 from graphmodel.lsp.formatting import format_text
+from graphmodel.lsp.hints import hints
 from graphmodel.lsp.positions import Text
+from graphmodel.lsp.session import Known, Session
 from tests.lsp.client import Client, applied
-from tests.lsp.test_diagnostics import PIRL, ROOT, VISSL
+from tests.lsp.test_diagnostics import PIRL, RESNET, ROOT, VISSL
 
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
 SPEC = """\
@@ -254,6 +259,29 @@ def test_scalars_of_several_lines_and_rare_syntax_survive(text: str) -> None:
     result = format_text(text)
     assert result is None or yaml.safe_load(result) == yaml.safe_load(text)
     assert result is None or format_text(result) == result
+
+
+def test_what_a_mapping_pools_has_a_hint(tmp_path: Path) -> None:
+    text = RESNET + (
+        "mapping:\n- {from: images.res4, pool: {adaptive_avg_pool2d: 2}, as: pooled}\n- {from: images.res3, as: raw}\n"
+    )
+    session = Session(lambda *_: None, lambda: None, Worker(lambda line: None))
+    document = session.documents.open((tmp_path / "spec.yaml").as_uri(), "yaml", 1, text)
+    path = str(document.path)
+    job = {"paths": [path], "texts": {path: text}, "overrides": [], "inputs": {}, "allow_extends_outside": False}
+    checked = checking.check((document.path,), {document.path: text}, session.settings, None)
+    session.known[(document.path,)] = Known(checked, model=jobs.check(job)["model"])
+    found = hints(session, document, document.text.range(0, len(text)))
+    shown = {re.split(r"[ {}]", text[: document.text.offset(h["position"])])[-1]: h["label"] for h in found}
+    model = graphmodel.compile(yaml.safe_load(text), device="meta")
+    real = {
+        name: "×".join(map(str, v.shape[1:])) for name, v in model(torch.empty(2, 3, 64, 64, device="meta")).items()
+    }
+    assert shown == {
+        "images.res4": ": N×64×4×4",
+        "pooled": f": N×{real['pooled']}",
+        "images.res3": f": N×{real['raw']}",
+    }
 
 
 @pytest.mark.slow
