@@ -21,7 +21,7 @@ from graphmodel.graph.facts import NO_FACTS, Facts
 from graphmodel.graph.types import Component
 from graphmodel.spec.document import KeyPath, dotted
 from graphmodel.spec.model import InputSpec, ModelSpec
-from graphmodel.tracing.errors import TraceError
+from graphmodel.tracing.errors import NotATensor, TraceError
 from graphmodel.tracing.image_sizes import Accepts
 from graphmodel.tracing.layout import FeatureRequest
 from graphmodel.tracing.opening import open_trunk
@@ -218,7 +218,7 @@ class _TrunkRun:
         theirs = trunk.family.input_help(trunk.params, group.shape, trunk.module, trunk.shapes)
         # Of a shape with the channels last, a family only sees another number of channels.
         own = _shape_mistake(group.shape)[1] if not error.help and (not theirs or "in_chans" in theirs) else ""
-        size_help = self.channels_help() or own or theirs
+        size_help = "" if isinstance(error, NotATensor) else self.channels_help() or own or theirs
         cause = _shape_mistake(group.shape)[0] if size_help and size_help == own else str(error)
         self.error(
             "GM305" if size_help else "GM303",

@@ -221,7 +221,8 @@ def _wrong_shape(x: torch.Tensor, name: str, view: int | None, shape: Accepts) -
     if channels and shape[0] is not None and x.shape[-1] == shape[0]:
         dims = ", ".join(str(d) for d in (0, x.ndim - 1, *range(1, x.ndim - 1)))
         return InputError("GM541", message, f"the channels come first: `{name}.permute({dims})`")
-    reason = "compile" if channels else "its graph depends on the image size: compile"
+    sized = len(shape) > 2 and not channels
+    reason = "its graph depends on the image size: compile" if sized else "compile"
     if view is not None:
         return InputError("GM541", message, f"{reason} for views of this shape: `inputs: {{{name}: {{views: …}}}}`")
     spec = f"inputs: {{{name}: {{shape: [{', '.join(sizes)}]}}}}"

@@ -33,6 +33,10 @@ class SizeDecision(TraceError):
         self.function = function
 
 
+class NotATensor(TraceError):
+    """A feature is a list or another value; the trunk itself runs on these shapes."""
+
+
 class Failed:
     """The value of a call that cannot run on these shapes; it matters only if a feature needs it.
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from graphmodel.components.features import items_of
-from graphmodel.tracing.errors import Failed, SizeDecision, TraceError
+from graphmodel.tracing.errors import Failed, NotATensor, SizeDecision, TraceError
 from graphmodel.tracing.image_sizes import Accepts
 from graphmodel.tracing.layout import FeatureLayout
 from graphmodel.tracing.meta_runs import version
@@ -65,7 +65,7 @@ def finish(
         if any(isinstance(other, Failed) for other in others[1:]):
             raise SizeDecision(others[1].reason)
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
-            raise TraceError(f"the feature `{name}` is not a tensor, it is {_kind(value)}", _parts_help(name, value))
+            raise NotATensor(f"the feature `{name}` is not a tensor, it is {_kind(value)}", _parts_help(name, value))
     graph.erase_node(output)
     casts = _make_new_values(graph)
     wanted = {name: _protected(graph, casts.get(node) or node) for name, node in wanted.items()}

@@ -52,7 +52,10 @@ def export_weights(
         if library != layout:
             message = f"the trunk `{component.family}` is {library}'s, not {layout}'s"
             raise fail("GM513", message, help=f"use `layout={library!r}`")
-        return own
+        named: Tensors = component.meta.state_dict()  # has the versions that some classes ask for
+        named.clear()
+        named.update(own)
+        return named
     names = VisslKeys(graph.spec, graph.components, state)
     heads = {theirs: state[ours] for ours, theirs in names.head_names(state)}
     return {**_vissl_trunk(component, own, names), **heads}

@@ -78,6 +78,15 @@ def test_heads_against_features_names_both_counts() -> None:
     assert "2 features" in text
 
 
+@pytest.mark.parametrize("pool", [["Identty", []], "AvgPool2d", ["AvgPool2d", [1] * 9]])
+def test_a_wrong_pooling_operation_is_one_mistake(pool: Any) -> None:
+    settings = extractor("res3", "res4", "res5")
+    settings["LINEAR_EVAL_FEAT_POOL_OPS_MAP"][1][1] = pool
+    with pytest.raises(CompileError) as caught:
+        load_spec(model(FEATURE_EVAL_SETTINGS=settings, HEAD={"PARAMS": [mlp()] * 3}))
+    assert [d.code for d in caught.value.diagnostics] == ["GM224"]
+
+
 def test_features_alone_need_no_head() -> None:
     settings = extractor("res4", "res5avg", EXTRACT_TRUNK_FEATURES_ONLY=True, SHOULD_FLATTEN_FEATS=False)
     spec = load_spec(model(FEATURE_EVAL_SETTINGS=settings, HEAD={"PARAMS": [mlp()]}))

@@ -103,6 +103,20 @@ def test_the_error_for_another_size_says_how_to_compile_for_it() -> None:
     assert "inputs: {images: {shape: [3, 32, 64]}}" in text
 
 
+def test_a_vector_is_no_image() -> None:
+    table = graphmodel.compile(
+        {
+            "inputs": {"table": [7]},
+            "heads": {"h": {"linear": {"out_features": 2}}},
+            "mapping": [{"from": "table", "head": "h"}],
+        }
+    )
+    with pytest.raises(InputError, match="N×7") as caught:
+        table(torch.zeros(2, 8))
+    assert "image" not in str(caught.value)
+    assert "`--input table=8`" in str(caught.value)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_converted_model_takes_its_dtype(dtype: torch.dtype) -> None:
     model = graphmodel.compile(VIT).eval().to(dtype)

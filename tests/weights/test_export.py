@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torchvision
+
 import graphmodel
 from graphmodel.dialects.native.dump import dump
 
@@ -46,3 +49,20 @@ def test_the_native_form_of_a_vissl_file_keeps_vissls_names() -> None:
     names = set(graphmodel.export_weights(module, "vissl"))
     assert "trunk.base_model._feature_blocks.conv1.weight" in names
     assert set(graphmodel.export_weights(native, "vissl")) == names
+
+
+def test_a_model_that_asks_for_its_version_loads_its_weights() -> None:
+    """MNASNet's own loading refuses a state dict without the version of the class."""
+    spec = {
+        "inputs": {"images": [3, 32, 32]},
+        "trunk": "torchvision:mnasnet0_5",
+        "mapping": {"images": {"layers.7": {"as": "stem"}}},
+    }
+    module = graphmodel.compile(spec, seed=0).eval()
+    with torch.device("meta"):
+        theirs = torchvision.models.mnasnet0_5(weights=None)
+    stem = theirs.layers[:8].to_empty(device="cpu").eval()
+    kept = theirs.load_state_dict(graphmodel.export_weights(module, "torchvision"), strict=False)
+    assert not kept.unexpected_keys
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(stem(x), module(x)["stem"])

@@ -21,6 +21,9 @@ POOL_MODULES = {op.module: op for op in POOLS.values()}
 HEAD_FORMS = 'a head is `["mlp", {"dims": [2048, 128]}]`, or a list of such for a chain of modules'
 
 
+POOL_FORM = 'an entry is `["res5", ["AvgPool2d", [[6, 6], 1, 0]]]`'
+
+
 @dataclass
 class Heads:
     """The heads of a configuration.
@@ -119,33 +122,38 @@ def _module(context: Context, item: Any, path: KeyPath) -> dict[str, Any] | None
 
 
 def pool_map(context: Context) -> list[VisslFeature]:
-    """LINEAR_EVAL_FEAT_POOL_OPS_MAP as features with their pooling."""
+    """LINEAR_EVAL_FEAT_POOL_OPS_MAP as features with their pooling; an entry with a mistake keeps its place."""
     settings = context.model.FEATURE_EVAL_SETTINGS
     at = context.path("FEATURE_EVAL_SETTINGS", "LINEAR_EVAL_FEAT_POOL_OPS_MAP")
-    form = 'an entry is `["res5", ["AvgPool2d", [[6, 6], 1, 0]]]`'
     wanted = []
     for i, item in enumerate(settings.LINEAR_EVAL_FEAT_POOL_OPS_MAP):
         path = (*at, i)
         if not (isinstance(item, list) and len(item) == 2 and isinstance(item[0], str)):
-            context.error("GM224", "not a valid entry of LINEAR_EVAL_FEAT_POOL_OPS_MAP", path, form)
+            context.error("GM224", "not a valid entry of LINEAR_EVAL_FEAT_POOL_OPS_MAP", path, POOL_FORM)
+            wanted.append(VisslFeature(None, path))
             continue
-        pool = item[1]
-        if not (isinstance(pool, list) and 1 <= len(pool) <= 2 and isinstance(pool[0], str)):
-            context.error("GM224", f"not a valid pooling operation for `{item[0]}`", (*path, 1), form)
-            continue
-        op = POOL_MODULES.get(pool[0])
-        if op is None:
-            help = choices_help(pool[0], list(POOL_MODULES))
-            context.error("GM224", f"unknown pooling operation `{pool[0]}`", (*path, 1, 0), help)
-            continue
-        arguments = pool[1] if len(pool) == 2 and isinstance(pool[1], list) else []
-        if len(arguments) > len(op.arguments):
-            context.error("GM224", f"`{pool[0]}` takes at most {len(op.arguments)} arguments", (*path, 1, 1), form)
-            continue
-        values = {n: a for n, a in zip(op.arguments, arguments, strict=False) if n in op.parameters}
-        native = None if op.name == "identity" else Located({op.name: values}, (*path, 1))
-        wanted.append(VisslFeature(_feature(context, item[0], (*path, 0)), path, native, settings.SHOULD_FLATTEN_FEATS))
+        feature = _feature(context, item[0], (*path, 0))
+        wanted.append(VisslFeature(feature, path, _pool(context, item, path), settings.SHOULD_FLATTEN_FEATS))
     return wanted
+
+
+def _pool(context: Context, item: list[Any], path: KeyPath) -> Any:
+    """The native pooling of an entry of the feature map, or None."""
+    pool = item[1]
+    if not (isinstance(pool, list) and 1 <= len(pool) <= 2 and isinstance(pool[0], str)):
+        context.error("GM224", f"not a valid pooling operation for `{item[0]}`", (*path, 1), POOL_FORM)
+        return None
+    op = POOL_MODULES.get(pool[0])
+    if op is None:
+        help = choices_help(pool[0], list(POOL_MODULES))
+        context.error("GM224", f"unknown pooling operation `{pool[0]}`", (*path, 1, 0), help)
+        return None
+    arguments = pool[1] if len(pool) == 2 and isinstance(pool[1], list) else []
+    if len(arguments) > len(op.arguments):
+        context.error("GM224", f"`{pool[0]}` takes at most {len(op.arguments)} arguments", (*path, 1, 1), POOL_FORM)
+        return None
+    values = {n: a for n, a in zip(op.arguments, arguments, strict=False) if n in op.parameters}
+    return None if op.name == "identity" else Located({op.name: values}, (*path, 1))
 
 
 def _feature(context: Context, name: str, path: KeyPath) -> str | None:

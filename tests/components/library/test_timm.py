@@ -185,6 +185,11 @@ def test_another_number_of_channels_names_the_option() -> None:
     assert "`in_chans: 4`" in refused("timm:test_resnet", shape=(4, 160, 160)).help
 
 
+def test_a_feature_of_several_values_has_nothing_to_do_with_the_size() -> None:
+    finding = refused("timm:mvitv2_tiny", "stages.1")
+    assert finding.help == "read a part of it: `stages.1.0`, `stages.1.1`"
+
+
 def crops(trunk: Any) -> dict[str, Any]:
     views = [{"count": 2, "shape": [3, 64, 64]}, {"count": 2, "shape": [3, 32, 32]}]
     return {"inputs": {"crops": {"views": views}}, "trunk": trunk}
