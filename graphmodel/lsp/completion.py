@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,11 +105,16 @@ class _Completer:
     def entries(self) -> Iterator[Entry]:
         keys = self.catalogue.keys(self.dialect if self.dialect in self.catalogue.schemas else "native")
         path, data = self.cursor.path, self.cursor.data
-        yield from self.native(path) if self.dialect == "native" else self.vissl(path)
+        written = _at(data, path) if self.cursor.is_key else None
+        taken = set(written) if isinstance(written, dict) else set()
+        heads = self.catalogue.heads.keys()
+        if path[:1] == ("heads",) and len(path) in (2, 3) and ("copy" in taken or taken & heads):
+            taken |= heads  # it has its module
+        names = self.native(path) if self.dialect == "native" else self.vissl(path)
+        yield from (entry for entry in names if entry.name not in taken)
         if self.cursor.is_key:
-            written = _at(data, path)
-            taken = set(written) if isinstance(written, dict) else set()
-            for key in keys.keys(path, data).values():
+            head = self.vissl_head(path)  # the schema has the parameters of every head
+            for key in keys.keys(path, data).values() if head is None else ():
                 if key.name not in taken:
                     yield Entry(key.name, _PROPERTY, key.detail(), key.description, 0 if key.required else 1)
             yield from self.library_parameters(path, taken)
@@ -150,7 +155,7 @@ class _Completer:
             case ("mapping", int(), "from", *rest) if not self.cursor.is_key and (not rest or rest[-1] != "as"):
                 yield from self.sources()
             case ("outputs", *_) if not self.cursor.is_key:
-                yield from self.named(self.scope.outputs or self.scope.heads, "output")
+                yield from self.named(self.scope.kept or self.scope.heads, "output")
             case ("freeze",) | ("freeze", int()) if not self.cursor.is_key:
                 yield from self.named(
                     {**self.scope.trunks, **{f"heads.{h}": None for h in self.scope.heads}}, "component"
@@ -209,6 +214,13 @@ class _Completer:
             if row["name"] not in taken:
                 yield Entry(row["name"], _PROPERTY, f"{row['type']} = {row['default']}", row["description"])
 
+    def vissl_head(self, path: KeyPath) -> Mapping[str, Any] | None:
+        """The head of a VISSL file whose parameters are at a path."""
+        if self.dialect != "vissl" or path[-1:] != (1,):
+            return None
+        head = _at(self.cursor.data, (*path[:-1], 0))
+        return self.catalogue.heads.get(head) if "PARAMS" in path and isinstance(head, str) else None
+
     # -- VISSL --------------------------------------------------------------------------------------------------------
 
     def vissl(self, path: KeyPath) -> Iterator[Entry]:
@@ -222,8 +234,7 @@ class _Completer:
             case ("HEAD", "PARAMS", int(), 0) | ("HEAD", "PARAMS", int(), int(), 0) if not self.cursor.is_key:
                 yield from self.head_names()
             case ("HEAD", "PARAMS", *_) if self.cursor.is_key:
-                head = _at(self.cursor.data, (*path[:-1], 0))
-                found = self.catalogue.heads.get(head) if isinstance(head, str) else None
+                found = self.vissl_head(path)
                 for p in found["parameters"] if found is not None else ():
                     detail = f"{p['type']} (required)" if p["required"] else f"{p['type']} = {p['default']}"
                     yield Entry(p["name"], _PROPERTY, detail, p["description"])

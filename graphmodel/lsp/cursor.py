@@ -56,9 +56,9 @@ def cursors(text: str, offset: int) -> list[Cursor]:
     has_colon = re.match(r"[\"']?\s*:(?:\s|$)", text[end:]) is not None
     at_start = _LINE_START.match(text[line_start:start]) is not None
     forms = [MARK] if has_colon else ([f"{MARK}: ", MARK] if at_start or _in_flow(text[:start]) else [MARK])
-    found = []
+    found: list[tuple[int, Cursor]] = []
     for form in forms:
-        for whole in _completed(text, start, end, form):
+        for changes, whole in enumerate(_completed(text, start, end, form)):
             try:
                 data = read_text(whole, report=Collector()).data
             except CompileError:
@@ -66,9 +66,11 @@ def cursors(text: str, offset: int) -> list[Cursor]:
             place = _find(data, ())
             if place is not None:
                 path, is_key = place
-                found.append(Cursor(path, is_key, text[start:offset], start, end, has_colon, data))
+                found.append((changes, Cursor(path, is_key, text[start:offset], start, end, has_colon, data)))
                 break
-    return list({(c.path, c.is_key): c for c in found}.values())
+    # A form that fits the text as it is rules out those that fit only without what follows.
+    least = min((changes for changes, _ in found), default=0)
+    return list({(c.path, c.is_key): c for changes, c in found if changes == least}.values())
 
 
 def _completed(text: str, start: int, end: int, form: str) -> Iterator[str]:

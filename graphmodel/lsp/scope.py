@@ -16,20 +16,22 @@ class Scope:
 
     Attributes:
         inputs: the shapes of each input; none if they are not known.
-        trunks: the family and the parameters of each trunk.
+        trunks: the family and the parameters of each trunk; no family if it is not known, as of imported code.
         heads: names of heads.
         outputs: names that sources may read.
+        kept: names that the list of outputs may have.
     """
 
     inputs: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     trunks: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     heads: dict[str, None] = field(default_factory=dict)
     outputs: dict[str, None] = field(default_factory=dict)
+    kept: dict[str, None] = field(default_factory=dict)
 
     def features(self, pages: TrunkPages, input: str = "", trunk: str = "") -> list[dict[str, Any]]:
         """The features of a trunk at the size of an input, those of all trunks and inputs if none is named."""
         found: dict[str, dict[str, Any]] = {}
-        for family, params in [t for n, t in self.trunks.items() if not trunk or n == trunk]:
+        for family, params in [t for n, t in self.trunks.items() if t[0] and (not trunk or n == trunk)]:
             sizes = [s for n, shapes in self.inputs.items() if not input or n == input for s in shapes]
             wanted: list[tuple[int, ...] | None] = [*sizes[:4]] or [None]
             for shape in wanted:
@@ -51,15 +53,19 @@ def scope_of(data: Any, spec: ModelSpec | None) -> Scope:
     if spec is not None:
         for item in spec.inputs.values():
             scope.inputs[item.name] = [s for s in dict.fromkeys(item.views or (item.shape,)) if s]
-        scope.trunks = {t.name: (t.family, dict(t.params)) for t in spec.trunks.values() if not t.imports}
+        scope.trunks = {t.name: ("" if t.imports else t.family, dict(t.params)) for t in spec.trunks.values()}
+        scope.trunks |= {t.name: scope.trunks[t.copy_of] for t in spec.trunks.values() if t.copy_of in scope.trunks}
         scope.heads = dict.fromkeys(spec.heads)
         scope.outputs = dict.fromkeys(e.output for e in spec.edges)
+        scope.kept = dict(scope.outputs)
         if spec.dialect != "native":
             return scope
     data = data if isinstance(data, dict) else {}
     extends = "extends" in data
     if not extends:
-        scope = Scope(trunks=scope.trunks if "trunk" in data or "trunks" in data else {}, outputs=scope.outputs)
+        scope = Scope(
+            trunks=scope.trunks if "trunk" in data or "trunks" in data else {}, outputs=scope.outputs, kept=scope.kept
+        )
     for name, value in _mapping(data.get("inputs")).items():
         scope.inputs[name] = _shapes(value)
     for name, value in [("trunk", data.get("trunk")), *_mapping(data.get("trunks")).items()]:
@@ -69,10 +75,13 @@ def scope_of(data: Any, spec: ModelSpec | None) -> Scope:
         elif name not in scope.trunks and value is not None:
             scope.trunks[name] = "", {}
     scope.heads |= dict.fromkeys(_mapping(data.get("heads")))
-    for name, row in list(scope.trunks.items()):
-        if not row[0]:
-            del scope.trunks[name]
-    scope.outputs |= dict.fromkeys(_outputs(data.get("mapping")))
+    for name, value in _mapping(data.get("trunks")).items():
+        copied = _mapping(value).get("copy")
+        if isinstance(copied, str) and copied in scope.trunks:
+            scope.trunks[name] = scope.trunks[copied]
+    written = _outputs(data.get("mapping"))
+    scope.outputs |= {name: None for names in written for name in names}
+    scope.kept |= {names[0]: None for names in written}
     return scope
 
 
@@ -102,6 +111,8 @@ def _trunk(value: Any) -> tuple[str, dict[str, Any]]:
     return (name, {k: v for k, v in item.items() if k not in own}) if isinstance(name, str) else ("", {})
 
 
-def _outputs(mapping: Any) -> list[str]:
-    entries = mapping if isinstance(mapping, list) else []
-    return [e[k] for e in entries if isinstance(e, dict) for k in ("as", "head") if isinstance(e.get(k), str)]
+def _outputs(mapping: Any) -> list[list[str]]:
+    """The names of the output of each entry in the long form; the first is that of the output itself."""
+    entries = [e for e in mapping if isinstance(e, dict)] if isinstance(mapping, list) else []
+    found = [[e[k] for k in ("as", "head") if isinstance(e.get(k), str)] for e in entries]
+    return [names for names in found if names]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from graphmodel.lsp.cursor import cursors
 from graphmodel.lsp.positions import Text
+from graphmodel.lsp.scope import scope_of
 from tests.lsp.client import TIMEOUT, Client
 from tests.lsp.test_diagnostics import PIRL, RESNET, VISSL
 
@@ -117,6 +119,32 @@ def test_a_name_in_a_list_is_no_key(quick: Client, uri: str, old: str, new: str)
     assert [item["textEdit"]["newText"] for item in found.values()] == list(found) != []
 
 
+TRUNKS = "trunks: {one: {name: resnet, depth: 18}, two: {copy: one}}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted", "unwanted"),
+    [
+        ("trunk: {name: resnet", "trunk:\n  |\n  name: resnet\nx: {y: 1", ["freeze"], ["resnet", "timm:resnet18"]),
+        ("  label: {mlp", "  new:\n    |\n    freeze: true\n  label: {mlp", ["mlp", "copy"], ["freeze"]),
+        ("  label: {mlp: {dims: [auto, 10]}}", "  label: {mlp: {dims: [auto, 10]}, |}", ["freeze"], ["mlp", "linear"]),
+        ("flatten: [label, other]}", "flatten: label}\n  |", ["masks"], ["images", "label"]),
+        ("  images: {flatten: [label, other]}", "- {from: images.flatten, head: label, as: z}\noutputs: [|]", ["z"], ["label"]),
+    ],
+)  # fmt: skip
+def test_what_is_there_already_or_does_not_fit_is_not_completed(
+    quick: Client, uri: str, old: str, new: str, wanted: list[str], unwanted: list[str]
+) -> None:
+    found = completed(quick, uri, SPEC.replace(old, new))
+    assert set(wanted) <= set(found)
+    assert not set(unwanted) & set(found)
+
+
+def test_a_trunk_that_copies_another_is_one_more_trunk() -> None:
+    found = scope_of(yaml.safe_load(TRUNKS), None)
+    assert found.trunks == {name: ("resnet", {"depth": 18}) for name in ("one", "two")}
+
+
 def test_nothing_is_completed_in_a_comment(quick: Client, uri: str) -> None:
     assert completed(quick, uri, SPEC.replace("graphmodel: 1", "graphmodel: 1  # a |")) == {}
 
@@ -136,7 +164,9 @@ def test_files_of_vissl_are_completed(quick: Client, tmp_path: Path, old: str, n
     quick.open(uri, VISSL)
     quick.published_for(uri, 1)
     assert old in VISSL
-    assert set(wanted) <= set(completed(quick, uri, VISSL.replace(old, new, 1)))
+    found = completed(quick, uri, VISSL.replace(old, new, 1))
+    assert set(wanted) <= set(found)
+    assert "out_features" not in found, "a parameter of another head"
 
 
 def test_every_place_of_a_document_has_a_cursor_or_none() -> None:
