@@ -87,6 +87,14 @@ def test_a_wrong_pooling_operation_is_one_mistake(pool: Any) -> None:
     assert [d.code for d in caught.value.diagnostics] == ["GM224"]
 
 
+@pytest.mark.parametrize("change", [{"EXTRACT_TRUNK_FEATURES_ONLY": "Treu"}, {"EXTRACT_TRUNK_FEATURE_ONLY": True}])
+def test_a_misspelled_setting_is_no_wrong_count_of_heads(change: dict[str, Any]) -> None:
+    settings = extractor("res3", "res4", "res5", **change)
+    with pytest.raises(CompileError) as caught:
+        load_spec(model(FEATURE_EVAL_SETTINGS=settings, HEAD={"PARAMS": [mlp()] * 2}))
+    assert len(caught.value.diagnostics) == 1
+
+
 def test_features_alone_need_no_head() -> None:
     settings = extractor("res4", "res5avg", EXTRACT_TRUNK_FEATURES_ONLY=True, SHOULD_FLATTEN_FEATS=False)
     spec = load_spec(model(FEATURE_EVAL_SETTINGS=settings, HEAD={"PARAMS": [mlp()]}))

@@ -201,6 +201,8 @@ def _pair(context: Context, heads: Heads, wanted: Sequence[VisslFeature]) -> Seq
         heads.named["head"] = Located(chain, context.path("HEAD", "PARAMS"))
         heads.order[:] = ["head"]
         return [(wanted[0], "head")]
+    if any(error.code in ("GM201", "GM202") for error in context.report.errors):
+        return []  # a misspelled setting may be what the features are read from
     context.error(
         "GM225",
         f"HEAD.PARAMS has {len(heads.order)} heads and the feature map has {len(wanted)} features",

@@ -186,8 +186,10 @@ def test_another_number_of_channels_names_the_option() -> None:
 
 
 def test_a_feature_of_several_values_has_nothing_to_do_with_the_size() -> None:
-    finding = refused("timm:mvitv2_tiny", "stages.1")
-    assert finding.help == "read a part of it: `stages.1.0`, `stages.1.1`"
+    lstm = "stages.0.blocks.0.rnn_tokens.rnn_h"
+    finding = refused({"name": "timm:sequencer2d_s", "layers": [1, 1, 1, 1]}, lstm)
+    assert f"`{lstm}.0`" in finding.help
+    assert "img_size" not in finding.help
 
 
 def crops(trunk: Any) -> dict[str, Any]:
