@@ -22,6 +22,7 @@ export function options(read: Read): Record<string, unknown> {
     specs: read<unknown[]>("specs", []),
     set: read<string[]>("set", []),
     inputs: read<Record<string, unknown>>("inputs", {}),
+    allowExtendsOutside: read<boolean>("allowExtendsOutside", false),
     shapes: read<boolean>("shapes", true),
   };
 }

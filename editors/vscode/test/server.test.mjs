@@ -4,6 +4,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import test from "node:test";
 
@@ -23,6 +24,14 @@ test("the command is the setting, or graphmodel lsp", () => {
     args: ["lsp"],
   });
   assert.deepEqual(serverCommand(from({ command: "rm -rf" })), { command: "graphmodel", args: ["lsp"] });
+});
+
+test("every setting of the extension reaches the server", () => {
+  const { configuration } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url))).contributes;
+  const given = { specs: [["a.yaml", "b.yaml"]], set: ["a=1"], inputs: { x: [3] }, allowExtendsOutside: true, shapes: false };
+  assert.deepEqual(options(from(given)), given);
+  const names = ["command", ...Object.keys(given)].map((name) => `graphmodel.${name}`);
+  assert.deepEqual(Object.keys(configuration.properties).sort(), names.sort());
 });
 
 test("the server answers the client of VS Code", async () => {
