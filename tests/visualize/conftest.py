@@ -14,6 +14,7 @@ from graphmodel.api import build_graph
 from graphmodel.graph.types import ModelGraph
 from graphmodel.visualize import Options, Picture, picture_of
 from tests.conftest import EXAMPLES
+from tests.full_width import small, two_inputs  # noqa: F401
 from tests.visualize import toy  # noqa: F401 (registers the toy transformer)
 
 NATIVE = sorted(p.stem for p in (EXAMPLES / "native").glob("*.yaml"))
@@ -33,20 +34,6 @@ def drawn(spec: Mapping[str, Any], **options: Any) -> Picture:
 @cache
 def _drawn(spec: str, options: Options) -> Picture:
     return picture_of(json.loads(spec), options)
-
-
-@pytest.fixture
-def small(small: dict[str, Any]) -> dict[str, Any]:
-    """As wide as torchvision's own: pictures need no weights."""
-    del small["trunk"]["width_multiplier"]
-    return small
-
-
-@pytest.fixture
-def two_inputs(two_inputs: dict[str, Any]) -> dict[str, Any]:
-    """As wide as torchvision's own: pictures need no weights."""
-    del two_inputs["trunk"]["width_multiplier"]
-    return two_inputs
 
 
 @pytest.fixture
